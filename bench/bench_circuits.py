@@ -1,0 +1,93 @@
+"""The circuits that are measured: built once, by the product's own builder, and kept in ``.cache/bench``.
+
+They are made with an SRS generated here (the local network's), so their proofs are worth nothing elsewhere; what they
+cost is the same. Each has a folder of its own, because a miner serves every circuit of the folder it is given.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "tests"))
+
+from building import MODELS, render_run_args  # noqa: E402  the tests' way to the run args that the role renders
+from omron_miner.circuit import ezkl_version, load_circuit  # noqa: E402
+from omron_miner.circuit_build import build_circuit  # noqa: E402
+from omron_miner.constants import Circuits, Constants, Log, Sessions  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from omron_miner.circuit import Circuit
+
+CACHE = ROOT / ".cache" / "bench"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A model of ours and how its run args differ from what the role renders for it."""
+
+    model: str
+    run_args: dict[str, Any]
+    about: str
+
+
+RECIPES = {
+    "tiny": Recipe("tiny", {}, "a perceptron: proofs under a second, so milliseconds show"),
+    "demo": Recipe("demo", {}, "the circuit a new host proves"),
+    "large": Recipe(
+        "demo", {"logrows": 17, "num_inner_cols": 2}, "the demo's model with a proving key over 500 MB (655 MB)"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class BenchCircuit:
+    """A circuit that is on disk, and the constants that lead to it."""
+
+    name: str
+    circuit: Circuit
+    circuits: Circuits
+    pk_bytes: int
+
+    def facts(self) -> dict[str, Any]:
+        """What a reader of the results should know of it."""
+        return {
+            "id": self.circuit.id,
+            "logrows": self.circuit.settings.logrows,
+            "rows": self.circuit.settings.num_rows,
+            "pk_bytes": self.pk_bytes,
+            "about": RECIPES[self.name].about,
+        }
+
+    def warm_page_cache(self) -> None:
+        """Reads everything a proof reads, so that the first request does not pay for the disk."""
+        srs = self.circuits.srs_directory / f"kzg{self.circuit.settings.logrows}.srs"
+        for path in (srs, *self.circuit.directory.iterdir()):
+            with path.open("rb") as file:
+                while file.read(1 << 22):
+                    pass
+
+
+def bench_circuit(name: str, say: Callable[[str], None]) -> BenchCircuit:
+    """The circuit `name` of `RECIPES`, built now unless it was before (`large`: some minutes).
+
+    Raises OmronError when it cannot be built.
+    """
+    recipe = RECIPES[name]
+    place = CACHE / f"{name}-ezkl-{ezkl_version()}"
+    place.mkdir(parents=True, exist_ok=True)
+    run_args = place / "run_args.json"
+    run_args.write_text(render_run_args(recipe.model, **recipe.run_args), encoding="utf-8")
+    constants = Constants(
+        circuits=Circuits(directory=place / "circuits", srs_directory=CACHE / "srs", ezkl_directory=CACHE / "ezkl"),
+        sessions=Sessions(directory=place / "sessions", fallback_directory=place / "sessions", minimum_free_bytes=0),
+        log=Log(directory=place),
+    )
+    built = build_circuit(name, MODELS / f"{recipe.model}.onnx", run_args, constants, say=say)
+    circuit = load_circuit(Path(built.directory))
+    return BenchCircuit(name, circuit, constants.circuits, circuit.pk.stat().st_size)

@@ -1,0 +1,99 @@
+"""Does a circuit fit its logrows, this host's memory and its disk? Known before EZKL spends minutes.
+
+Everything is read from the settings.json that EZKL makes of a model in a moment.
+
+EZKL itself says little: too few rows for the instances are a "General synthesis error" after the keys are half made,
+tables far too large for the rows run for hours or give proofs that do not verify, and too little memory is a SIGKILL.
+The estimate of the proving key is a fit over measured circuits (mean error 11 %, worst 25 %).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from omron_miner.errors import CircuitError
+
+if TYPE_CHECKING:
+    from omron_miner.run_args import RunArgs
+
+MOST_TABLE_COLUMNS = 16
+"""With 17, EZKL 22.0.1 made proofs that do not verify (logrows 10, decomp_base 16384); each column costs time."""
+_MEMORY_PER_KEY = 1.7
+"""Resident memory of setup and prove is 1.7-3.4 times the proving key: below this the build cannot succeed."""
+_MIB = 1 << 20
+
+
+def check_fit(
+    name: str, run_args: RunArgs, settings: dict[str, Any], memory_bytes: int, free_disk_bytes: int
+) -> list[str]:
+    """What is slow about these run args, in words. `settings` is EZKL's settings.json of the model.
+
+    Raises CircuitError when the circuit does not fit in its logrows, in `memory_bytes` or in `free_disk_bytes`.
+    """
+    _check_instances(name, run_args, settings)
+    warnings = _check_tables(name, run_args, settings)
+    rows, usable = int(settings["num_rows"]), run_args.usable_rows
+    blocks = math.ceil(rows / usable)
+    if blocks > 1:
+        warnings.append(
+            f"{rows} rows need {blocks} blocks of columns at logrows {run_args.logrows}; "
+            f"logrows {_logrows_for(rows)} would hold them in one"
+        )
+    key = pk_estimate_bytes(run_args, settings)
+    said = f"{rows} rows at logrows {run_args.logrows} make a proving key of about {key / _MIB:.0f} MiB"
+    hint = "make the model smaller, or use a larger host"
+    if key * _MEMORY_PER_KEY > memory_bytes:
+        raise CircuitError(f"circuit {name} does not fit this host: {said}; memory is {_gib(memory_bytes)}", hint)
+    if key > free_disk_bytes:
+        raise CircuitError(f"circuit {name} does not fit the disk: {said}; free are {_gib(free_disk_bytes)}", hint)
+    return warnings
+
+
+def pk_estimate_bytes(run_args: RunArgs, settings: dict[str, Any]) -> int:
+    """Estimated size of the proving key: columns × 2^logrows × the extension that tables in many columns need."""
+    blocks = math.ceil(int(settings["num_rows"]) / run_args.usable_rows)
+    columns = _table_columns(run_args, settings)
+    extension = 4 if columns <= 1 else 8 if columns <= 4 else 16
+    units = 57 * blocks + 56  # per 2^17 rows and unit of extension, in MiB
+    return int(2.0 ** (run_args.logrows - 17) * extension * units * _MIB)
+
+
+def _check_instances(name: str, run_args: RunArgs, settings: dict[str, Any]) -> None:
+    instances = sum(math.prod(shape) for shape in settings["model_instance_shapes"])
+    if instances > run_args.usable_rows:
+        raise CircuitError(
+            f"circuit {name} does not fit in logrows {run_args.logrows}: its {instances} public inputs and outputs "
+            f"need a row each, there are {run_args.usable_rows}",
+            f"set logrows to {_logrows_for(instances)} or more",
+        )
+
+
+def _check_tables(name: str, run_args: RunArgs, settings: dict[str, Any]) -> list[str]:
+    columns = _table_columns(run_args, settings)
+    if columns <= 1:
+        return []
+    rows = _table_rows(run_args, settings)
+    needed = f"its largest table of {rows} rows needs {columns} columns"
+    hint = f"logrows {_logrows_for(rows)} would hold it in one, as would a smaller lookup_range or decomp_base"
+    if columns > MOST_TABLE_COLUMNS:
+        raise CircuitError(f"circuit {name} does not fit in logrows {run_args.logrows}: {needed}", hint)
+    return [f"{needed}, which makes proving slow; {hint}"]
+
+
+def _table_rows(run_args: RunArgs, settings: dict[str, Any]) -> int:
+    tables = [run_args.lookup_rows] if settings["required_lookups"] else []
+    tables += [high - low + 1 for low, high in settings["required_range_checks"]]
+    return max(tables, default=0)
+
+
+def _table_columns(run_args: RunArgs, settings: dict[str, Any]) -> int:
+    return math.ceil(_table_rows(run_args, settings) / run_args.usable_rows)
+
+
+def _logrows_for(rows: int) -> int:
+    return math.ceil(math.log2(rows + 8))
+
+
+def _gib(size: int) -> str:
+    return f"{size / (1 << 30):.1f} GiB"

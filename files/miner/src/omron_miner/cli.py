@@ -1,0 +1,393 @@
+"""The command line, ``omron-miner``: thin commands over the rooms below.
+
+Imports of other rooms stand inside the commands, so that the monitor starts without loading bittensor or EZKL.
+Every command ends with 0 when it did what it was asked, 1 when that failed, 2 when it was asked wrongly.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from omron_miner import __version__
+from omron_miner.constants import DEFAULT_PATH, Constants, read_constants
+from omron_miner.errors import OmronError
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for a machine instead of text.")
+path_argument = click.Path(path_type=Path)
+
+
+class _Group(click.Group):
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except OmronError as error:
+            click.echo(f"error: {error.message}", err=True)
+            if error.hint:
+                click.echo(f"  try: {error.hint}", err=True)
+            ctx.exit(error.exit_code)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="omron-miner")
+@click.option(
+    "--config", type=path_argument, default=DEFAULT_PATH, show_default=True, help="The constants.toml to use."
+)
+@click.pass_context
+def main(context: click.Context, config: Path) -> None:
+    """Omron (Bittensor subnet 2) miner: verified EZKL proofs, fast."""
+    context.obj = config
+
+
+def constants_of(context: click.Context) -> Constants:
+    """The validated constants of this invocation."""
+    return read_constants(context.obj)
+
+
+@main.command("check-constants")
+@click.argument("file", type=path_argument)
+def check_constants(file: Path) -> None:
+    """Check a constants.toml; exit 2 and name every wrong key if it is not right."""
+    read_constants(file)
+    click.echo(f"{file}: ok")
+
+
+# --- monitor and doctor ---------------------------------------------------------------------------------------------
+
+
+@main.command("monitor")
+@as_json
+@click.option("--print", "as_text", is_flag=True, help="Print the text as well.")
+@click.option("--catch-up", is_flag=True, help="Read all of the event log that is new, however long it takes.")
+@click.pass_context
+def monitor_command(context: click.Context, as_json: bool, as_text: bool, catch_up: bool) -> None:
+    """Write the summary from what is new in the event log and from the state of this host, and tell of alerts."""
+    from omron_miner import monitor
+    from omron_miner.monitor.render import to_json, to_text
+
+    if as_json and as_text:
+        raise click.UsageError("--json and --print cannot be asked for at once")
+    summary = monitor.run(constants_of(context), catch_up)
+    if as_json:
+        click.echo(to_json(summary), nl=False)
+    elif as_text:
+        click.echo(to_text(summary), nl=False)
+
+
+@main.command("doctor")
+@as_json
+@click.pass_context
+def doctor_command(context: click.Context, as_json: bool) -> None:
+    """Check this host; exit 1 when something must be mended before the miner can work."""
+    from omron_miner import doctor
+
+    checks = doctor.examine(context.obj)
+    click.echo(doctor.to_json(checks) if as_json else doctor.to_text(checks), nl=False)
+    if any(check.status is doctor.Status.FAIL for check in checks):
+        context.exit(1)
+
+
+# --- serve, query and the hotkey ------------------------------------------------------------------------------------
+
+
+@main.command("serve")
+@click.pass_context
+def serve_command(context: click.Context) -> None:
+    """Run the miner until SIGTERM or Ctrl-C; requests in progress are then finished or answered."""
+    import os
+
+    from omron_miner.miner_session import serve
+
+    serve(constants_of(context))
+    # All is answered, closed and written. Taking bittensor's interpreter apart needs 0.3 s more, on a busy host over
+    # a second, and pm2 kills what is not gone after 3 s.
+    sys.stdout.flush()
+    os._exit(0)
+
+
+@main.command("query")
+@click.option("--host", help="Where the miner is.  [default: this host]")
+@click.option("--port", type=int, help="Its axon's port.  [default: axon.port]")
+@click.option("--miner-hotkey", help="Its hotkey's SS58 address.  [default: that of the hotkey that asks]")
+@click.option(
+    "--wallet-path", type=path_argument, help="Folder of wallets of the hotkey that asks.  [default: wallet.path]"
+)
+@click.option("--wallet-name", help="Its wallet.  [default: wallet.name]")
+@click.option("--hotkey", help="Its name in the wallet.  [default: wallet.hotkey]")
+@click.option("--circuit", help="Id or name.  [default: the one with the smallest key]")
+@click.option("--circuit-directory", type=path_argument, help="Folder of model_<id> folders to verify with.")
+@click.option("--input", "input_file", type=path_argument, help="JSON file of inputs.  [default: an example]")
+@click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds to wait, as validators do.")
+@as_json
+@click.pass_context
+def query_command(
+    context: click.Context,
+    host: str | None,
+    port: int | None,
+    miner_hotkey: str | None,
+    wallet_path: Path | None,
+    wallet_name: str | None,
+    hotkey: str | None,
+    circuit: str | None,
+    circuit_directory: Path | None,
+    input_file: Path | None,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """Ask a miner for a proof as a validator would, and verify it; exit 0 only if it verifies.
+
+    Without options the miner of this host is asked, signed with its own hotkey.
+    """
+    import json
+    from dataclasses import asdict
+
+    from omron_miner import query
+    from omron_miner.circuit import example_inputs, read_input_file
+    from omron_miner.wallet import open_hotkey
+
+    constants = constants_of(context)
+    named = {"path": wallet_path, "name": wallet_name, "hotkey": hotkey}
+    wallet = constants.wallet.model_copy(update={name: value for name, value in named.items() if value})
+    circuits = constants.circuits.model_copy(update={"directory": circuit_directory} if circuit_directory else {})
+    keypair = open_hotkey(wallet).hotkey
+    chosen = query.choose_circuit(circuits, circuit)
+    inputs = read_input_file(input_file) if input_file else example_inputs(chosen)
+    bound = constants.axon.bind_ip
+    click.echo(f"asking for a proof of {chosen.label} ...", err=True)
+    report = query.query_miner(
+        keypair,
+        miner_hotkey or keypair.ss58_address,
+        host or ("127.0.0.1" if bound in ("0.0.0.0", "::") else bound),  # noqa: S104  any address of this host
+        port or constants.axon.port,
+        chosen,
+        inputs,
+        circuits,
+        timeout,
+    )
+    click.echo(json.dumps(asdict(report)) if as_json else query.to_text(report))
+    if hint := query.hint(report):
+        click.echo(f"  try: {hint}", err=True)
+    context.exit(0 if report.verified else 1)
+
+
+@main.group("hotkey")
+def hotkey_group() -> None:
+    """The miner's hotkey: its address, or a throwaway one for the local network."""
+
+
+@hotkey_group.command("create")
+@as_json
+@click.pass_context
+def hotkey_create(context: click.Context, as_json: bool) -> None:
+    """Make a throwaway hotkey unless there is one; for the local network only."""
+    import json
+
+    from omron_miner.wallet import create_throwaway_hotkey
+
+    address, made = create_throwaway_hotkey(constants_of(context))
+    click.echo(json.dumps({"ss58": address, "changed": made}) if as_json else address)
+
+
+@hotkey_group.command("show")
+@as_json
+@click.pass_context
+def hotkey_show(context: click.Context, as_json: bool) -> None:
+    """Print the hotkey's SS58 address; the secret is never shown."""
+    import json
+
+    from omron_miner.wallet import read_address, refuse_coldkey
+
+    wallet = constants_of(context).wallet
+    refuse_coldkey(wallet.directory)
+    address = read_address(wallet)
+    click.echo(json.dumps({"ss58": address}) if as_json else address)
+
+
+# --- proving, verifying and circuits --------------------------------------------------------------------------------
+
+circuit_option = click.option("--circuit", "id_or_name", required=True, help="The circuit's id or name.")
+input_option = click.option(
+    "--input", "input_file", type=path_argument, help="JSON file of inputs; default: an example."
+)
+
+
+@main.command("prove")
+@circuit_option
+@input_option
+@click.option("--out", type=path_argument, help="Where to write the proof; with --json it is printed if not given.")
+@as_json
+@click.pass_context
+def prove_command(
+    context: click.Context, id_or_name: str, input_file: Path | None, out: Path | None, as_json: bool
+) -> None:
+    """Prove a circuit once and verify the proof, without the miner; exit 1 when that fails."""
+    import json
+    from dataclasses import asdict
+
+    from omron_miner.circuit import example_inputs, read_input_file
+    from omron_miner.circuit_build import prove_once
+    from omron_miner.circuit_store import CircuitStore
+
+    constants = constants_of(context)
+    circuit = CircuitStore(constants.circuits).find(id_or_name)
+    inputs = read_input_file(input_file) if input_file else example_inputs(circuit)
+    click.echo(f"proving {circuit.label} ...", err=True)
+    result = prove_once(circuit, inputs, constants)
+    if out and result.verified:
+        _write(out, result.proof)
+    report = asdict(result)
+    if out:
+        report = {**report, "proof": "", "public_signals": "", "proof_file": str(out) if result.verified else None}
+    timings = result.timings
+    click.echo(
+        json.dumps(report)
+        if as_json
+        else f"{circuit.label}: {'verified' if result.verified else f'failed: {result.detail}'}\n"
+        f"witness {timings.witness_s:.3f} s, prove {timings.prove_s:.3f} s, verify {timings.verify_s:.3f} s, "
+        f"total {timings.total_s:.3f} s, proof {len(result.proof) / 1e6:.3f} MB"
+    )
+    context.exit(0 if result.verified else 1)
+
+
+@main.command("verify")
+@circuit_option
+@click.option("--proof", "proof_file", type=path_argument, required=True, help="The proof's JSON file.")
+@input_option
+@as_json
+@click.pass_context
+def verify_command(
+    context: click.Context, id_or_name: str, proof_file: Path, input_file: Path | None, as_json: bool
+) -> None:
+    """Verify a proof as the validator that asked with these inputs would; exit 1 when it does not verify."""
+    import json
+    from dataclasses import asdict
+
+    from omron_miner.circuit import example_inputs, read_input_file
+    from omron_miner.circuit_store import CircuitStore
+    from omron_miner.verifier import verify_elsewhere
+
+    constants = constants_of(context)
+    circuit = CircuitStore(constants.circuits).find(id_or_name)
+    inputs = read_input_file(input_file) if input_file else example_inputs(circuit)
+    try:
+        proof = proof_file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OmronError(
+            f"cannot read the proof {proof_file}: {error}", "omron-miner prove --out writes one"
+        ) from error
+    verdict = verify_elsewhere(circuit, inputs, proof, constants.circuits)
+    text = f"verified in {verdict.seconds:.3f} s" if verdict.verified else f"does not verify: {verdict.detail}"
+    click.echo(json.dumps({"circuit_id": circuit.id, **asdict(verdict)}) if as_json else f"{circuit.label}: {text}")
+    context.exit(0 if verdict.verified else 1)
+
+
+@main.group("circuit")
+def circuit_group() -> None:
+    """Build, list and check circuits."""
+
+
+srs_file_option = click.option("--srs-file", type=path_argument, help="SRS to use.  [default: generated or downloaded]")
+srs_sha256_option = click.option("--srs-sha256", help="SHA-256 the SRS file must have.")
+
+
+@circuit_group.command("build")
+@click.option("--name", required=True, help="What the circuit will be called.")
+@click.option("--onnx", type=path_argument, required=True, help="The model.")
+@click.option("--settings", type=path_argument, required=True, help='EZKL run args as {"run_args": {...}}.')
+@srs_file_option
+@srs_sha256_option
+@as_json
+@click.pass_context
+def circuit_build_command(
+    context: click.Context,
+    name: str,
+    onnx: Path,
+    settings: Path,
+    srs_file: Path | None,
+    srs_sha256: str | None,
+    as_json: bool,
+) -> None:
+    """Build a circuit from an ONNX model; it counts only if a proof of it verifies. A second time changes nothing."""
+    import json
+    import signal
+    from dataclasses import asdict
+
+    from omron_miner.circuit_build import Source, build_circuit
+
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # so that temporary folders go
+    built = build_circuit(name, onnx, settings, constants_of(context), Source(srs_file, srs_sha256), _progress)
+    click.echo(json.dumps(asdict(built)) if as_json else built.circuit_id)
+
+
+@circuit_group.command("list")
+@as_json
+@click.pass_context
+def circuit_list_command(context: click.Context, as_json: bool) -> None:
+    """List the circuits here and those that are refused, with the reason."""
+    import json
+
+    from omron_miner.circuit_store import CircuitStore
+
+    store = CircuitStore(constants_of(context).circuits)
+    circuits, refused = [store.get(one) for one in store.ids()], store.refused()
+    if as_json:
+        rows = [
+            {
+                "circuit_id": one.id,
+                "name": one.name,
+                "version": one.version,
+                "type": one.circuit_type.value,
+                "logrows": one.settings.logrows,
+                "rows": one.settings.num_rows,
+                "pk_bytes": one.pk.stat().st_size,
+            }
+            for one in circuits
+        ]
+        click.echo(json.dumps({"circuits": rows, "refused": refused}))
+        return
+    for one in circuits:
+        size = f"{one.pk.stat().st_size / 1e6:.0f} MB key"
+        click.echo(f"{one.id}  {one.label}  logrows {one.settings.logrows}  {one.settings.num_rows} rows  {size}")
+    for folder, reason in refused.items():
+        click.echo(f"{folder}  REFUSED  {reason}")
+    if not circuits and not refused:
+        click.echo("no circuits")
+
+
+@circuit_group.command("check")
+@circuit_option
+@srs_file_option
+@srs_sha256_option
+@as_json
+@click.pass_context
+def circuit_check_command(
+    context: click.Context, id_or_name: str, srs_file: Path | None, srs_sha256: str | None, as_json: bool
+) -> None:
+    """Check a circuit's files against their checksums, prove an example of it and verify that."""
+    import json
+    from dataclasses import asdict
+
+    from omron_miner.circuit_build import Source, check_circuit
+    from omron_miner.circuit_store import CircuitStore
+
+    constants = constants_of(context)
+    circuit = CircuitStore(constants.circuits).find(id_or_name)
+    checked = check_circuit(circuit, constants, Source(srs_file, srs_sha256), _progress)
+    click.echo(json.dumps(asdict(checked)) if as_json else f"{circuit.label}: ok, proved and verified")
+
+
+def _progress(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OmronError(f"cannot write {path}: {error}", "check the folder and the free space") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""The one error the commands turn into a message and an exit code.
+
+Anything a person can cause or mend (bad input, a missing file, a wrong version, a full disk) is raised as
+`OmronError` or a subclass with what happened and what to do; anything else is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class OmronError(Exception):
+    """What is wrong, and in `hint` the next thing to try.
+
+    `exit_code` is what the command line ends with: 1 the thing failed, 2 the way it was asked for is wrong.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class ConfigError(OmronError):
+    """constants.toml is missing, unreadable or holds an unknown or ill-typed key."""
+
+    exit_code = 2
+
+
+class CircuitError(OmronError):
+    """A circuit's folder is incomplete, inconsistent or of another EZKL version."""
+
+
+class InputError(OmronError):
+    """A request's input is not what its circuit takes (shape, NaN, strings)."""
+
+
+class WalletError(OmronError):
+    """No usable hotkey, or a coldkey where none may be."""
+
+
+class SrsError(OmronError):
+    """A structured reference string is missing, too small, of a wrong checksum, or a test one on a real network."""

@@ -1,0 +1,231 @@
+"""The log lines operators grep for and the JSON event of each request: written and parsed here, nowhere else.
+
+The lines are an interface (operators' scripts read them): change one only by adding a new one beside it.
+Every request ends in exactly one `RequestEvent`; the miner's life (start, stop, a worker lost) in `LifeEvent`s.
+Both go to ``events.jsonl``, one compact JSON object a line; the monitor reads that file.
+This module is imported by the monitor, so it imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.handlers
+import math
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from omron_miner.constants import Log
+
+LOGGER_NAME = "omron_miner"
+_EVENTS_LOGGER_NAME = "omron_miner_events"  # not below LOGGER_NAME: its records must not reach miner.log
+SCHEMA_VERSION = 1
+MAX_TEXT = 1000
+"""Characters kept of each text in an event: some come from callers, who may send a megabyte."""
+
+COMPLETED = "✅ Optimized proof completed for {circuit}"
+RESPONSE = "Optimized response - Total: {total:.3f}s, Proof: {proof:.3f}s, Overhead: {overhead:.3f}s"
+VERIFICATION_FAILED = "Proof verification failed"
+TIMEOUT = "Response time is greater than circuit timeout"
+CONSTANT_OUTPUT = "Detected constant output from circuit"
+
+
+class FailureKind(str, Enum):
+    """Why a request got no verified proof. The values stand in events and in summary.json."""
+
+    VERIFICATION_FAILED = "verification_failed"
+    TIMEOUT = "timeout"
+    QUEUE_FULL = "queue_full"
+    BAD_INPUT = "bad_input"
+    UNKNOWN_CIRCUIT = "unknown_circuit"
+    WORKER_CRASHED = "worker_crashed"
+    PROVING_FAILED = "proving_failed"
+    CANCELLED = "cancelled"
+    STOPPING = "stopping"
+    INTERNAL_ERROR = "internal_error"
+
+
+@dataclass(frozen=True)
+class Timings:
+    """One request's phases in seconds, by `time.perf_counter`. Phases not reached are 0.
+
+    proof_s is witness + prove, what EZKL itself needs (over all tries); overhead_s is everything else a validator
+    waits for on our side: total_s - proof_s.
+    """
+
+    total_s: float = 0.0
+    queue_s: float = 0.0
+    input_s: float = 0.0
+    witness_s: float = 0.0
+    prove_s: float = 0.0
+    verify_s: float = 0.0
+
+    @property
+    def proof_s(self) -> float:
+        """Witness and proof: what the proof itself costs."""
+        return self.witness_s + self.prove_s
+
+    @property
+    def overhead_s(self) -> float:
+        """What we add to the proof; never below 0."""
+        return max(0.0, self.total_s - self.proof_s)
+
+
+@dataclass(frozen=True)
+class RequestEvent:
+    """What became of one request. `time` is the Unix time in seconds at which it ended."""
+
+    time: float
+    request_id: str
+    synapse: str
+    validator_hotkey: str
+    circuit_id: str
+    circuit: str
+    """The circuit's label, ``<name> v<version> using <system>``; empty when it is not known."""
+    verified: bool
+    failure: FailureKind | None
+    detail: str
+    """What went wrong in words, one line; empty on success."""
+    timings: Timings
+    tries: int = 0
+    proof_bytes: int = 0
+    constant_output: bool = False
+
+
+@dataclass(frozen=True)
+class LifeEvent:
+    """Something about the miner itself: `what` is one of started, stopping, stopped, worker_lost, memory_disk_full."""
+
+    time: float
+    what: str
+    detail: str = ""
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+def to_json(event: RequestEvent | LifeEvent) -> str:
+    """The event as one line of compact JSON, with its kind, its schema version and a readable UTC time."""
+    kind = "request" if isinstance(event, RequestEvent) else "life"
+    stamp = datetime.fromtimestamp(event.time, tz=timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    body: dict[str, Any] = asdict(event)
+    body = {name: value[:MAX_TEXT] if isinstance(value, str) else value for name, value in body.items()}
+    if isinstance(event, RequestEvent):
+        timings = body["timings"] | {"proof_s": event.timings.proof_s, "overhead_s": event.timings.overhead_s}
+        body["timings"] = {name: round(value, 6) for name, value in timings.items()}
+    return json.dumps(
+        {"v": SCHEMA_VERSION, "event": kind, "utc": stamp, **body}, separators=(",", ":"), ensure_ascii=False
+    )
+
+
+def from_json(line: str) -> RequestEvent | LifeEvent | None:
+    """The event a line of ``events.jsonl`` holds; None when the line is broken, half written or of another schema.
+
+    Whatever it returns has the types its class says and finite numbers, so readers need no checks of their own.
+    """
+    try:
+        body = json.loads(line)
+        if body["v"] != SCHEMA_VERSION:
+            return None
+        if body["event"] == "life":
+            return LifeEvent(_finite(body["time"]), str(body["what"]), str(body["detail"]), dict(body["fields"]))
+        if body["event"] != "request":
+            return None
+        return RequestEvent(
+            time=_finite(body["time"]),
+            request_id=str(body["request_id"]),
+            synapse=str(body["synapse"]),
+            validator_hotkey=str(body["validator_hotkey"]),
+            circuit_id=str(body["circuit_id"]),
+            circuit=str(body["circuit"]),
+            verified=body["verified"] is True,
+            failure=FailureKind(body["failure"]) if body["failure"] else None,
+            detail=str(body["detail"]),
+            timings=Timings(**{name: _finite(body["timings"][name]) for name in Timings.__dataclass_fields__}),
+            tries=int(body["tries"]),
+            proof_bytes=int(body["proof_bytes"]),
+            constant_output=body["constant_output"] is True,
+        )
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError("not a finite number")
+    return number
+
+
+def _one_line(text: str) -> str:
+    """A caller's text as it may stand in a line: it cannot begin another line or colour a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text[:MAX_TEXT])
+
+
+def _end_half_line(path: Path) -> None:
+    """Ends the line a killed miner left half written, so that the next event does not become part of it."""
+    with path.open("a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+
+
+class EventLog:
+    """Writes the events and the operators' lines. Thread-safe (logging's own locks); `close` it at the end."""
+
+    def __init__(self, log: Log) -> None:
+        """Opens ``miner.log`` and ``events.jsonl`` below `log.directory`. Raises OSError when that cannot be done."""
+        self.lines = logging.getLogger(LOGGER_NAME)
+        self._events = logging.getLogger(_EVENTS_LOGGER_NAME)
+        self._own: list[tuple[logging.Logger, logging.Handler]] = []
+        text = logging.Formatter("%(asctime)s.%(msecs)03dZ | %(levelname)s | %(message)s", "%Y-%m-%d %H:%M:%S")
+        text.converter = time.gmtime
+        self._open(self.lines, log.miner_log, text, log.level)
+        self._open(self._events, log.events, logging.Formatter("%(message)s"), "INFO")
+
+    def _open(self, logger: logging.Logger, path: Path, formatter: logging.Formatter, level: str) -> None:
+        # backslashreplace: half a surrogate pair in a caller's text must not cost the record; in JSON it is an escape.
+        # WatchedFileHandler opens the file anew when logrotate has moved it: nothing is lost, no signal needed.
+        _end_half_line(path)
+        handler = logging.handlers.WatchedFileHandler(path, encoding="utf-8", errors="backslashreplace")
+        handler.setFormatter(formatter)
+        logger.addHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = False
+        self._own.append((logger, handler))
+
+    def request(self, event: RequestEvent) -> None:
+        """Writes the event and the lines operators grep for."""
+        circuit = _one_line(event.circuit or event.circuit_id or "unknown circuit")
+        detail, timings = _one_line(event.detail), event.timings
+        if event.verified:
+            self.lines.info(COMPLETED.format(circuit=circuit))
+            self.lines.info(RESPONSE.format(total=timings.total_s, proof=timings.proof_s, overhead=timings.overhead_s))
+        elif event.failure is FailureKind.VERIFICATION_FAILED:
+            self.lines.error("%s: %s: %s", VERIFICATION_FAILED, circuit, detail)
+        elif event.failure is FailureKind.TIMEOUT:
+            self.lines.error("%s: %s: %s", TIMEOUT, circuit, detail)
+        else:
+            kind = event.failure.value if event.failure else "failed"
+            self.lines.error("Request failed (%s): %s: %s", kind, circuit, detail)
+        if event.constant_output:
+            self.lines.warning("%s: %s", CONSTANT_OUTPUT, circuit)
+        self._events.info("%s", to_json(event))
+
+    def life(self, what: str, detail: str = "", level: int = logging.INFO, **fields: Any) -> None:
+        """Writes a `LifeEvent` and a line saying the same."""
+        self.lines.log(level, "%s%s", what, f": {_one_line(detail)}" if detail else "")
+        self._events.info("%s", to_json(LifeEvent(time.time(), what, detail, fields)))
+
+    def close(self) -> None:
+        """Flushes and closes both files."""
+        for logger, handler in self._own:
+            logger.removeHandler(handler)
+            handler.close()
+        self._own.clear()

@@ -1,0 +1,380 @@
+"""The miner itself: takes validators' requests from the axon, has them proved, answers, and leaves one event each.
+
+Everything here runs in the axon's event loop and never blocks it: proofs are the pool's, files are read in threads,
+and the event of a request is written after its answer was sent. Start and stop are the main thread's.
+
+No ``from __future__ import annotations``: bittensor compares the handlers' annotations with real classes.
+"""
+
+import asyncio
+import hashlib
+import json
+import logging
+import signal
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from types import FrameType
+from typing import Any, Tuple  # noqa: UP035  the SDK compares a blacklist's annotation with typing's Tuple
+
+from pydantic_core import to_json
+
+from omron_miner.axon_server import AxonServer, ServedRequest, current_request
+from omron_miner.chain import Chain, ChainWatch, open_chain
+from omron_miner.circuit import Circuit, Number, validate_inputs
+from omron_miner.circuit_store import CircuitStore
+from omron_miner.constants import Access, Constants
+from omron_miner.errors import CircuitError, InputError, OmronError, SrsError
+from omron_miner.events import EventLog, FailureKind, RequestEvent, Timings
+from omron_miner.protocol import ProofOfWeightsSynapse, QueryForCapacities, QueryZkProof
+from omron_miner.prover import ProverPool
+from omron_miner.session_storage import SessionStorage
+from omron_miner.srs import check_srs
+from omron_miner.verified_model_session import ProofResult
+from omron_miner.wallet import open_hotkey
+
+REPLIES = {
+    FailureKind.BAD_INPUT: "Invalid query input: {detail}",
+    FailureKind.UNKNOWN_CIRCUIT: "Circuit not found",
+    FailureKind.QUEUE_FULL: "No prover is free",
+    FailureKind.TIMEOUT: "Proof not made in time",
+    FailureKind.STOPPING: "The miner is stopping",
+}
+"""What a caller reads instead of a proof. Only what the request itself caused is told in detail."""
+OTHER_REPLY = "An error occurred"
+EMPTY_INPUT = "Empty query input"
+
+_SAME_OUTPUT = 1e-4
+"""Validators call outputs constant when they are all this close (PROTOCOL's competition rule)."""
+_REFUSAL_LINE_SECONDS = 60.0
+_MARGIN_SECONDS = 0.7
+"""Of `deadlines.stop_seconds`, what answering and closing may take after the last proof, on a busy machine."""
+
+
+def refusal(chain: Chain, access: Access, own_hotkey: str, hotkey: str | None) -> str | None:
+    """Why `hotkey` may not ask, in upstream's words; None when it may.
+
+    Our own hotkey always may: only we can sign with it, and the health gate does.
+    """
+    if hotkey == own_hotkey or not access.blacklist:
+        return None
+    validator = chain.validator(hotkey) if hotkey else None
+    if validator is None:
+        return "Hotkey is not registered"
+    if not validator.stake >= access.minimum_stake:  # NaN is refused as well
+        return "Stake below minimum"
+    if access.require_validator_permit and not validator.permit:
+        return "Requesting UID has no validator permit"
+    return None
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a handler leaves for the event."""
+
+    request_id: str
+    synapse: str
+    circuit_id: str
+    circuit: Circuit | None
+    inputs: dict[str, Any]
+    result: ProofResult
+
+
+class ConstantOutputs:
+    """Notices a circuit whose outputs do not depend on its inputs. Remembers one answer each of 64 circuits."""
+
+    def __init__(self, circuits: int = 64) -> None:
+        self._circuits = circuits
+        self._last: OrderedDict[str, tuple[bytes, list[float]]] = OrderedDict()
+
+    def seen(self, circuit_id: str, inputs: dict[str, Any], outputs: list[float]) -> bool:
+        """Whether these outputs equal the last ones (within 1e-4), which were for other inputs."""
+        if not outputs:
+            return False
+        digest = hashlib.sha256(json.dumps(inputs).encode()).digest()
+        before, last = self._last.pop(circuit_id, (digest, outputs))
+        self._last[circuit_id] = (digest, outputs)
+        if len(self._last) > self._circuits:
+            self._last.popitem(last=False)
+        same = len(last) == len(outputs) and all(
+            abs(one - other) <= _SAME_OUTPUT for one, other in zip(last, outputs, strict=True)
+        )
+        return digest != before and same
+
+
+class _Refusals:
+    """One line a minute for each kind of refusal, so that nobody can fill the log by being refused."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._counts: dict[int, int] = {}
+        self._written: dict[int, float] = {}
+
+    def note(self, request: ServedRequest) -> None:
+        status, now = request.status, time.monotonic()
+        self._counts[status] = self._counts.get(status, 0) + 1
+        if now - self._written.get(status, -_REFUSAL_LINE_SECONDS) >= _REFUSAL_LINE_SECONDS:
+            count, self._counts[status], self._written[status] = self._counts[status], 0, now
+            # Both come from an unauthenticated caller: cut, and without control characters.
+            path, hotkey = (repr(text[:64]) for text in (request.path, request.hotkey))
+            why = f" ({request.refusal})" if request.refusal else ""
+            self._log.warning("Refused %d request(s) with %d%s, the last to %s by %s", count, status, why, path, hotkey)
+
+
+class MinerSession:
+    """Serves requests on an axon. `start` and `stop` belong to the main thread, the rest to the axon's loop."""
+
+    def __init__(
+        self, constants: Constants, wallet: Any, chain: Chain, pool: ProverPool, store: CircuitStore, events: EventLog
+    ) -> None:
+        """`wallet` is a bittensor wallet with its hotkey. Opens nothing yet."""
+        self._constants = constants
+        self._hotkey: str = wallet.hotkey.ss58_address
+        self._chain, self._pool, self._store, self._events = chain, pool, store, events
+        self._constant_outputs = ConstantOutputs()
+        self._refusals = _Refusals(events.lines)
+        self._stopping = False
+        self.server = AxonServer(wallet, constants.axon, constants.access.max_body_bytes, self._done)
+        self.server.attach(self.query_zk_proof, self._blacklist_for(QueryZkProof))
+        self.server.attach(self.proof_of_weights, self._blacklist_for(ProofOfWeightsSynapse))
+        self.server.attach(self.query_for_capacities, self._blacklist_for(QueryForCapacities))
+
+    def start(self) -> None:
+        """Listens. The pool must be warm and `server.open` done. Raises OmronError when the server does not start."""
+        self.server.start()
+
+    def stop(self) -> bool:
+        """No new requests; gives running ones `deadlines.stop_seconds`, answers the rest; whether all went well."""
+        until = time.monotonic() + self._constants.deadlines.stop_seconds
+        self._stopping = True
+        self.server.stop_listening()
+        self._pool.close(max(0.0, until - time.monotonic() - _MARGIN_SECONDS))
+        return self.server.join(max(0.1, until - time.monotonic()))
+
+    async def query_zk_proof(self, synapse: QueryZkProof) -> QueryZkProof:
+        """A proof of computation. Always 200, as upstream: words instead of a proof when there is none.
+
+        Without a `model_id` upstream falls back to one old circuit; we say that the circuit is not known.
+        """
+        query = synapse.query_input or {}
+        result = await self._answer("QueryZkProof", query.get("model_id"), query.get("public_inputs"))
+        if result.verified:
+            output = to_json({"proof": result.proof, "public_signals": result.public_signals}).decode()
+        elif not query.get("public_inputs"):
+            output = EMPTY_INPUT
+        else:
+            output = REPLIES.get(result.failure or FailureKind.INTERNAL_ERROR, OTHER_REPLY).format(detail=result.detail)
+        # A new synapse: the request's inputs need no echo, and its headers came from an unsigned body.
+        return QueryZkProof(query_output=output)
+
+    async def proof_of_weights(self, synapse: ProofOfWeightsSynapse) -> ProofOfWeightsSynapse:
+        """A proof of weights. Always 200, as upstream: both strings empty when there is no proof."""
+        result = await self._answer("ProofOfWeightsSynapse", synapse.verification_key_hash, synapse.inputs)
+        return ProofOfWeightsSynapse(
+            subnet_uid=synapse.subnet_uid,
+            verification_key_hash=synapse.verification_key_hash,
+            proof_system=synapse.proof_system,
+            inputs={},  # required; validators verify with their own copy
+            proof=result.proof if result.verified else "",
+            public_signals=result.public_signals if result.verified else "",
+        )
+
+    async def query_for_capacities(self, synapse: QueryForCapacities) -> QueryForCapacities:
+        """Each circuit's compute units: proofs made at the same time. Validators only log it."""
+        ids = await asyncio.to_thread(self._store.ids)
+        return QueryForCapacities(capacities=dict.fromkeys(ids, self._pool.capacity()["workers"]))
+
+    async def _answer(self, synapse: str, circuit_id: object, inputs: object) -> ProofResult:
+        """Admits, proves, and leaves the outcome with the request. Never raises for what a request can cause."""
+        request = current_request()
+        named = circuit_id if isinstance(circuit_id, str) else ""
+        given = inputs if isinstance(inputs, dict) else {}
+        circuit: Circuit | None = None
+        try:
+            if self._stopping:
+                result = _failed(named, FailureKind.STOPPING, "the miner is stopping")
+            else:
+                circuit = await asyncio.to_thread(self._store.get, named)
+                result = await self._prove(circuit, validate_inputs(circuit, given), request)
+        except CircuitError as error:
+            result = _failed(named, FailureKind.UNKNOWN_CIRCUIT, error.message)
+        except InputError as error:
+            result = _failed(named, FailureKind.BAD_INPUT, error.message)
+        except Exception as error:
+            self._events.lines.exception("A request failed in a way nobody foresaw")
+            result = _failed(named, FailureKind.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
+        request.outcome = _Outcome(uuid.uuid4().hex, synapse, named, circuit, given, result)
+        return result
+
+    async def _prove(self, circuit: Circuit, rows: list[list[Number]], request: ServedRequest) -> ProofResult:
+        """Hands the job to the pool and waits for it or for the caller to leave, whose job is then given up."""
+        limit = self._constants.deadlines.circuit_timeout_seconds
+        if circuit.timeout_seconds is not None:
+            limit = min(limit, circuit.timeout_seconds)
+        job = self._pool.submit(circuit.id, rows, request.arrived + limit)
+        answer: asyncio.Future[ProofResult] = asyncio.wrap_future(job)
+        gone = asyncio.create_task(request.gone.wait())
+        either: set[asyncio.Future[Any]] = {answer, gone}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                self._pool.cancel(job)
+            return await answer
+        finally:
+            gone.cancel()
+
+    def _blacklist_for(self, synapse_class: type) -> Callable[..., Awaitable[Tuple[bool, str]]]:  # noqa: UP006
+        """The SDK's hook. It sees headers only, and before the signature is checked: it decides by hotkey alone."""
+
+        async def blacklist(synapse: Any) -> Tuple[bool, str]:  # noqa: UP006
+            request = current_request()
+            try:
+                request.hotkey = str(synapse.dendrite.hotkey or "")
+                reason = refusal(self._chain, self._constants.access, self._hotkey, synapse.dendrite.hotkey)
+            except Exception:
+                self._events.lines.exception("The blacklist failed; the request is refused")
+                reason = "Not allowed"
+            request.refusal = reason or ""
+            return reason is not None, reason or ""
+
+        blacklist.__annotations__["synapse"] = synapse_class
+        return blacklist
+
+    def _done(self, request: ServedRequest) -> None:
+        """Writes what became of a request, after its answer was sent."""
+        outcome: _Outcome | None = request.outcome
+        if outcome is None:
+            if request.status >= 400:
+                self._refusals.note(request)
+            return
+        result = outcome.result
+        if request.status != 200 and result.failure is None:
+            if request.gone.is_set():
+                result = replace(result, verified=False, failure=FailureKind.CANCELLED, detail="the caller went away")
+            else:
+                detail = f"the answer could not be sent (status {request.status})"
+                result = replace(result, verified=False, failure=FailureKind.INTERNAL_ERROR, detail=detail)
+        constant = result.verified and self._constant_outputs.seen(outcome.circuit_id, outcome.inputs, result.outputs)
+        self._events.request(
+            RequestEvent(
+                time=time.time(),
+                request_id=outcome.request_id,
+                synapse=outcome.synapse,
+                validator_hotkey=request.hotkey,
+                circuit_id=outcome.circuit_id,
+                circuit=outcome.circuit.label if outcome.circuit else "",
+                verified=result.verified,
+                failure=result.failure,
+                detail=" ".join(result.detail.split()),
+                timings=replace(result.timings, total_s=time.perf_counter() - request.started),
+                tries=result.tries,
+                proof_bytes=len(result.proof),
+                constant_output=constant,
+            )
+        )
+
+
+def _failed(circuit_id: str, failure: FailureKind, detail: str) -> ProofResult:
+    return ProofResult(circuit_id, "", "", "", [], False, failure, detail, Timings(), 0)
+
+
+def serve(constants: Constants) -> None:
+    """Runs the miner until SIGTERM or SIGINT; the process's main thread. Returns after an orderly stop.
+
+    Everything that can be known to be wrong is found before the first worker starts. Raises OmronError (or a subclass)
+    saying what: no usable hotkey, port taken, no usable circuit, not registered, chain or workers not to be reached.
+    """
+    stop = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    wallet = open_hotkey(constants.wallet)
+    try:
+        # After bittensor was imported (above): importing it silences every logger there is.
+        events = EventLog(constants.log)
+    except OSError as error:
+        raise OmronError(f"cannot write the logs: {error}", f"check {constants.log.directory} and its owner") from error
+    try:
+        _serve(constants, wallet, events, stop)
+    except OmronError as error:
+        # Only a line: the events may be those of another miner, which has the port and goes on.
+        events.lines.error("The miner did not start: %s", error)
+        raise
+    finally:
+        events.close()
+
+
+def _serve(constants: Constants, wallet: Any, events: EventLog, stop: threading.Event) -> None:
+    store = CircuitStore(constants.circuits)
+    pool = ProverPool(constants, lambda detail: events.life("worker_lost", detail, logging.WARNING))
+    chain = open_chain(constants, wallet)
+    session = MinerSession(constants, wallet, chain, pool, store, events)
+    session.server.open()
+    ids = _usable_circuits(constants, store, events)
+    SessionStorage(constants.sessions).sweep()
+    _check_registration(chain, constants, wallet)
+    axon = constants.axon
+    watch = ChainWatch(
+        chain, constants.network, (axon.external_ip or axon.bind_ip, axon.external_port or axon.port), events.lines
+    )
+    pool.start()
+    try:
+        session.start()
+        watch.start()
+        _say_started(constants, wallet, ids, store, events)
+        stop.wait()
+        events.life("stopping", f"requests in progress have {constants.deadlines.stop_seconds:g} s")
+    finally:
+        answered = session.stop()
+        watch.stop()
+    events.life("stopped", "" if answered else "some requests could not be answered")
+
+
+def _usable_circuits(constants: Constants, store: CircuitStore, events: EventLog) -> list[str]:
+    """The ids of circuits that can be proved here. Raises CircuitError naming every refused one when there is none."""
+    usable, reasons = [], list(store.refused().values())
+    for circuit in map(store.get, store.ids()):
+        try:
+            check_srs(circuit.settings.logrows, constants.circuits.srs_directory, constants.network.name)
+            usable.append(circuit.id)
+        except SrsError as error:
+            reasons.append(f"{circuit.label}: {error}")
+    for reason in reasons:
+        events.lines.warning("Circuit refused: %s", reason)
+    if not usable:
+        why = "; ".join(reasons) or f"there is no model_<id> folder in {constants.circuits.directory}"
+        raise CircuitError(f"no circuit can be served: {why}", "build one, or correct what is named")
+    return usable
+
+
+def _check_registration(chain: Chain, constants: Constants, wallet: Any) -> None:
+    """Reads the chain once. Raises OmronError when our hotkey is not registered, ChainError when it cannot be read."""
+    if not chain.is_registered():
+        network, hotkey = constants.network, wallet.hotkey.ss58_address
+        raise OmronError(
+            f"hotkey {hotkey} is not registered on netuid {network.netuid} of {network.name}",
+            f"btcli subnet register --netuid {network.netuid} --network {network.name}",
+        )
+    chain.refresh()
+
+
+def _say_started(constants: Constants, wallet: Any, ids: list[str], store: CircuitStore, events: EventLog) -> None:
+    from omron_miner import __version__
+
+    axon = constants.axon
+    labels = [store.get(one).label for one in ids]
+    events.life(
+        "started",
+        f"omron-miner {__version__} on {axon.bind_ip}:{axon.port} ({constants.network.name}), {', '.join(labels)}",
+        version=__version__,
+        port=axon.port,
+        network=constants.network.name,
+        hotkey=wallet.hotkey.ss58_address,
+        circuits=ids,
+    )

@@ -1,0 +1,60 @@
+"""What every proof system offers, and how it says that it could not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from omron_miner.errors import OmronError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from omron_miner.circuit import Circuit, Number
+    from omron_miner.session_storage import Session
+
+
+class ProofError(OmronError):
+    """The proof system could not make a witness or a proof."""
+
+
+class VerificationError(OmronError):
+    """The proof does not verify for these inputs, or is not a proof of this circuit at all."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A proof as it goes over the wire, and what it says.
+
+    `proof` is the JSON text of the proof system's whole proof file, `public_signals` that of its instances;
+    `outputs` are the model's public outputs as floats, all in one list.
+    """
+
+    proof: str
+    public_signals: str
+    outputs: list[float]
+
+
+class ProofHandler(Protocol):
+    """The three steps of a request. All files go to the request's session; `srs_directory` holds ``kzg<k>.srs``.
+
+    A handler is used by one thread at a time, in a process that may be lost: native code can abort it.
+    """
+
+    def write_input(self, rows: Sequence[Sequence[Number]], session: Session) -> None:
+        """Leaves validated inputs in the session. Raises OSError."""
+
+    def witness(self, circuit: Circuit, session: Session) -> None:
+        """Runs the model on the session's input and leaves the witness there. Raises ProofError."""
+
+    def prove(self, circuit: Circuit, session: Session, srs_directory: Path, *, compact: bool = True) -> Proof:
+        """Proves the session's witness; `compact`: without what no verification reads. Raises ProofError."""
+
+    def verify(
+        self, circuit: Circuit, rows: Sequence[Sequence[Number]], proof: str, session: Session, srs_directory: Path
+    ) -> Proof:
+        """Verifies a proof's wire string as a validator would who asked with these inputs.
+
+        Returns what the proof says. Raises VerificationError when it does not verify.
+        """

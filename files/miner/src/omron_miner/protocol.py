@@ -1,0 +1,62 @@
+"""The messages validators send and what they get back, nothing else.
+
+Class names are routes and field names are JSON keys: both are the subnet's, change neither. bittensor reads the
+classes' annotations at run time, so they are real objects here and not strings (no ``from __future__``).
+"""
+
+import logging
+from enum import Enum
+from typing import Any
+
+import bittensor
+
+# bittensor writes to stdout, at WARNING, lines for every request refused and every call that failed. We say both
+# ourselves, where they belong. Here, because every other module that talks bittensor's wire imports this one.
+bittensor.logging.setLevel(logging.CRITICAL)
+
+
+class WireProofSystem(str, Enum):
+    """Proof systems a validator may name, in any case. Which of them are served is the circuits' matter."""
+
+    ZKML = "ZKML"
+    CIRCOM = "CIRCOM"
+    JOLT = "JOLT"
+    EZKL = "EZKL"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "WireProofSystem | None":
+        return cls.__members__.get(value.upper()) if isinstance(value, str) else None
+
+
+class _Synapse(bittensor.Synapse):  # type: ignore[misc]  # bittensor ships no types we can follow
+    def get_required_fields(self) -> list[str]:
+        """The SDK's answer without building the class's JSON schema anew for each reply, some 4 ms."""
+        return [name for name, field in type(self).model_fields.items() if field.is_required()]
+
+
+class QueryZkProof(_Synapse):
+    """A proof of computation: circuits of type ``proof_of_computation``."""
+
+    query_input: dict[str, Any] | None = None
+    """``{"public_inputs": {name: values}, "model_id": circuit id}``."""
+    query_output: str | None = None
+    """JSON text of ``{"proof": ..., "public_signals": ...}``, or words saying why there is none."""
+
+
+class ProofOfWeightsSynapse(_Synapse):
+    """A proof of weights: circuits of type ``proof_of_weights``."""
+
+    subnet_uid: int = 2
+    verification_key_hash: str
+    """The circuit's id."""
+    proof_system: WireProofSystem = WireProofSystem.CIRCOM
+    inputs: dict[str, Any]
+    proof: str
+    """Empty in a request, and in a reply when there is none."""
+    public_signals: str
+
+
+class QueryForCapacities(_Synapse):
+    """What this miner can do: circuit id to compute units."""
+
+    capacities: dict[str, int] | None = None

@@ -1,0 +1,177 @@
+"""Asks a miner for a proof exactly as a validator would, and verifies what comes back.
+
+A real bittensor dendrite, signed, over TCP; the proof is then verified in another process with the circuit's own
+verification key and the inputs that were sent. The deploy's health gate is this with the miner's own hotkey.
+"""
+
+import asyncio
+import json
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import bittensor
+
+from omron_miner.circuit import Circuit, CircuitType
+from omron_miner.circuit_store import CircuitStore
+from omron_miner.constants import Circuits
+from omron_miner.errors import CircuitError
+from omron_miner.protocol import ProofOfWeightsSynapse, QueryZkProof, WireProofSystem
+from omron_miner.verifier import Verdict, verify_elsewhere
+
+VALIDATORS_TIMEOUT_SECONDS = 60.0
+"""How long validators wait for a circuit that names no other time."""
+
+HINTS = {
+    401: "the signature was refused: name the miner's hotkey with --miner-hotkey, and check both clocks",
+    403: "this hotkey may not ask: on the local network add it to omron_local_validator_hotkeys",
+    404: "something else than a subnet-2 miner answers there",
+    408: "no answer in time: look for this request in the miner's log, or give it longer with --timeout",
+    413: "the inputs are larger than access.max_body_bytes",
+    503: "nothing listens there: is the miner up, and are host and port right?",
+}
+"""The next thing to try, by HTTP status; the dendrite says 408 and 503 when there was no answer at all."""
+
+
+@dataclass(frozen=True)
+class QueryReport:
+    """What one question came to. `outputs` are the model's, as floats; empty unless verified."""
+
+    circuit_id: str
+    circuit: str
+    address: str
+    status: int
+    """HTTP status, or the dendrite's: 408 no answer in time, 503 no connection, 422 an answer it could not read."""
+    round_trip_s: float
+    """From signing the request to having parsed the answer, what a validator scores."""
+    verified: bool
+    verify_s: float
+    proof_bytes: int
+    outputs: list[float]
+    detail: str
+    """Why it is not verified, in words; empty when it is."""
+
+
+def choose_circuit(circuits: Circuits, wanted: str | None) -> Circuit:
+    """The circuit with that id or name in `circuits.directory`; without one that with the smallest proving key.
+
+    Raises CircuitError when there is none, or more than one of that name.
+    """
+    store = CircuitStore(circuits)
+    if wanted:
+        return store.find(wanted)
+    found = [store.get(one) for one in store.ids()]
+    if not found:
+        reasons = "; ".join(store.refused().values()) or f"none in {circuits.directory}"
+        raise CircuitError(f"no circuit to ask for: {reasons}", "omron-miner circuit list")
+    return min(found, key=lambda circuit: (circuit.pk.stat().st_size, circuit.id))
+
+
+def query_miner(
+    keypair: Any,
+    miner_hotkey: str,
+    host: str,
+    port: int,
+    circuit: Circuit,
+    inputs: dict[str, Any],
+    circuits: Circuits,
+    timeout: float = VALIDATORS_TIMEOUT_SECONDS,
+) -> QueryReport:
+    """Asks for a proof of `circuit` for `inputs` and verifies it. Does not raise for what the miner does.
+
+    `keypair` signs; `timeout` in seconds; `circuits` says where the SRS and EZKL's cache are.
+    """
+    synapse, round_trip = asyncio.run(_ask(keypair, miner_hotkey, host, port, _request(circuit, inputs), timeout))
+    status = int(synapse.dendrite.status_code or 0)
+    proof = ""
+    if status != 200:
+        verdict = Verdict(False, [], str(synapse.dendrite.status_message), 0.0)
+    else:
+        proof, problem = _reply(synapse)
+        verdict = Verdict(False, [], problem, 0.0) if problem else verify_elsewhere(circuit, inputs, proof, circuits)
+    return QueryReport(
+        circuit_id=circuit.id,
+        circuit=circuit.label,
+        address=f"{host}:{port}",
+        status=status,
+        round_trip_s=round(round_trip, 6),
+        verified=verdict.verified,
+        verify_s=round(verdict.seconds, 6),
+        proof_bytes=len(proof),
+        outputs=verdict.outputs,
+        detail=verdict.detail,
+    )
+
+
+def _request(circuit: Circuit, inputs: dict[str, Any]) -> bittensor.Synapse:
+    if circuit.circuit_type is CircuitType.PROOF_OF_WEIGHTS:
+        system = WireProofSystem(circuit.proof_system.value)
+        return ProofOfWeightsSynapse(
+            verification_key_hash=circuit.id, proof_system=system, inputs=inputs, proof="", public_signals=""
+        )
+    return QueryZkProof(query_input={"public_inputs": inputs, "model_id": circuit.id}, query_output="")
+
+
+async def _ask(
+    keypair: Any, miner_hotkey: str, host: str, port: int, synapse: bittensor.Synapse, timeout: float
+) -> tuple[Any, float]:
+    target = bittensor.AxonInfo(version=1, ip=host, port=port, ip_type=4, hotkey=miner_hotkey, coldkey="")
+    async with Dendrite(keypair) as dendrite:
+        began = time.perf_counter()
+        answer = await dendrite.call(target, synapse, timeout=timeout, deserialize=False)
+        return answer, time.perf_counter() - began
+
+
+class Dendrite(bittensor.Dendrite):  # type: ignore[misc]  # bittensor ships no types we can follow
+    """The SDK's dendrite, but that it does not ask the internet for our address, which is only a header."""
+
+    def __init__(self, keypair: Any) -> None:
+        """Sets what the SDK's constructor sets; `keypair` signs."""
+        self.uuid = str(uuid.uuid1())
+        self.external_ip = "127.0.0.1"
+        self.keypair = keypair
+        self.synapse_history: list[Any] = []
+        self._session = None
+
+
+def _reply(synapse: Any) -> tuple[str, str]:
+    """The proof, and what is wrong when there is none. Strict where validators are."""
+    if isinstance(synapse, ProofOfWeightsSynapse):
+        proof, signals = synapse.proof, synapse.public_signals
+        if not proof:
+            return "", "the miner sent no proof; its log says why"
+    else:
+        try:
+            reply = json.loads(synapse.query_output or "")
+            proof, signals = str(reply["proof"]), str(reply["public_signals"])
+        except (ValueError, KeyError, TypeError):
+            return "", f"the miner says: {(synapse.query_output or 'nothing')[:300]}"
+    try:
+        usable = isinstance(found := json.loads(signals), list) and bool(found)
+    except ValueError:
+        usable = False
+    return proof, "" if usable else "its public signals are not a non-empty list"
+
+
+def hint(report: QueryReport) -> str | None:
+    """The next thing to try; None when there is nothing to say."""
+    return HINTS.get(report.status) if not report.verified else None
+
+
+def to_text(report: QueryReport) -> str:
+    """The report for a person, with units."""
+    rows = [
+        ("circuit", f"{report.circuit} ({report.circuit_id[:12]}…)"),
+        ("miner", report.address),
+        ("status", str(report.status)),
+        ("round trip", f"{report.round_trip_s:.3f} s"),
+        ("proof", f"{'VERIFIED' if report.verified else 'NOT VERIFIED'}, {report.proof_bytes} bytes"),
+    ]
+    if report.verified:
+        shown = ", ".join(f"{value:g}" for value in report.outputs[:8])
+        more = f", … ({len(report.outputs)} in all)" if len(report.outputs) > 8 else ""
+        rows += [("checked in", f"{report.verify_s:.3f} s"), ("outputs", f"{shown}{more}" or "none public")]
+    else:
+        rows.append(("because", report.detail))
+    return "\n".join(f"{name:<11}{value}" for name, value in rows)

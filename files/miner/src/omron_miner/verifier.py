@@ -1,0 +1,58 @@
+"""Verifies somebody's proof in another process, so that a bad one cannot take this process with it.
+
+What verifying means is the proof handlers' matter; who made the proof, and how it came here, does not matter.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omron_miner import isolated
+from omron_miner.circuit import validate_inputs
+from omron_miner.errors import OmronError
+from omron_miner.session_storage import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from omron_miner.circuit import Circuit
+    from omron_miner.constants import Circuits
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a proof verifies. `seconds` is all of it, the process's start included."""
+
+    verified: bool
+    outputs: list[float]
+    """The model's, as floats, all in one list; empty unless verified."""
+    detail: str
+    """Why not; empty when it does."""
+    seconds: float
+
+
+def verify_elsewhere(circuit: Circuit, inputs: Mapping[str, object], proof: str, circuits: Circuits) -> Verdict:
+    """Verifies `proof` (a wire string) of `circuit` for `inputs` as a validator would who asked with them.
+
+    `circuits` says where the SRS and EZKL's cache are. Does not raise for anything a proof can cause.
+    """
+    began = time.perf_counter()
+    environment = {"EZKL_REPO_PATH": str(circuits.ezkl_directory)}
+    try:
+        outputs = isolated.run(_verify, circuit, dict(inputs), proof, circuits.srs_directory, environment=environment)
+    except OmronError as error:
+        return Verdict(False, [], str(error), time.perf_counter() - began)
+    return Verdict(True, outputs, "", time.perf_counter() - began)
+
+
+def _verify(circuit: Circuit, inputs: dict[str, object], proof: str, srs_directory: Path) -> list[float]:
+    """In the other process: the outputs. Raises OmronError when the proof does not verify."""
+    from omron_miner.proof_handlers import get_handler
+
+    with tempfile.TemporaryDirectory(prefix="omron-verify-") as directory:
+        rows, session = validate_inputs(circuit, inputs), Session(Path(directory))
+        return get_handler(circuit.proof_system).verify(circuit, rows, proof, session, srs_directory).outputs

@@ -1,0 +1,74 @@
+"""What a worker does before its first request, so that no request pays for it.
+
+Each piece was measured (docs/performance.md). Runs in the worker's process only; nothing here is needed for a proof to
+be right, so nothing here fails. No circuit is tried: EZKL aborts on some broken files, and a worker must start all the
+same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import psutil
+
+from omron_miner.events import LOGGER_NAME
+from omron_miner.srs import srs_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from omron_miner.circuit import Circuit
+
+_log = logging.getLogger(LOGGER_NAME)
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h of glibc
+_LARGEST_INT = 2**31 - 1
+_TOP_PAD_BYTES = 64 << 20
+_SHARE_OF_MEMORY = 0.5
+"""Of the memory that is free, how much key files may fill: proofs need the rest."""
+_PIECE_BYTES = 8 << 20
+
+
+def keep_memory() -> None:
+    """Has malloc keep what it once got from the kernel: a proof asks for gigabytes, and each fresh page is a fault.
+
+    The process then stays as large as its largest proof. Call before native code allocates. Does nothing without glibc.
+    """
+    with suppress(AttributeError, OSError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT)
+        libc.mallopt(_M_TOP_PAD, _TOP_PAD_BYTES)
+
+
+def read_through(circuits: Iterable[Circuit], srs_directory: Path) -> int:
+    """Reads the circuits' keys, models and SRS once, so that they are in the page cache; bytes read.
+
+    The smallest files first, and no more than half of the free memory: what would push out the rest is left cold.
+    """
+    wanted = {path for one in circuits for path in (one.pk, one.vk, one.model_compiled, _srs(one, srs_directory))}
+    sizes = []
+    for path in wanted:
+        with suppress(OSError):
+            sizes.append((path.stat().st_size, path))
+    left = read = 0
+    budget = _SHARE_OF_MEMORY * psutil.virtual_memory().available
+    for size, path in sorted(sizes):
+        if read + size > budget:
+            left += size
+            continue
+        with suppress(OSError), path.open("rb", buffering=0) as file:
+            buffer = bytearray(_PIECE_BYTES)
+            while file.readinto(buffer):
+                pass
+            read += size
+    if left:
+        _log.warning("Keys of %.1f GB do not fit in memory and are read from disk for each proof", left / 1e9)
+    return read
+
+
+def _srs(circuit: Circuit, srs_directory: Path) -> Path:
+    return srs_path(srs_directory, circuit.settings.logrows)

@@ -1,0 +1,41 @@
+"""What tests of circuits share: where the models are, the run args the role would render, a host below a directory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+import jinja2
+
+from omron_miner.constants import Circuits, Constants, Log, Monitor, Network, Sessions, Wallet
+
+ROOT = Path(__file__).parents[1]
+MODELS = ROOT / "files/miner/models"
+
+
+class RunArgsFile(Protocol):
+    """Writes the settings file that the role would render for a circuit; returns its path."""
+
+    def __call__(self, model: str, **run_args: Any) -> Path: ...
+
+
+def render_run_args(model: str, **run_args: Any) -> str:
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)  # noqa: S701  JSON, not HTML
+    environment.filters |= {
+        "combine": lambda first, *others: {key: value for one in (first, *others) for key, value in one.items()},
+        "to_nice_json": json.dumps,
+    }
+    template = environment.from_string((ROOT / "templates/settings.json.j2").read_text())
+    return template.render(__miner_circuit={"name": "any", "model": model, "run_args": run_args})
+
+
+def constants_below(root: Path) -> Constants:
+    return Constants(
+        network=Network(name="local"),
+        wallet=Wallet(path=root / "wallets"),
+        circuits=Circuits(directory=root / "circuits", srs_directory=root / "srs", ezkl_directory=root / "ezkl"),
+        sessions=Sessions(directory=root / "memory", fallback_directory=root / "sessions", minimum_free_bytes=1 << 20),
+        log=Log(directory=root),
+        monitor=Monitor(directory=root),
+    )

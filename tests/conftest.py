@@ -1,0 +1,74 @@
+"""Fixtures that need real EZKL work: a tiny circuit and its twin with another weight, each built once a session."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from building import MODELS, RunArgsFile, constants_below, render_run_args
+from omron_miner.circuit import load_circuit
+from omron_miner.circuit_build import build_circuit
+from omron_miner.events import LOGGER_NAME
+
+if TYPE_CHECKING:
+    from omron_miner.circuit import Circuit
+    from omron_miner.constants import Constants
+
+
+@pytest.fixture(autouse=True)
+def _our_log_is_heard() -> None:
+    """Importing bittensor sets every logger that exists by then to CRITICAL, whichever test it is that imports it."""
+    log = logging.getLogger(LOGGER_NAME)
+    if log.level > logging.ERROR:
+        log.setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def run_args_file(tmp_path: Path) -> RunArgsFile:
+    """Writes a settings file as the role would; one per test."""
+
+    def write(model: str, **run_args: Any) -> Path:
+        path = tmp_path / "run.settings.json"
+        path.write_text(render_run_args(model, **run_args))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def proving_constants(tmp_path_factory: pytest.TempPathFactory) -> Constants:
+    """Constants whose every directory is a temporary one; network local."""
+    return constants_below(tmp_path_factory.mktemp("miner"))
+
+
+@pytest.fixture(scope="session")
+def tiny_circuit(proving_constants: Constants, tmp_path_factory: pytest.TempPathFactory) -> Circuit:
+    """tiny.onnx, built, proved and verified (a few seconds); its proofs take under a second."""
+    settings = tmp_path_factory.mktemp("settings") / "tiny.settings.json"
+    settings.write_text(render_run_args("tiny"))
+    built = build_circuit("tiny", MODELS / "tiny.onnx", settings, proving_constants)
+    return load_circuit(Path(built.directory))
+
+
+@pytest.fixture(scope="session")
+def altered_circuit(proving_constants: Constants, tmp_path_factory: pytest.TempPathFactory) -> Circuit:
+    """The tiny model with one weight changed, built with the same run args and the same SRS."""
+    import onnx  # here: most tests need neither it nor this
+    from onnx import numpy_helper
+
+    place = tmp_path_factory.mktemp("altered")
+    model = onnx.load(MODELS / "tiny.onnx")
+    (weight,) = [one for one in model.graph.initializer if one.name == "output.dense.weight"]
+    values = numpy_helper.to_array(weight).copy()
+    values[0, 0] += 0.5
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    onnx.save(model, place / "altered.onnx")
+    settings = place / "altered.settings.json"
+    settings.write_text(render_run_args("tiny"))
+    constants = constants_below(place)
+    shutil.copytree(proving_constants.circuits.srs_directory, constants.circuits.srs_directory)
+    return load_circuit(Path(build_circuit("altered", place / "altered.onnx", settings, constants).directory))

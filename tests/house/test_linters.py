@@ -1,0 +1,39 @@
+"""The house rules that programs check: formatting, lint, types, Ansible and YAML style, syntax of every playbook."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PLAYBOOKS = sorted(str(path.relative_to(ROOT)) for path in [ROOT / "site.yml", *ROOT.glob("playbooks/*.yml")])
+
+CHECKS = {
+    "ruff lint": ["ruff", "check"],
+    "ruff format": ["ruff", "format", "--check"],
+    "types": ["mypy"],
+    "yaml style": ["yamllint", "--strict", "."],
+    "shell syntax": ["bash", "-n", "bin/lib.sh", "bin/up", "bin/down", "bin/test", ".ci/run"],
+}
+
+
+def run(command: list[str]) -> None:
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, f"{' '.join(command)}:\n{result.stdout}{result.stderr}"
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_house_rule_holds(name: str) -> None:
+    run(CHECKS[name])
+
+
+@pytest.mark.parametrize("playbook", PLAYBOOKS)
+def test_playbook_parses(playbook: str) -> None:
+    run(["ansible-playbook", "--syntax-check", "-i", "localhost,", playbook])
+
+
+@pytest.mark.slow
+def test_ansible_follows_the_production_profile() -> None:
+    run(["ansible-lint", "--offline", "--profile", "production"])

@@ -1,0 +1,87 @@
+"""Each bench runs with the tiny circuit and tells what it promises; how fast anything was is not asked here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from building import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.slow
+
+
+def run(bench: str, directory: Path, *arguments: str) -> dict[str, Any]:
+    file = directory / "found.json"
+    command = [sys.executable, str(ROOT / "bench" / f"{bench}.py"), "--circuit", "tiny", "--json", str(file)]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "", "only JSON may go to stdout"
+    found: dict[str, Any] = json.loads(file.read_text())
+    assert found["bench"] == bench
+    assert {"cpu", "cores", "memory_bytes", "ezkl", "bittensor", "load_1m_before"} <= set(found["host"])
+    return found
+
+
+def test_overhead_splits_every_response_of_both_miners(tmp_path: Path) -> None:
+    found = run("overhead", tmp_path, "--requests", "2")["circuits"]["tiny"]
+    for name in ("ours", "stock"):
+        assert len(found[name]["samples"]) == 2
+        for one in found[name]["samples"]:
+            assert 0 < one["witness_s"] + one["prove_s"] < min(one["total_s"], one["round_trip_s"])
+            assert one["overhead_s"] == pytest.approx(one["round_trip_s"] - one["witness_s"] - one["prove_s"])
+            assert (one["verify_s"] > 0) is (name == "ours"), "ours verifies, stock does not"
+        assert {"p50", "p95"} <= set(found[name]["round_trip_s"])
+    assert all(seconds > 0 for seconds in found["client_s"]["samples"])
+    ratios = found["ratio_ours_to_stock"]
+    assert ratios["round_trip_of_pairs"] > 0
+    assert all(ratios[key][share] > 0 for key in ("round_trip_s", "prove_s") for share in ("p50", "p95"))
+    assert len(found["aims"]) == 2
+
+
+def test_throughput_counts_proofs_of_bursts(tmp_path: Path) -> None:
+    found = run("throughput", tmp_path, "--at-once", "2", "--rounds", "1", "--set", "prover.workers=2")
+    assert found["settings"]["overrides"] == ["prover.workers=2"]
+    tiny = found["circuits"]["tiny"]
+    for name in ("ours", "stock"):
+        [burst] = tiny[name]["bursts"]
+        assert (burst["asked"], burst["proofs"], burst["failures"]) == (2, 2, [])
+        assert burst["proofs_per_minute"] == pytest.approx(60 * 2 / burst["seconds"], rel=1e-3)
+        assert max(burst["response_s"]) <= burst["seconds"]
+    assert tiny["ratio_ours_to_stock"]["proofs_per_minute"] > 0
+
+
+def test_soak_makes_trouble_and_finds_what_is_left_behind(tmp_path: Path) -> None:
+    found = run("soak", tmp_path, "--proofs", "5", "--trouble-every", "4")
+    for name in ("ours", "stock"):
+        one = found[name]
+        assert (one["proofs"], one["failures"], one["troubles"]) == (5, 0, 2)
+        assert 0 < one["memory"]["idle"] <= max(one["memory"]["idle_samples"])
+        assert one["memory"]["peak"] > 0
+    assert found["ours"]["left_behind"]["session_files"] == 0
+    assert found["stock"]["left_behind"]["session_files"] > 0, "upstream leaves the files of a request that fails"
+    assert found["ratio_ours_to_stock"]["peak_memory"] > 0
+
+
+def test_settings_are_held_against_plain_proofs_of_the_same_round(tmp_path: Path) -> None:
+    found = run("settings", tmp_path, "--rounds", "2", "--only", "keep-memory", "--only", "fresh-process")
+    settings = found["circuits"]["tiny"]["settings"]
+    assert set(settings) == {"plain", "keep-memory", "fresh-process"}
+    for one in settings.values():
+        assert len(one["samples"]) == 3, "the first and two rounds"
+        assert all(0 < sample["cpu_s"] for sample in one["samples"])
+        pairs = zip(one["samples"][1:], settings["plain"]["samples"][1:], strict=True)
+        ratios = [sample["wall_s"] / plain["wall_s"] for sample, plain in pairs]
+        assert min(ratios) <= one["wall_ratio"]["p50"] <= max(ratios)
+
+
+def test_proofs_at_a_time_are_counted_for_each_way_of_sharing_the_cores(tmp_path: Path) -> None:
+    found = run("settings", tmp_path, "--rounds", "1", "--at-a-time", "2")["circuits"]["tiny"]
+    assert set(found["sharing"]) == {"one after another", "all cores each", "cores shared out", "shared out and pinned"}
+    assert all(one["proofs_per_minute"] > 0 for one in found["sharing"].values())

@@ -1,0 +1,133 @@
+"""The command line: exit codes, what goes to which stream, and that the monitor stays light."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+
+from monitor_samples import request, write_events
+from omron_miner import __version__
+from omron_miner.cli import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    file = tmp_path / "constants.toml"
+    file.write_text(f'log = {{directory = "{tmp_path}"}}\nmonitor = {{directory = "{tmp_path}"}}\n')
+    return file
+
+
+def test_the_version_is_the_packages() -> None:
+    assert CliRunner().invoke(main, ["--version"]).output == f"omron-miner, version {__version__}\n"
+
+
+def test_an_unknown_command_is_asked_wrongly() -> None:
+    assert CliRunner().invoke(main, ["dance"]).exit_code == 2
+
+
+def test_right_constants_pass(config: Path) -> None:
+    done = CliRunner().invoke(main, ["check-constants", str(config)])
+    assert (done.exit_code, done.output) == (0, f"{config}: ok\n")
+
+
+def test_wrong_constants_end_with_2_and_a_message_on_stderr_that_names_the_key(config: Path) -> None:
+    config.write_text("[axon]\nprot = 8091\n")
+    done = CliRunner().invoke(main, ["check-constants", str(config)])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "axon.prot" in done.stderr
+    assert "  try: " in done.stderr
+
+
+def test_missing_constants_end_with_2(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["--config", str(tmp_path / "none.toml"), "monitor"])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "none.toml" in done.stderr
+
+
+def test_the_monitor_writes_both_files_and_prints_nothing_unless_asked(config: Path) -> None:
+    done = CliRunner().invoke(main, ["--config", str(config), "monitor"])
+    assert (done.exit_code, done.output) == (0, "")
+    assert json.loads((config.parent / "summary.json").read_text())["schema_version"] == 2
+    assert (config.parent / "summary.txt").read_text().splitlines()[0]
+
+
+def test_the_monitor_prints_what_it_writes(config: Path) -> None:
+    text = CliRunner().invoke(main, ["--config", str(config), "monitor", "--print"])
+    assert text.output == (config.parent / "summary.txt").read_text()
+    machine = CliRunner().invoke(main, ["--config", str(config), "monitor", "--json"])
+    assert machine.output == (config.parent / "summary.json").read_text()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root works as another user")
+def test_root_works_as_the_owner_of_the_logs(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the service user, in a directory with the sticky bit, could never replace what root wrote."""
+    os.chown(config.parent, 991, 992)
+    became: list[tuple[str, object]] = []
+    for name in ("setgroups", "setegid", "seteuid"):
+        monkeypatch.setattr(f"os.{name}", lambda who, name=name: became.append((name, who)))
+    assert CliRunner().invoke(main, ["--config", str(config), "monitor"]).exit_code == 0
+    assert became[:3] == [("setgroups", [992]), ("setegid", 992), ("seteuid", 991)]
+    assert became[3] == ("seteuid", 0)
+
+
+def test_text_and_json_at_once_is_asked_wrongly(config: Path) -> None:
+    assert CliRunner().invoke(main, ["--config", str(config), "monitor", "--print", "--json"]).exit_code == 2
+
+
+def test_missed_targets_do_not_fail_the_monitor_which_did_its_job(config: Path) -> None:
+    write_events(config.parent / "events.jsonl", [request(verified=False)])
+    assert CliRunner().invoke(main, ["--config", str(config), "monitor"]).exit_code == 0
+
+
+def test_a_summary_that_cannot_be_written_fails_with_one_message(config: Path) -> None:
+    (config.parent / "summary.json").mkdir()
+    done = CliRunner().invoke(main, ["--config", str(config), "monitor"])
+    assert done.exit_code == 1
+    assert done.stderr.splitlines()[0].startswith(f"error: cannot write {config.parent}/summary.json: ")
+    assert len(done.stderr.splitlines()) == 2
+
+
+def test_a_directory_that_is_not_there_fails_with_one_message(config: Path) -> None:
+    missing = config.parent / "missing"
+    config.write_text(f'monitor = {{directory = "{missing}"}}\n')
+    done = CliRunner().invoke(main, ["--config", str(config), "monitor"])
+    assert done.exit_code == 1
+    assert done.stderr.splitlines()[0].startswith(f"error: cannot use the history {missing}/monitor.sqlite: ")
+    assert len(done.stderr.splitlines()) == 2
+
+
+PROBE = """
+import json, re, sys
+from omron_miner.cli import main
+main(sys.argv[1:], standalone_mode=False)
+heavy = sorted({"bittensor", "ezkl", "numpy", "torch"} & set(sys.modules))
+peak = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]
+print(json.dumps({"heavy": heavy, "peak_kib": int(peak)}))
+"""
+
+
+def probe(config: Path, command: str) -> dict[str, Any]:
+    """What one run of a command costs, in a process of its own."""
+    arguments = [sys.executable, "-c", PROBE, "--config", str(config), command]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    cost: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return cost
+
+
+@pytest.mark.parametrize("command", ["monitor", "doctor"])
+def test_watching_loads_neither_bittensor_nor_ezkl_nor_numpy(config: Path, command: str) -> None:
+    assert probe(config, command)["heavy"] == []
+
+
+def test_a_run_of_the_monitor_needs_little_memory(config: Path) -> None:
+    write_events(config.parent / "events.jsonl", [request(request_id=str(number)) for number in range(2000)])
+    assert probe(config, "monitor")["peak_kib"] < 60_000  # about 38 000

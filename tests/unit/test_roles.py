@@ -1,0 +1,224 @@
+"""What roles say they take, their defaults, the documentation and the locks cannot drift apart."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.is_dir())
+SHARED: dict[str, Any] = yaml.safe_load((ROOT / "playbooks/group_vars/all.yml").read_text())
+TYPES: dict[str, type | tuple[type, ...]] = {
+    "bool": bool,
+    "int": int,
+    "float": (int, float),
+    "str": str,
+    "path": str,
+    "list": list,
+    "dict": dict,
+    "raw": object,
+}
+
+
+def read(role: str, path: str) -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "roles" / role / path).read_text()) or {}
+
+
+def options(role: str) -> dict[str, dict[str, Any]]:
+    spec = read(role, "meta/argument_specs.yml")["argument_specs"]["main"]
+    found: dict[str, dict[str, Any]] = spec["options"]
+    return found
+
+
+def yaml_files(role: str) -> list[Path]:
+    return sorted((ROOT / "roles" / role).rglob("*.yml"))
+
+
+def test_the_roles_of_the_house_are_there() -> None:
+    assert {"preflight", "swap", "shm", "cpu_governor", "pm2", "miner", "monitor"} <= set(ROLES)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_argument_specs_and_defaults_hold_the_same_variables(role: str) -> None:
+    required = {name for name, option in options(role).items() if option.get("required")}
+    assert set(options(role)) - required == set(read(role, "defaults/main.yml"))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_argument_specs_and_defaults_hold_the_same_values(role: str) -> None:
+    for name, default in read(role, "defaults/main.yml").items():
+        assert options(role)[name].get("default") == default, name
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_variable_is_typed_described_and_of_its_type(role: str) -> None:
+    defaults = read(role, "defaults/main.yml")
+    for name, option in options(role).items():
+        assert option.get("description"), name
+        assert option.get("type") in TYPES, name
+        if isinstance(value := defaults.get(name), str) and "{{" in value:
+            continue  # what it stands for is only known in a play
+        assert isinstance(value, TYPES[option["type"]]), name
+        assert option["type"] == "bool" or not isinstance(value, bool), name
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_has_a_switch_that_is_on_and_prefixes_what_it_takes(role: str) -> None:
+    assert options(role)[f"{role}_enabled"]["default"] is True
+    assert all(name.startswith(f"{role}_") for name in options(role))
+
+
+def expressions(node: Any, key: str = "") -> Iterator[str]:
+    """What Ansible evaluates in a task file: every string and key, but of texts for people only what is in braces."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield str(name)
+            yield from expressions(value, str(name))
+    elif isinstance(node, list):
+        for value in node:
+            yield from expressions(value, key)
+    elif isinstance(node, str) and key in {"name", "msg", "fail_msg", "success_msg"}:
+        yield from re.findall(r"\{[{%].*?[%}]\}", node, re.DOTALL)
+    else:
+        yield str(node)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_uses_no_other_roles_variables(role: str) -> None:
+    others = {name for other in ROLES if other != role for name in options(other)}
+    for path in yaml_files(role):
+        if path.parent.name != "meta":  # a description may name what another role takes
+            used = set(re.findall(r"\b[a-z_0-9]+\b", "\n".join(expressions(yaml.safe_load(path.read_text())))))
+            assert not others & used, path
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_shared_variable_that_a_role_uses_has_a_default(role: str) -> None:
+    for path in yaml_files(role):
+        used = set(re.findall(r"\bomron_[a-z0-9_]+\b", path.read_text())) - {"omron_miner"}
+        assert used <= set(SHARED), path
+
+
+def test_every_shared_variable_is_described() -> None:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs/generate_role_variables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    described = {
+        name: comment
+        for name, comment, _ in generate.shared_variables((ROOT / "playbooks/group_vars/all.yml").read_text())
+    }
+    assert set(described) == set(SHARED)
+    assert all(described.values()), described
+
+
+def test_the_documentation_is_what_the_specs_say() -> None:
+    command: list[str | Path] = [sys.executable, ROOT / "docs/generate_role_variables.py", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_ezkl_that_preflight_lets_through_is_pinned_by_a_lock_and_allowed_by_the_package() -> None:
+    package = ROOT / "files/miner"
+    default = SHARED["omron_ezkl_version"]
+    for lock in (package / "requirements.lock", ROOT / "requirements.lock"):
+        assert re.findall(r"^ezkl==(\S+) ", lock.read_text(), re.MULTILINE) == [default], lock
+    others = {path.stem.removeprefix("ezkl-"): path.read_text() for path in package.glob("ezkl-*.lock")}
+    for version, text in others.items():
+        assert re.fullmatch(rf"ezkl=={re.escape(version)}( \\\n    --hash=sha256:[0-9a-f]{{64}})+\n", text), version
+    plugin = (ROOT / "roles/preflight/filter_plugins/preflight_problems.py").read_text()
+    [names] = re.findall(r"^EZKL_VERSIONS = \(([^)]*)\)", plugin, re.MULTILINE)
+    assert {default, *others} == set(re.findall(r'"([^"]+)"', names))
+    dependencies = re.findall(r'"(ezkl[^"]+)"', (package / "pyproject.toml").read_text())
+    [requirement] = map(Requirement, dependencies)
+    published = ["21.0.3", "22.0.1", "22.1.7", "22.2.1", "22.2.4", "22.3.0", "23.0.2", "23.0.3", "23.0.5", "23.0.6"]
+    assert set(requirement.specifier.filter(published)) == {default, *others}
+
+
+def test_pm2s_locks_pin_every_file_by_checksum_and_name_no_registry() -> None:
+    files = ROOT / "roles/pm2/files"
+    pins = [line for line in (files / "requirements.lock").read_text().splitlines() if line and line[0] != "#"]
+    assert pins
+    assert all(re.fullmatch(r"\S+==\S+ --hash=sha256:[0-9a-f]{64}", pin) for pin in pins)
+    wanted = json.loads((files / "package.json").read_text())["dependencies"]
+    packages: dict[str, dict[str, Any]] = json.loads((files / "package-lock.json").read_text())["packages"]
+    assert packages.pop("")["dependencies"] == wanted
+    assert packages["node_modules/pm2"]["version"] == wanted["pm2"]
+    for name, package in packages.items():
+        assert package["integrity"].startswith("sha512-"), name
+        assert "resolved" not in package, name
+
+
+@pytest.mark.slow
+def test_an_inventorys_variables_win_over_the_shared_defaults(tmp_path: Path) -> None:
+    """Ansible alone lets a playbook's group_vars/all win over the variables of a group in an inventory file."""
+    inventory = tmp_path / "inventory"
+    inventory.write_text("[miners]\nhost\n[miners:vars]\nomron_network=finney\n[all:vars]\nomron_netuid=118\n")
+    command: list[str | Path] = [
+        BIN / "ansible-inventory",
+        "-i",
+        inventory,
+        "--playbook-dir",
+        ROOT / "playbooks",
+        "--host",
+        "host",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    seen = json.loads(done.stdout)
+    assert (seen["omron_network"], seen["omron_netuid"]) == ("finney", 118)
+    assert seen["omron_axon_port"] == 8091  # the defaults were there to be won over
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("on", "is the YAML boolean true"),
+        ("no", "is the YAML boolean false"),
+        ('"on"', "is not a size"),
+        ("16GB", "is not a size"),
+        ("1000000T", "more than the"),
+    ],
+)
+def test_the_shm_role_refuses_yamls_traps_before_it_changes_anything(tmp_path: Path, value: str, said: str) -> None:
+    variables = tmp_path / "variables.yml"
+    variables.write_text(f"shm_size: {value}\n")
+    playbook = tmp_path / "shm.yml"
+    playbook.write_text(
+        "- hosts: localhost\n  connection: local\n  gather_facts: true\n  roles: [shm]\n"
+        "  vars: {omron_state: /nonexistent}\n"
+    )
+    command: list[str | Path] = [
+        BIN / "ansible-playbook",
+        "-i",
+        "localhost,",
+        playbook,
+        "-e",
+        f"@{variables}",
+        "--check",
+    ]
+    environment = {
+        "PATH": f"{BIN}:/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": str(tmp_path),
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_FILTER_PLUGINS": str(ROOT / "playbooks/filter_plugins"),
+        "LANG": "C.UTF-8",
+    }
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert said in " ".join((done.stdout + done.stderr).split())
+    assert "shm : Read the live size" not in done.stdout
