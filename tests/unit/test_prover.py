@@ -310,10 +310,14 @@ def test_a_busy_pools_worn_worker_is_replaced_late_rather_than_beside_a_proof(ma
 def test_a_worker_that_dies_after_its_successor_did_is_replaced_at_once(make_pool: MakePool, lost: list[str]) -> None:
     pool = make_pool(recycle_after_tasks=1)
     old = worker_of(pool)
-    wait_until(lambda: len(psutil.Process().children()) >= 2)
-    for child in psutil.Process().children():
-        if child.pid != old and "spawn_main" in " ".join(child.cmdline()):
-            child.kill()
+
+    def successors() -> list[psutil.Process]:
+        children = [child for child in psutil.Process().children() if child.pid != old]
+        return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+    wait_until(lambda: bool(successors()))
+    for successor in successors():
+        successor.kill()
     wait_until(lambda: len(lost) == 1)
     os.kill(old, signal.SIGKILL)
     wait_until(lambda: len(lost) == 2)

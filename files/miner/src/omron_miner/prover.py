@@ -114,8 +114,14 @@ class _Worker:
     ready: bool = False
     pid: int = 0
     """0 until it is ready."""
+    start_failed: bool = False
     job: _Job | None = None
     jobs_done: int = 0
+
+    @property
+    def dead(self) -> bool:
+        """Its process is gone; or was, before it got ready, and pebble may have started another in its place."""
+        return self.start_failed or not self.pool.active
 
     @property
     def idle(self) -> bool:
@@ -261,7 +267,7 @@ class ProverPool:
         if job and now >= job.deadline:
             budget = job.deadline - job.submitted
             self._lose(worker, FailureKind.TIMEOUT, f"not proved within {budget:.1f} s; its worker was stopped")
-        elif not worker.pool.active:
+        elif worker.dead:
             detail = "a worker died" if worker.ready else "a worker did not start: see its error output"
             self._lose(worker, FailureKind.WORKER_CRASHED, detail)
         elif not worker.ready and now >= worker.begun + self._constants.prover.start_seconds:
@@ -445,7 +451,7 @@ class ProverPool:
         if successor is None:
             return
         overdue = time.monotonic() >= successor.begun + self._constants.prover.start_seconds
-        if not successor.pool.active or (overdue and not successor.ready):
+        if successor.dead or (overdue and not successor.ready):
             self._end(successor)
             self._successor, self._next_successor = None, time.monotonic() + _LONGEST_PAUSE_SECONDS
             self._on_worker_lost("a successor did not start; the worn worker goes on")
@@ -465,7 +471,8 @@ class ProverPool:
 
     def _welcome(self, worker: _Worker, done: Future[int]) -> None:
         if done.exception() is not None:
-            return  # `_check` finds the process gone
+            worker.start_failed = True
+            return
         worker.ready, worker.pid = True, done.result()
         self._failed_starts = 0
         if not self._all_ready.done() and self.capacity()["ready"] == worker_count(self._constants):
