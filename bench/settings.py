@@ -2,10 +2,11 @@
 
     .venv/bin/python bench/settings.py [--circuit tiny demo large] [--rounds 7] [--only NAME ...] [--json FILE|-]
 
-Each setting has a process of its own that stays; all prove in turn, one at a time, and a setting's ratio is taken to
-the plain process's proof of the same round. The first proof of each process is told apart and not in the ratios. Told
-are witness and prove together in wall-clock seconds and in CPU seconds (which other work on the machine disturbs less),
-page faults, and the memory the process keeps. Everything is in the page cache unless the setting says otherwise.
+Each setting has a process of its own that stays; all prove in turn, one at a time. Every proof with a setting has a
+plain one of the same inputs beside it, before it and after it by turns, and a setting's ratio is the median of such
+pairs; plain's own row holds each plain proof against the one before. First proofs are told apart and not in the ratios.
+Told are witness and prove together in wall-clock seconds and in CPU seconds (which other work on the machine disturbs
+less), page faults, and the memory the process keeps. Everything is in the page cache unless the setting says otherwise.
 
 `--at-a-time N` measures instead how many proofs a minute N processes make at a time, by how they share the cores.
 
@@ -200,20 +201,26 @@ def main(
 
 
 def one_by_one(bench: BenchCircuit, only: tuple[str, ...], rounds: int) -> dict[str, Any]:
-    """Each setting's proofs and their ratios to the plain ones of the same round."""
+    """Each setting's proofs and their ratios to the plain ones made just before or after."""
     wanted = {name: one for name, one in SETTINGS.items() if name == "plain" or not only or name in only}
     absent = [name for name, one in wanted.items() if one.library and not find_library(one.library)]
     for name in absent:
         say(f"{name} is left out: {wanted.pop(name).library} is not installed")
     show = progress(bench.name)
     with provers(bench, {name: (one, ()) for name, one in wanted.items()}) as running:
+        plain = running.pop("plain")
+        beside: dict[str, list[dict[str, float]]] = {name: [] for name in running}
         for turn in range(rounds + 1):
-            for name, one in running.items():
+            for number, (name, one) in enumerate(running.items()):
                 show(f"round {turn} of {rounds}, {name}")
-                one.begin(turn)
-                one.end()
-    plain = running["plain"].samples
-    told = {name: {"about": wanted[name].about, **_compared(one.samples, plain)} for name, one in running.items()}
+                for prover in (plain, one) if (turn + number) % 2 else (one, plain):
+                    prover.begin(turn)
+                    prover.end()
+                beside[name].append(plain.samples[-1])
+    # Plain beside itself: how far apart two equal proofs are, which no ratio below can be surer than.
+    compared = {"plain": _compared(plain.samples, [plain.samples[0], *plain.samples[:-1]])}
+    compared |= {name: _compared(one.samples, beside[name]) for name, one in running.items()}
+    told = {name: {"about": wanted[name].about, **one} for name, one in compared.items()}
     say(f"\n{bench.name}: witness + prove, {rounds} rounds")
     head = ["setting", "wall", "ratio", "(p25-p75)", "CPU", "ratio", "in kernel", "faults", "keeps", "first"]
     say_table(head, [_row(name, one) for name, one in told.items()])
@@ -231,6 +238,7 @@ def _compared(samples: list[dict[str, float]], plain: list[dict[str, float]]) ->
         "cpu_ratio": statistics.median(cpu),
         "first_wall_s": samples[0]["wall_s"],
         "samples": samples,
+        "plain_samples": plain,
     }
 
 
