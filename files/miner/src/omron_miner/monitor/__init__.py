@@ -17,6 +17,7 @@ from omron_miner.monitor.answers import answer
 from omron_miner.monitor.collect import LogReader
 from omron_miner.monitor.history import CHANGES, History, open_history
 from omron_miner.monitor.host import Counters, circuit_files, collect_host, read_versions
+from omron_miner.monitor.html import to_html
 from omron_miner.monitor.intake import take_in
 from omron_miner.monitor.model import Host, Summary, Versions
 from omron_miner.monitor.render import to_json, to_text, write_atomically
@@ -87,7 +88,7 @@ def write(summary: Summary, constants: Constants) -> None:
         "summary.json": to_json(summary),
         "summary.txt": to_text(summary),
         prometheus.FILE_NAME: prometheus.to_prometheus(summary),
-        # summary.html comes here
+        "summary.html": to_html(summary),
     }
     for name, text in files.items():
         try:

@@ -75,7 +75,7 @@ def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:
 def _head(summary: Summary) -> Iterator[str]:
     yield from _wrap(summary.verdict.text)
     yield (
-        f"{_time(summary.utc)} · {summary.host.name} · omron-miner {summary.version} · network {summary.network}"
+        f"{when(summary.utc)} · {summary.host.name} · omron-miner {summary.version} · network {summary.network}"
         f" · last {duration(summary.window_seconds)}"
     )
     for warning in summary.verdict.warnings:
@@ -89,7 +89,7 @@ def _targets(summary: Summary) -> Iterator[str]:
             (
                 target.name,
                 f"{target.comparison} {target.wanted:g} {target.unit}".rstrip(),
-                _measured(target),
+                measured(target),
                 str(target.over) if target.value is not None else "-",
                 _VERDICT_WORDS[target.verdict],
             )
@@ -101,7 +101,7 @@ def _targets(summary: Summary) -> Iterator[str]:
 def _alerts(summary: Summary) -> Iterator[str]:
     for alert in summary.alerts:
         if alert.firing:
-            yield from _wrap(f"ALERT {alert.name} since {_time(alert.since_utc)}: {alert.text}")
+            yield from _wrap(f"ALERT {alert.name} since {when(alert.since_utc)}: {alert.text}")
     for alert in summary.alerts:
         if alert.undelivered:
             yield from _wrap(f"alert {alert.name} could not be delivered: {alert.undelivered}")
@@ -137,7 +137,7 @@ def _failures(summary: Summary) -> Iterator[str]:
     requests = summary.requests
     if not requests.count:
         return
-    yield f"requests: {requests.count}, last at {_time(requests.last_utc)}"
+    yield f"requests: {requests.count}, last at {when(requests.last_utc)}"
     kinds = ", ".join(f"{kind} {count}" for kind, count in requests.failures.items())
     yield from _wrap(f"failures: {kinds or 'none'}")
     yield f"constant outputs: {requests.constant_outputs}"
@@ -200,7 +200,7 @@ def _miner(summary: Summary) -> Iterator[str]:
     else:
         yield (
             f"miner      up {duration(miner.uptime_seconds)}, pid {miner.pid},"
-            f" {_count(miner.processes, 'process', 'processes')}, {size(miner.resident_bytes)} resident,"
+            f" {counted(miner.processes, 'process', 'processes')}, {size(miner.resident_bytes)} resident,"
             f" {miner.cpu_cores:.2f} cores busy"
         )
     listening = {True: "listening", False: "not listening", None: "unknown"}[miner.port_listening]
@@ -217,15 +217,15 @@ def _host(summary: Summary) -> Iterator[str]:
         f"CPU        {cpu.percent:.0f} % of {cpu.count} cores, load {cpu.load_1min:.2f} (1 min)"
         f" {cpu.load_5min:.2f} (5 min) {cpu.load_15min:.2f} (15 min)"
     )
-    yield f"governor   {_governors(cpu.governors)}"
+    yield f"governor   {governors_in_words(cpu.governors)}"
     yield f"memory     {size(memory.available_bytes)} available of {size(memory.total_bytes)}"
     if disk is None:
         yield "RAM disk   unknown"
     else:
         used = f"{size(disk.used_bytes)} used of {size(disk.size_bytes)}"
         yield f"RAM disk   {disk.mount_point} ({disk.filesystem}): {used}"
-        yield f"sessions   {_sessions(disk.session_directory, disk.session_files, disk.session_bytes)}"
-    yield f"swap       {_swap(summary)}"
+        yield f"sessions   {sessions_in_words(disk.session_directory, disk.session_files, disk.session_bytes)}"
+    yield f"swap       {swap_in_words(summary)}"
     for mount in host.disks:
         yield f"disk       {mount.path}: {size(mount.free_bytes)} free of {size(mount.size_bytes)}"
     yield f"uptime     {duration(host.uptime_seconds)}"
@@ -235,7 +235,7 @@ def _errors(summary: Summary) -> Iterator[str]:
     if summary.last_errors:
         yield f"last errors ({min(_ERRORS_SHOWN, len(summary.last_errors))}, more in summary.json):"
     for error in summary.last_errors[:_ERRORS_SHOWN]:
-        yield from _wrap(f"{_time(error.utc)} {error.failure}: {error.circuit or 'unknown circuit'}: {error.detail}", 3)
+        yield from _wrap(f"{when(error.utc)} {error.failure}: {error.circuit or 'unknown circuit'}: {error.detail}", 3)
 
 
 def duration(seconds: float | None) -> str:
@@ -267,7 +267,8 @@ def percent(value: float | None) -> str:
     return "no data" if value is None else f"{floor(value * 100) / 100:g} %"
 
 
-def _measured(target: Target) -> str:
+def measured(target: Target) -> str:
+    """The target's value with its unit; ``no data`` for None."""
     if target.value is None:
         return "no data"
     return {"%": percent(target.value), "s": f"{target.value:.3f} s"}.get(target.unit, f"{target.value:g}")
@@ -293,26 +294,30 @@ def _p95(values: Stats | None) -> str:
     return "no data" if values is None else f"{values.p95:.3f} s"
 
 
-def _governors(governors: dict[str, str]) -> str:
+def governors_in_words(governors: dict[str, str]) -> str:
+    """``performance on 8 of 8 CPUs``."""
     if not governors:
         return "no cpufreq on this host"
     kinds = list(governors.values())
     return ", ".join(f"{kind} on {kinds.count(kind)} of {len(kinds)} CPUs" for kind in sorted(set(kinds)))
 
 
-def _sessions(directory: str, files: int | None, used_bytes: int | None) -> str:
+def sessions_in_words(directory: str, files: int | None, used_bytes: int | None) -> str:
+    """The session directory and how much lies in it."""
     return (
         f"{directory}: not there or not readable"
         if files is None
-        else f"{directory}: {_count(files, 'file', 'files')}, {size(used_bytes)}"
+        else f"{directory}: {counted(files, 'file', 'files')}, {size(used_bytes)}"
     )
 
 
-def _count(number: int | None, one: str, many: str) -> str:
+def counted(number: int | None, one: str, many: str) -> str:
+    """``1 file``, ``3 files``."""
     return f"{number} {one if number == 1 else many}"
 
 
-def _swap(summary: Summary) -> str:
+def swap_in_words(summary: Summary) -> str:
+    """Whether swap is on, and how much of it is used."""
     devices = summary.host.swap
     if devices is None:
         return "unknown: the kernel does not tell"
@@ -322,7 +327,8 @@ def _swap(summary: Summary) -> str:
     return f"ON: {size(used)} used of {size(total)} ({', '.join(device.name for device in devices)})"
 
 
-def _time(utc: str | None) -> str:
+def when(utc: str | None) -> str:
+    """``2026-01-05 12:00:00 UTC``; ``never`` for None."""
     return utc.replace("T", " ").replace("Z", " UTC") if utc else "never"
 
 

@@ -1,0 +1,398 @@
+"""The summary as one page, for a browser: summary.html.
+
+It needs nothing but itself: no script, no font, no picture from elsewhere, and its policy forbids the browser to fetch
+any. Hour, day and week are switched by radio buttons and ``summary.css``; printed, or in a browser too old for that,
+all three are shown. What the page says comes from the `Summary` alone, in the words of `render`, so that the three
+faces of a summary agree.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from omron_miner.monitor import charts
+from omron_miner.monitor.markup import Markup, code, facts, fold, joined, section, table, text
+from omron_miner.monitor.model import Verdict
+from omron_miner.monitor.plots import bullet
+from omron_miner.monitor.render import (
+    counted,
+    duration,
+    governors_in_words,
+    measured,
+    percent,
+    sessions_in_words,
+    size,
+    swap_in_words,
+    when,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from omron_miner.monitor.model import Alert, Answer, Cause, Requests, Stats, Summary, Target
+
+STYLE_FILE = Path(__file__).with_name("summary.css")
+"""Shipped with the package."""
+_SIGNS = {Verdict.MET: "✓", Verdict.MISSED: "✕", Verdict.NO_DATA: "–", Verdict.NOT_RUNNING: "■"}
+_WORDS = {Verdict.MET: "met", Verdict.MISSED: "missed", Verdict.NO_DATA: "no data"}
+_ICON_COLOURS = {
+    Verdict.MET: "#2a7d4f",
+    Verdict.MISSED: "#c0392b",
+    Verdict.NOT_RUNNING: "#c0392b",
+    Verdict.NO_DATA: "#8a8f98",
+}
+
+
+def to_html(summary: Summary) -> str:
+    """The page. Well-formed XML as well, except for its first line."""
+    spans = charts.spans_of(summary)
+    window = f"last {duration(summary.window_seconds)}"
+    sections = (
+        section("alerts", "Alerts", _alerts(summary)),
+        section("targets", "Targets", _targets(summary), window),
+        section("answers", "What is the cause?", _answers(summary)),
+        _switch(spans),
+        section("times", "Times", charts.times(summary, spans)),
+        section("spread", "How times are spread", charts.spread(summary), f"verified proofs of the {window}"),
+        section("requests", "Success and failures", _requests(summary, spans)),
+        section("host-over-time", "Host over time", charts.of_host(summary, spans)),
+        section("host", "Host now", _host(summary)),
+        section("versions", "Versions", _versions(summary)),
+        section("changes", "Changes of this host", _changes(summary)),
+        section("errors", "Last errors", _errors(summary), window),
+    )
+    return f"<!DOCTYPE html>\n{_page(summary, joined(sections))}\n"
+
+
+def _page(summary: Summary, body: Markup) -> str:
+    style = STYLE_FILE.read_text(encoding="utf-8")
+    digest = b64encode(sha256(style.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+    overall = summary.verdict.overall
+    headline, _, rest = summary.verdict.text.partition(": ")
+    icon = quote(
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">'
+        f'<circle cx="8" cy="8" r="7" fill="{_ICON_COLOURS[overall]}"/></svg>'
+    )
+    told = (
+        when(summary.utc),
+        summary.host.name,
+        f"omron-miner {summary.version}",
+        f"network {summary.network}",
+        f"last {duration(summary.window_seconds)}",
+    )
+    warnings = "".join(f"<li>{text(warning)}</li>" for warning in summary.verdict.warnings)
+    return f"""<html lang="en">
+<head>
+<meta charset="utf-8"/>
+<meta http-equiv="Content-Security-Policy" content="{policy}"/>
+<meta name="viewport" content="width=device-width, initial-scale=1"/>
+<meta name="color-scheme" content="light dark"/>
+<meta name="referrer" content="no-referrer"/>
+<title>{_SIGNS[overall]} {text(summary.host.name)} · {text(headline.lower())}</title>
+<link rel="icon" href="data:image/svg+xml,{icon}"/>
+<style>{style}</style>
+</head>
+<body>
+<header class="{overall.value}">
+<h1><span class="sign" aria-hidden="true">{_SIGNS[overall]}</span> {text(headline.capitalize())}</h1>
+<p class="lead">{text(rest)}</p>
+<p class="told">{" · ".join(text(one) for one in told)}</p>
+{f'<ul class="warnings" aria-label="Warnings">{warnings}</ul>' if warnings else ""}
+</header>
+<main>
+{body}</main>
+<footer>{_foot(summary)}</footer>
+</body>
+</html>"""
+
+
+def _switch(spans: list[charts.Span]) -> Markup:
+    """The radio buttons that choose the period of all plots over time. They stay in sight."""
+    buttons = "".join(
+        f'<label><input type="radio" name="period" id="show-{span.name}"{_CHECKED if span.name == "day" else ""}/>'
+        f"<span>{span.name}</span></label>"
+        for span in spans
+    )
+    return Markup(f'<fieldset class="switch"><legend>Plots over the last</legend>{buttons}</fieldset>\n')
+
+
+# --- verdict --------------------------------------------------------------------------------------------------------
+
+
+def _alerts(summary: Summary) -> Markup:
+    firing = [alert for alert in summary.alerts if alert.firing]
+    quiet = [alert for alert in summary.alerts if not alert.firing]
+    rows = "".join(
+        f'<li><b><span class="sign" aria-hidden="true">▲</span> {text(alert.name)}</b> {text(alert.text)}'
+        f"<small>since {text(when(alert.since_utc))}</small></li>"
+        for alert in firing
+    )
+    waiting = "".join(
+        f'<p class="note">The message about {text(alert.name)} could not be delivered: {text(alert.undelivered)}</p>'
+        for alert in summary.alerts
+        if alert.undelivered
+    )
+    watched = counted(len(quiet), "condition is watched and does not fire", "conditions are watched and do not fire")
+    return joined(
+        (
+            Markup(f'<ul class="firing">{rows}</ul>') if rows else Markup('<p class="calm">None fires.</p>'),
+            Markup(waiting),
+            fold(watched, table("Alerts that do not fire", ("alert", "state", "since"), map(_quiet, quiet))),
+        )
+    )
+
+
+def _quiet(alert: Alert) -> tuple[str, str, str]:
+    return alert.name, alert.text, f"cleared {when(alert.since_utc)}" if alert.since_utc else "never fired"
+
+
+def _targets(summary: Summary) -> Markup:
+    tiles = joined(_tile(target) for target in summary.verdict.targets)
+    return Markup(f'<ul class="tiles">{tiles}</ul>')
+
+
+def _tile(target: Target) -> Markup:
+    wanted = f"{target.comparison} {target.wanted:g} {target.unit}".rstrip()
+    over = "" if target.value is None else f", {target.over} over" if target.unit == "s" else f", {target.over} failed"
+    if target.name == "timeouts":
+        over = ""
+    bar = bullet(target.value, target.wanted) if target.unit == "s" and target.value is not None else ""
+    verdict = target.verdict
+    return Markup(
+        f'<li class="{verdict.value}"><span class="name">{text(target.name)}</span>'
+        f'<span class="measured">{text(measured(target))}</span>{bar}'
+        f'<span class="wanted">wanted {text(wanted)}{over}</span>'
+        f'<span class="verdict"><span class="sign" aria-hidden="true">{_SIGNS[verdict]}</span> {_WORDS[verdict]}</span>'
+        "</li>"
+    )
+
+
+def _answers(summary: Summary) -> Markup:
+    asked = joined(_answer(answer) for answer in summary.answers if answer.asked)
+    calm = facts(
+        "Questions without a sign of trouble",
+        [(answer.title, answer.symptom) for answer in summary.answers if not answer.asked],
+    )
+    return joined((asked, calm))
+
+
+def _answer(answer: Answer) -> Markup:
+    causes = "".join(f"<li>{_cause(cause)}</li>" for cause in answer.causes)
+    found = (
+        f"<ol>{causes}</ol>"
+        if causes
+        else f'<p>Nothing that is measured explains it.</p><p class="next">Next: {code(answer.command)}</p>'
+    )
+    return Markup(
+        f'<article><h3>{text(answer.title)}</h3><p class="symptom">{text(answer.symptom)}</p>{found}</article>'
+    )
+
+
+def _cause(cause: Cause) -> Markup:
+    evidence = "".join(f"<li>{text(one)}</li>" for one in cause.evidence)
+    return Markup(
+        f'<b>Likely: {text(cause.text)}</b><ul class="evidence">{evidence}</ul>'
+        f'<p class="next">Next: {code(cause.command)}</p>'
+    )
+
+
+# --- requests -------------------------------------------------------------------------------------------------------
+
+_OUTCOME = ("#requests", "#success", "#failed", "failures by kind", "#proof p95", "#overhead p95", "#total p95")
+
+
+def _requests(summary: Summary, spans: list[charts.Span]) -> Markup:
+    requests, window = summary.requests, f"last {duration(summary.window_seconds)}"
+    told = (
+        f"{counted(requests.count, 'request', 'requests')} in the {window}, {requests.succeeded} answered with a"
+        f" verified proof; the last one ended at {when(requests.last_utc)};"
+        f" constant outputs: {requests.constant_outputs}"
+        if requests.count
+        else f"No request in the {window}."
+    )
+    kinds = [
+        (kind, str(count), percent(100.0 * count / requests.count) if requests.count else "no data")
+        for kind, count in requests.failures.items()
+    ]
+    by_kind = table(f"By kind, {window}", ("failure", "#requests", "#of all"), kinds) or Markup(
+        f'<p class="calm">{"No failure" if requests.count else "No data"} in the {window}.</p>'
+    )
+    circuits = [(one.circuit or "unknown circuit", *_outcome(one.requests)) for one in summary.circuits]
+    validators = [
+        (code(one.validator_hotkey) if one.validator_hotkey else "others", *_outcome(one.requests))
+        for one in summary.validators
+    ]
+    return joined(
+        (
+            Markup(f'<p class="told">{text(told)}</p>'),
+            Markup(f'<div class="beside"><div>{charts.requests(spans)}</div><div>{by_kind}</div></div>'),
+            table(f"By circuit, {window}", ("circuit", *_OUTCOME), circuits, "wide"),
+            table(f"By validator, {window}", ("validator", *_OUTCOME), validators, "wide"),
+        )
+    )
+
+
+def _outcome(requests: Requests) -> tuple[str, ...]:
+    return (
+        str(requests.count),
+        percent(requests.success_percent),
+        str(requests.count - requests.succeeded),
+        ", ".join(f"{kind} {count}" for kind, count in requests.failures.items()) or "none",
+        _p95(requests.proof_seconds),
+        _p95(requests.overhead_seconds),
+        _p95(requests.total_seconds),
+    )
+
+
+def _p95(stats: Stats | None) -> str:
+    return "no data" if stats is None else f"{stats.p95:.3f} s"
+
+
+def _errors(summary: Summary) -> Markup:
+    rows = [
+        (
+            when(error.utc),
+            error.failure,
+            error.detail,
+            error.circuit or "unknown circuit",
+            code(error.validator_hotkey) if error.validator_hotkey else "unknown",
+            code(error.request_id),
+        )
+        for error in summary.last_errors
+    ]
+    header = ("when", "failure", "what was logged", "circuit", "validator", "request")
+    return table("The newest first", header, rows, "wide") or Markup('<p class="calm">None.</p>')
+
+
+# --- host -----------------------------------------------------------------------------------------------------------
+
+
+def _host(summary: Summary) -> Markup:
+    miner = summary.host.miner
+    processes = table(
+        "The miner's processes",
+        ("pid", "role", "#resident", "#up"),
+        [
+            (str(one.pid), one.role, size(one.resident_bytes), duration(one.uptime_seconds))
+            for one in (miner.by_process if miner else [])
+        ],
+    )
+    labels = {one.circuit_id: one.circuit for one in summary.circuits if one.circuit}
+    keys = table(
+        "Proving keys on this host",
+        ("circuit", "#proving key"),
+        [
+            (labels.get(circuit_id) or code(circuit_id), size(key))
+            for circuit_id, key in summary.host.circuit_keys_bytes.items()
+        ],
+    )
+    both = f'<div class="beside"><div>{processes}</div><div>{keys}</div></div>' if processes or keys else ""
+    return joined((facts("Host", _knobs(summary)), Markup(both)))
+
+
+def _knobs(summary: Summary) -> Iterator[tuple[str, str]]:
+    yield from _miner_facts(summary)
+    host = summary.host
+    cpu, memory, disk, pressure = host.cpu, host.memory, host.ram_disk, host.pressure
+    shares = [
+        f"{name} {value:.0f} %"
+        for name, value in (
+            ("miner", cpu.miner_percent),
+            ("waiting for disks", cpu.iowait_percent),
+            ("taken by the hypervisor", cpu.steal_percent),
+        )
+        if value is not None
+    ]
+    measured_over = f", over {duration(cpu.measured_seconds)}" if cpu.measured_seconds else ""
+    yield (
+        "processors",
+        f"{cpu.percent:.0f} % of {cpu.count} cores busy ({', '.join(shares) or 'by whom is unknown'}{measured_over})",
+    )
+    yield "load", f"{cpu.load_1min:.2f} (1 min), {cpu.load_5min:.2f} (5 min), {cpu.load_15min:.2f} (15 min)"
+    yield "governor", governors_in_words(cpu.governors)
+    yield "memory", f"{size(memory.available_bytes)} available of {size(memory.total_bytes)}"
+    yield "swap", swap_in_words(summary)
+    waits = [
+        f"{name} {value:.1f} %"
+        for name, value in (
+            ("processors", pressure.cpu_percent),
+            ("memory", pressure.memory_percent),
+            ("disks", pressure.io_percent),
+        )
+        if value is not None
+    ]
+    yield "tasks waited for", f"{', '.join(waits)} of the last 5 min" if waits else "unknown"
+    if disk is None:
+        yield "RAM disk", "unknown"
+    else:
+        used = f"{size(disk.used_bytes)} used of {size(disk.size_bytes)}"
+        yield "RAM disk", f"{disk.mount_point} ({disk.filesystem}, {','.join(disk.options)}): {used}"
+        oldest = disk.oldest_session_file_seconds
+        age = "" if oldest is None else f", the oldest {duration(oldest)} old"
+        yield "sessions", sessions_in_words(disk.session_directory, disk.session_files, disk.session_bytes) + age
+    for mount in host.disks:
+        yield "disk", f"{mount.path}: {size(mount.free_bytes)} free of {size(mount.size_bytes)}"
+    synchronized = {True: "synchronised", False: "NOT synchronised", None: "unknown whether it is synchronised"}
+    step = f", set by {host.clock.step_seconds:+.1f} s since the last look" if host.clock.step_seconds else ""
+    yield "clock", synchronized[host.clock.synchronized] + step
+    yield "up", duration(host.uptime_seconds)
+
+
+def _miner_facts(summary: Summary) -> Iterator[tuple[str, str]]:
+    miner, process = summary.miner, summary.host.miner
+    if miner.pid is None:
+        yield "miner", "no process"
+    else:
+        yield (
+            "miner",
+            f"up {duration(miner.uptime_seconds)}, pid {miner.pid}, {counted(miner.processes, 'process', 'processes')},"
+            f" {size(miner.resident_bytes)} resident, {miner.cpu_cores:.2f} cores busy",
+        )
+    if process and process.read_bytes_per_second is not None:
+        yield "reads from disk", f"{size(process.read_bytes_per_second)} a second"
+    listening = {True: "listening", False: "NOT listening", None: "unknown"}[miner.port_listening]
+    yield "port", f"{miner.port} {listening}"
+    last = f"; its log's last word is '{miner.last_life}', {when(miner.last_life_utc)}" if miner.last_life else ""
+    yield (
+        "in the window",
+        f"restarts {miner.restarts}, of them crashes {miner.crashes}, workers lost {miner.workers_lost}{last}",
+    )
+
+
+def _versions(summary: Summary) -> Markup:
+    versions = summary.versions
+    return facts(
+        "Versions",
+        (
+            ("omron-miner", versions.omron_miner),
+            ("EZKL", versions.ezkl or "not installed"),
+            ("bittensor", versions.bittensor or "not installed"),
+            ("Python", versions.python),
+            ("kernel", versions.kernel),
+            ("system", versions.system or "unknown"),
+        ),
+    )
+
+
+def _changes(summary: Summary) -> Markup:
+    rows = [(when(change.utc), change.what, change.before, change.after) for change in summary.changes]
+    header = ("when", "what", "before", "after")
+    return table("The newest first", header, rows) or Markup('<p class="calm">None that is known of.</p>')
+
+
+def _foot(summary: Summary) -> Markup:
+    log = summary.log
+    return Markup(
+        f"<p>Read from {code(log.path)}: {counted(log.total_events, 'event', 'events')} since the history was begun;"
+        f" it reaches back {duration(summary.history_seconds)}. Times are those of requests whose proof verified.</p>"
+        "<p>Written anew every minute. Is the time above older than that, see "
+        f"{code('systemctl status omron-miner-monitor.timer')}. For programs: {code('summary.json')}.</p>"
+    )
+
+
+_CHECKED = ' checked="checked"'
