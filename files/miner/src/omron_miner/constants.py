@@ -54,6 +54,11 @@ class Access(_Section):
     minimum_stake: float = Field(1024.0, ge=0, description="stake below which a hotkey is refused")
     require_validator_permit: bool = Field(True, description="refuse hotkeys without a validator permit")
     max_body_bytes: int = Field(1_048_576, ge=1024, description="larger request bodies are refused unread (413)")
+    max_body_depth: int = Field(32, ge=8, le=128, description="JSON nested deeper than this is refused (422)")
+    requests_in_progress: int = Field(64, ge=0, description="of one hotkey at a time, more are refused (429); 0: any")
+    requests_per_minute: int = Field(600, ge=0, description="of one hotkey, more are refused (429); 0: any")
+    nonce_back_seconds: Seconds = Field(4.0, description="signed HTTP requests older than this are refused (401)")
+    nonce_ahead_seconds: Seconds = Field(2.0, description="how far a caller's clock may be ahead of ours there")
 
 
 class Wallet(_Section):

@@ -18,18 +18,30 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from types import FrameType
-from typing import Any, Tuple  # noqa: UP035  the SDK compares a blacklist's annotation with typing's Tuple
+from typing import Any, Tuple, TypeVar  # noqa: UP035  the SDK compares a blacklist's annotation with typing's Tuple
 
+from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
-from omron_miner.axon_server import AxonServer, ServedRequest, current_request
+from omron_miner.allowance import Allowances
+from omron_miner.axon_server import TOO_DEEP, AxonServer, ServedRequest, current_request, too_deep
 from omron_miner.chain import Chain, ChainWatch, open_chain
 from omron_miner.circuit import Circuit, Number, validate_inputs
 from omron_miner.circuit_store import CircuitStore
 from omron_miner.constants import Access, Constants
 from omron_miner.errors import CircuitError, InputError, OmronError, SrsError
 from omron_miner.events import EventLog, FailureKind, RequestEvent, Timings
-from omron_miner.protocol import ProofOfWeightsSynapse, QueryForCapacities, QueryZkProof
+from omron_miner.http_transport import HttpTransport, Refusal, Reply, SeenNonces
+from omron_miner.protocol import (
+    CAPACITIES_ROUTE,
+    DSPERSE_ROUTE,
+    CompetitionBody,
+    ProofOfWeightsBody,
+    ProofOfWeightsSynapse,
+    QueryForCapacities,
+    QueryZkProof,
+    QueryZkProofBody,
+)
 from omron_miner.prover import ProverPool
 from omron_miner.session_storage import SessionStorage
 from omron_miner.srs import check_srs
@@ -46,7 +58,16 @@ REPLIES = {
 """What a caller reads instead of a proof. Only what the request itself caused is told in detail."""
 OTHER_REPLY = "An error occurred"
 EMPTY_INPUT = "Empty query input"
+EMPTY_WEIGHTS = "Empty input for proof of weights"
+HTTP_STATUS = {
+    FailureKind.BAD_INPUT: 422,
+    FailureKind.UNKNOWN_CIRCUIT: 422,
+    FailureKind.QUEUE_FULL: 503,
+    FailureKind.STOPPING: 503,
+}
+"""The signed HTTP transport's statuses; 500 for the rest. Its validators leave a score alone unless it is 200."""
 
+_Body = TypeVar("_Body", bound=BaseModel)
 _SAME_OUTPUT = 1e-4
 """Validators call outputs constant when they are all this close (PROTOCOL's competition rule)."""
 _REFUSAL_LINE_SECONDS = 60.0
@@ -137,10 +158,22 @@ class MinerSession:
         self._constant_outputs = ConstantOutputs()
         self._refusals = _Refusals(events.lines)
         self._stopping = False
-        self.server = AxonServer(wallet, constants.axon, constants.access.max_body_bytes, self._done)
+        access = constants.access
+        self._allowances = Allowances(access.requests_in_progress, access.requests_per_minute)
+        self.server = AxonServer(wallet, constants.axon, access, self._admit, self._done)
         self.server.attach(self.query_zk_proof, self._blacklist_for(QueryZkProof))
         self.server.attach(self.proof_of_weights, self._blacklist_for(ProofOfWeightsSynapse))
         self.server.attach(self.query_for_capacities, self._blacklist_for(QueryForCapacities))
+        routes = {
+            QueryZkProofBody.name: self.http_query_zk_proof,
+            ProofOfWeightsBody.name: self.http_proof_of_weights,
+            CAPACITIES_ROUTE: self.http_capacities,
+            CompetitionBody.name: self.http_competition,
+            DSPERSE_ROUTE: self.http_dsperse,
+        }
+        handlers = {f"/{route}": handler for route, handler in routes.items()}
+        nonces = SeenNonces(access.nonce_back_seconds, access.nonce_ahead_seconds)
+        self.server.mount(handlers, HttpTransport(self._hotkey, self._refusal, self._admit, nonces, handlers))
 
     def start(self) -> None:
         """Listens. The pool must be warm and `server.open` done. Raises OmronError when the server does not start."""
@@ -184,8 +217,50 @@ class MinerSession:
 
     async def query_for_capacities(self, synapse: QueryForCapacities) -> QueryForCapacities:
         """Each circuit's compute units: proofs made at the same time. Validators only log it."""
+        return QueryForCapacities(capacities=await self._capacities())
+
+    async def http_query_zk_proof(self, body: bytes) -> Reply:
+        """A proof of computation over signed HTTP. Raises Refusal when the body is another's."""
+        asked = self._parse(QueryZkProofBody, body)
+        result = await self._answer(asked.name, asked.model_id, asked.query_input)
+        if result.verified:
+            return Reply(200, {"proof": result.proof, "public_signals": result.public_signals})
+        return _http_failure(result, "" if asked.query_input else EMPTY_INPUT)
+
+    async def http_proof_of_weights(self, body: bytes) -> Reply:
+        """A proof of weights over signed HTTP. Raises Refusal when the body is another's."""
+        asked = self._parse(ProofOfWeightsBody, body)
+        result = await self._answer(asked.name, asked.verification_key_hash, asked.inputs)
+        if result.verified:  # inputs as above: validators never look at ours
+            return Reply(200, {"inputs": {}, "proof": result.proof, "public_signals": result.public_signals})
+        return _http_failure(result, "" if asked.inputs else EMPTY_WEIGHTS)
+
+    async def http_capacities(self, _body: bytes) -> Reply:
+        """As `query_for_capacities`."""
+        return Reply(200, await self._capacities())
+
+    async def http_competition(self, body: bytes) -> Reply:
+        """This miner takes part in no competition; said as upstream's does that has nothing to show."""
+        asked = self._parse(CompetitionBody, body)
+        return Reply(503, {"error": "Circuit manager not initialized", **asked.model_dump()})
+
+    async def http_dsperse(self, _body: bytes) -> Reply:
+        """None of the circuits is cut into slices."""
+        return Reply(501, {"error": "This miner proves no slices"})
+
+    def _parse(self, kind: type[_Body], body: bytes) -> _Body:
+        try:
+            asked = kind.model_validate_json(body)
+        except ValidationError as error:
+            where = ", ".join(sorted({".".join(map(str, one["loc"][:1])) or "body" for one in error.errors()}))
+            raise Refusal(422, f"The request does not fit its route: {where}") from None
+        if too_deep(body, vars(asked), self._constants.access.max_body_depth):
+            raise Refusal(422, TOO_DEEP)
+        return asked
+
+    async def _capacities(self) -> dict[str, int]:
         ids = await asyncio.to_thread(self._store.ids)
-        return QueryForCapacities(capacities=dict.fromkeys(ids, self._pool.capacity()["workers"]))
+        return dict.fromkeys(ids, self._pool.capacity()["workers"])
 
     async def _answer(self, synapse: str, circuit_id: object, inputs: object) -> ProofResult:
         """Admits, proves, and leaves the outcome with the request. Never raises for what a request can cause."""
@@ -231,20 +306,31 @@ class MinerSession:
 
         async def blacklist(synapse: Any) -> Tuple[bool, str]:  # noqa: UP006
             request = current_request()
-            try:
-                request.hotkey = str(synapse.dendrite.hotkey or "")
-                reason = refusal(self._chain, self._constants.access, self._hotkey, synapse.dendrite.hotkey)
-            except Exception:
-                self._events.lines.exception("The blacklist failed; the request is refused")
-                reason = "Not allowed"
+            request.hotkey = str(synapse.dendrite.hotkey or "")
+            reason = self._refusal(request.hotkey)
             request.refusal = reason or ""
             return reason is not None, reason or ""
 
         blacklist.__annotations__["synapse"] = synapse_class
         return blacklist
 
+    def _refusal(self, hotkey: str) -> str | None:
+        try:
+            return refusal(self._chain, self._constants.access, self._hotkey, hotkey)
+        except Exception:
+            self._events.lines.exception("The blacklist failed; the request is refused")
+            return "Not allowed"
+
+    def _admit(self, request: ServedRequest) -> str | None:
+        """Takes it from its hotkey's allowance, until it is done; says why when that is used up."""
+        why = self._allowances.take(request.hotkey)
+        request.admitted = why is None
+        return why
+
     def _done(self, request: ServedRequest) -> None:
         """Writes what became of a request, after its answer was sent."""
+        if request.admitted:
+            self._allowances.give_back(request.hotkey)
         outcome: _Outcome | None = request.outcome
         if outcome is None:
             if request.status >= 400:
@@ -275,6 +361,16 @@ class MinerSession:
                 constant_output=constant,
             )
         )
+
+
+def _http_failure(result: ProofResult, nothing_given: str) -> Reply:
+    """Upstream's words with its status; `nothing_given` when the request had no inputs."""
+    failure = result.failure or FailureKind.INTERNAL_ERROR
+    if nothing_given:
+        return Reply(422, nothing_given)
+    if failure is FailureKind.UNKNOWN_CIRCUIT:
+        return Reply(422, f"Invalid circuit ID: {result.circuit_id[:64]}")
+    return Reply(HTTP_STATUS.get(failure, 500), REPLIES.get(failure, OTHER_REPLY).format(detail=result.detail))
 
 
 def _failed(circuit_id: str, failure: FailureKind, detail: str) -> ProofResult:

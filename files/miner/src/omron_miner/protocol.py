@@ -1,4 +1,4 @@
-"""The messages validators send and what they get back, nothing else.
+"""The messages validators send and what they get back, nothing else. Two sets: the SDK's synapses, and plain bodies.
 
 Class names are routes and field names are JSON keys: both are the subnet's, change neither. bittensor reads the
 classes' annotations at run time, so they are real objects here and not strings (no ``from __future__``).
@@ -6,9 +6,10 @@ classes' annotations at run time, so they are real objects here and not strings 
 
 import logging
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
 import bittensor
+from pydantic import BaseModel, ConfigDict
 
 # bittensor writes to stdout, at WARNING, lines for every request refused and every call that failed. We say both
 # ourselves, where they belong. Here, because every other module that talks bittensor's wire imports this one.
@@ -60,3 +61,41 @@ class QueryForCapacities(_Synapse):
     """What this miner can do: circuit id to compute units."""
 
     capacities: dict[str, int] | None = None
+
+
+class _Body(BaseModel):
+    """The body of a signed HTTP request. `name` is its route."""
+
+    model_config = ConfigDict(protected_namespaces=())  # the subnet calls a circuit's id `model_id`
+
+
+class QueryZkProofBody(_Body):
+    """As `QueryZkProof`; answered with ``{"proof": ..., "public_signals": ...}``."""
+
+    name: ClassVar = "query-zk-proof"
+    model_id: str | None = None
+    query_input: dict[str, Any] | None = None
+    """The inputs themselves: name to values."""
+
+
+class ProofOfWeightsBody(_Body):
+    """As `ProofOfWeightsSynapse`; answered with ``{"inputs": ..., "proof": ..., "public_signals": ...}``."""
+
+    name: ClassVar = "proof-of-weights"
+    verification_key_hash: str
+    proof_system: WireProofSystem = WireProofSystem.CIRCOM
+    inputs: dict[str, Any]
+
+
+class CompetitionBody(_Body):
+    """Asks for the competition circuit's files; answered with the same and `commitment` or `error`."""
+
+    name: ClassVar = "competition"
+    id: int
+    hash: str
+    file_name: str
+
+
+CAPACITIES_ROUTE = "capacities"
+"""Its body says nothing; answered with circuit id to compute units."""
+DSPERSE_ROUTE = "dsperse-proof-generation"
