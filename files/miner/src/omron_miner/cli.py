@@ -378,6 +378,61 @@ def circuit_check_command(
     click.echo(json.dumps(asdict(checked)) if as_json else f"{circuit.label}: ok, proved and verified")
 
 
+@circuit_group.command("evaluate")
+@click.argument("directory", type=path_argument)
+@click.option("--model", type=path_argument, required=True, help="The competition's baseline, an ONNX model.")
+@click.option("--inputs", type=path_argument, help="File or folder of inputs (.npy, .json).  [default: noise]")
+@click.option("--count", type=click.IntRange(1), default=100, show_default=True, help="Inputs to run it on.")
+@click.option("--proofs", type=click.IntRange(1), default=10, show_default=True, help="How many of them to prove.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws the inputs and the proofs.")
+@click.option("--reference", type=path_argument, help="JSON report of the circuit to beat.  [default: none]")
+@click.option(
+    "--setup-seconds", type=click.FloatRange(0, min_open=True), default=300.0, show_default=True, help="Time for keys."
+)
+@click.option(
+    "--setup-gib", type=click.FloatRange(1), default=16.0, show_default=True, help="Address space for making keys."
+)
+@click.option(
+    "--step-seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=300.0,
+    show_default=True,
+    help="Time for each witness, proof and verification.",
+)
+@as_json
+@click.pass_context
+def circuit_evaluate_command(
+    context: click.Context,
+    directory: Path,
+    model: Path,
+    inputs: Path | None,
+    count: int,
+    proofs: int,
+    seed: int,
+    reference: Path | None,
+    setup_seconds: float,
+    setup_gib: float,
+    step_seconds: float,
+    as_json: bool,
+) -> None:
+    """Evaluate a competition circuit as validators do; exit 1 when they would reject it.
+
+    DIRECTORY holds model.compiled and settings.json; the keys are made anew elsewhere.
+    """
+    import signal
+
+    from omron_miner.circuit_evaluate import Limits, Plan, evaluate, to_json, to_text
+
+    if proofs > count:
+        raise click.UsageError(f"--proofs {proofs} is more than --count {count}")
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # so that temporary folders go
+    limits = Limits(setup_seconds, int(setup_gib * (1 << 30)), step_seconds)
+    plan = Plan(directory, model, inputs, count, proofs, seed, reference, limits)
+    report = evaluate(plan, constants_of(context), _progress)
+    click.echo(to_json(report) if as_json else to_text(report), nl=as_json)
+    context.exit(1 if report.refusal else 0)
+
+
 def _progress(text: str) -> None:
     click.echo(text, err=True)
 

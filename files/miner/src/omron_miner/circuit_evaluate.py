@@ -1,0 +1,614 @@
+"""Evaluates a competition circuit as validators do, and says what they would conclude.
+
+A folder with ``model.compiled`` and ``settings.json`` is all that validators fetch. They make its keys within limits of
+time and memory, run it on inputs of theirs, prove some of these, and compare the outputs with the baseline model's.
+So does this room, each EZKL step in a process of its own. The formula is `competition_score`'s, the inputs are
+`competition_inputs`'. Nothing in the folder is changed, and the keys made here are thrown away.
+
+Not for building circuits, nor for circuits that are served: those have keys and are checked by `circuit_build`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+
+from omron_miner import circuit as files
+from omron_miner import competition_inputs, competition_score
+from omron_miner.circuit import Circuit, ezkl_version, load_circuit
+from omron_miner.competition_score import Conclusion, Run, Score, Standing
+from omron_miner.errors import CircuitError, ConfigError, OmronError
+from omron_miner.isolated import ProcessLostError
+from omron_miner.isolated import run as run_isolated
+from omron_miner.proof_handlers.base import ProofError, VerificationError
+from omron_miner.session_storage import SessionStorage
+from omron_miner.srs import check_srs, ensure_srs, srs_path, test_marker
+
+if TYPE_CHECKING:
+    from omron_miner.competition_inputs import Array
+    from omron_miner.constants import Constants
+
+Say = Callable[[str], None]
+
+SCHEMA_VERSION = 1
+"""Of the JSON report; raised when a key is renamed, removed or changes its meaning."""
+_DECLARED = {"input_visibility": "Private", "output_visibility": "Public", "param_visibility": "Private"}
+"""What a competition declares of the run args; validators do not enforce it (protocol, section 6)."""
+_LONGEST_DETAIL = 300
+_WORK_NAME = re.compile(r"evaluate-(?P<pid>\d+)-\w+")
+_TELL_EVERY = 10
+"""Witness-only runs between two lines of progress."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Beyond these a validator gives up (protocol, section 6)."""
+
+    setup_seconds: float = 300.0
+    setup_bytes: int = 16 << 30
+    """Of address space, RLIMIT_AS; validators may set another (SUBNET_2_EZKL_SETUP_MEMORY_GB)."""
+    step_seconds: float = 300.0
+    """Each witness, proof and verification."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to evaluate, against what, and how much of it."""
+
+    directory: Path
+    model: Path
+    """The baseline, an ONNX file of one float input."""
+    inputs: Path | None = None
+    """A file or folder of inputs; None: noise, as validators do without photos."""
+    count: int = competition_score.EVALUATIONS
+    proofs: int = competition_score.PROOF_EVALUATIONS
+    seed: int = 0
+    reference: Path | None = None
+    """The JSON report of another circuit's evaluation."""
+    limits: Limits = Limits()
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How making the keys went; `failure` says why there are none that fit, empty when it went well."""
+
+    seconds: float | None
+    peak_memory_bytes: int | None
+    """Resident. What is limited is address space, which is more."""
+    pk_bytes: int | None
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """An evaluation; `to_json` and `to_text` show it."""
+
+    plan: Plan
+    model_sha256: str
+    """Of model.compiled: what a miner commits to on chain."""
+    logrows: int
+    num_rows: int
+    setup: Setup
+    runs: list[Run]
+    conclusion: Conclusion | None
+    """None when there are no keys, so that nothing was run."""
+    reference: Standing | None
+    score: Score | None
+    """None when the circuit is refused: a validator counts 0."""
+    notes: list[str]
+
+    @property
+    def refusal(self) -> str:
+        """Why a validator would refuse it; empty when it would not."""
+        if self.conclusion is None:
+            return f"setup fails: {self.setup.failure}"
+        return self.conclusion.refusal
+
+    @property
+    def verdict(self) -> str:
+        """The one line that matters."""
+        if self.score is None:
+            return f"REJECTED, score 0: {self.refusal}"
+        if self.reference is None:
+            return f"ACCEPTED, score {self.score.score:.4f} with no reference to compare with"
+        said = "a new best" if self.score.new_best else "not a new best"
+        need = f"more than {competition_score.NEW_BEST_FACTOR:g} is"
+        return f"ACCEPTED, score {self.score.score:.4f} against the reference's 1: {said} ({need})"
+
+
+def evaluate(plan: Plan, constants: Constants, say: Say = print) -> Report:
+    """Makes keys, runs and proves, and concludes. Progress goes to `say`.
+
+    A circuit that a validator would refuse is a report with a `refusal`, not an error. Raises ConfigError when the
+    folder, the model, the inputs or the reference cannot be used at all, CircuitError or SrsError when this host
+    cannot evaluate.
+    """
+    logrows = _check_folder(plan.directory)
+    reference = read_reference(plan.reference) if plan.reference else None
+    baseline = _Baseline(plan.model)
+    samples = competition_inputs.read_inputs(plan.inputs, baseline.shape) if plan.inputs else None
+    inputs = competition_inputs.draw(samples, baseline.shape, plan.count, plan.seed)
+    drawn = frozenset(random.Random(plan.seed).sample(range(plan.count), plan.proofs))  # noqa: S311  a draw, no secret
+    say(f"baseline {plan.model.name} on {plan.count} inputs ...")
+    expected = [baseline.outputs(one) for one in inputs]
+    with _work_folder(constants) as place:
+        folder = _stage(plan.directory, place)
+        setup = _set_up(folder, logrows, constants, plan.limits, say)
+        circuit, setup = _load(folder, setup)
+        if circuit:
+            _check_sizes(circuit, baseline)
+        runs = _run_all(circuit, inputs, drawn, constants, plan.limits, say) if circuit else []
+    conclusion = competition_score.conclude(runs, expected) if circuit else None
+    accepted = conclusion.standing if conclusion and not conclusion.refusal else None
+    return Report(
+        plan=plan,
+        model_sha256=folder.name.removeprefix(files.FOLDER_PREFIX),
+        logrows=logrows,
+        num_rows=circuit.settings.num_rows if circuit else 0,
+        setup=setup,
+        runs=runs,
+        conclusion=conclusion,
+        reference=reference,
+        score=competition_score.score(accepted, reference) if accepted else None,
+        notes=_notes(plan, circuit, conclusion, srs_path(constants.circuits.srs_directory, logrows)),
+    )
+
+
+def read_reference(path: Path) -> Standing:
+    """The standing in an earlier evaluation's JSON. Raises ConfigError when it is none, or of a refused circuit."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"schema_version {content['schema_version']}, known is {SCHEMA_VERSION}")
+        if not content["accepted"]:
+            raise ConfigError(f"the reference {path} was rejected itself", "name the report of an accepted circuit")
+        standing = Standing(*(float(content["standing"][key]) for key in ("accuracy", "proof_bytes", "response_s")))
+        if not all(0 < value < float("inf") for value in asdict(standing).values()):
+            raise ValueError(f"a standing of {standing}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path} is not the report of an evaluation: {error!r}", "circuit evaluate --json prints one"
+        ) from error
+    return standing
+
+
+def to_json(report: Report) -> str:
+    """The report for a machine; docs/circuit-evaluate.md explains each key."""
+    plan, conclusion, score = report.plan, report.conclusion, report.score
+    accuracies = conclusion.accuracies if conclusion else []
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "accepted": score is not None,
+        "verdict": report.verdict,
+        "score": score.score if score else 0.0,
+        "relative_score": score.relative_score if score else 0.0,
+        "new_best": score is not None and score.new_best,
+        "standing": asdict(conclusion.standing) if conclusion and conclusion.standing else None,
+        "reference": asdict(report.reference) if report.reference else None,
+        "circuit": {
+            "directory": str(plan.directory),
+            "model_sha256": report.model_sha256,
+            "ezkl_version": ezkl_version(),
+            "logrows": report.logrows,
+            "num_rows": report.num_rows,
+        },
+        "baseline": str(plan.model),
+        "inputs": str(plan.inputs) if plan.inputs else None,
+        "count": plan.count,
+        "proofs": plan.proofs,
+        "seed": plan.seed,
+        "cores": os.cpu_count(),
+        "limits": asdict(plan.limits),
+        "setup": asdict(report.setup),
+        "failed_proofs": conclusion.failed_proofs if conclusion else None,
+        "unprovable": conclusion.unprovable if conclusion else None,
+        "constant_output": conclusion.constant_output if conclusion else None,
+        "notes": report.notes,
+        "runs": [
+            {**asdict(run), "accuracy": value} for run, value in zip(report.runs, accuracies, strict=True)
+        ],
+    }  # fmt: skip
+    return json.dumps(content, allow_nan=False)
+
+
+def to_text(report: Report) -> str:
+    """The report for a person: what was run, a table, remarks and the verdict as the last line."""
+    plan, setup = report.plan, report.setup
+    about = [
+        f"circuit  {plan.directory}",
+        f"         sha256 {report.model_sha256}, EZKL {ezkl_version()}, logrows {report.logrows}",
+        f"runs     {plan.count} inputs of {plan.inputs or 'noise'}, {plan.proofs} of them proved, seed {plan.seed}",
+        f"setup    {setup.failure or _setup_text(setup, plan.limits)}",
+    ]
+    parts = [about, _runs_text(report), _table(report), [f"note: {note}" for note in report.notes], [report.verdict]]
+    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+
+
+# --- the baseline ---------------------------------------------------------------------------------------------------
+
+
+class _Baseline:
+    """The model that outputs are compared with, run by onnxruntime."""
+
+    def __init__(self, model: Path) -> None:
+        """Raises ConfigError when onnxruntime is missing or the model cannot be run."""
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ConfigError(
+                "the baseline model is run by onnxruntime, which is not installed",
+                "pip install 'omron-miner[evaluate]'",
+            ) from error
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # its warnings about how a model was exported are not for here
+        try:
+            self._session = onnxruntime.InferenceSession(model.read_bytes(), options)
+        except Exception as error:  # onnxruntime's errors have no common class of their own
+            raise ConfigError(f"cannot load the model {model}: {error}", "name the baseline's .onnx file") from error
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1 or inputs[0].type != "tensor(float)":
+            found = ", ".join(one.type for one in inputs)
+            raise ConfigError(f"{model} takes {found}", "a competition's model takes one tensor of floats")
+        self._name = inputs[0].name
+        self.path = model
+        self.shape = tuple(size if isinstance(size, int) and size > 0 else 1 for size in inputs[0].shape)
+
+    def outputs(self, array: Array) -> list[float]:
+        """All outputs for one input, in the model's order, in one list. Raises ConfigError."""
+        try:
+            outputs = self._session.run(None, {self._name: array})
+        except Exception as error:  # as above
+            raise ConfigError(f"the model {self.path} cannot be run: {error}", "check the model") from error
+        return [float(number) for output in outputs for number in np.asarray(output).ravel()]
+
+
+# --- around EZKL ----------------------------------------------------------------------------------------------------
+
+
+def _check_folder(directory: Path) -> int:
+    """logrows of the circuit in a folder without keys. Raises ConfigError when there is no circuit of our EZKL."""
+    for name in (files.COMPILED, files.SETTINGS):
+        if not (directory / name).is_file():
+            raise ConfigError(f"{directory / name} is missing", "name a folder with model.compiled and settings.json")
+    try:
+        settings = json.loads((directory / files.SETTINGS).read_bytes())
+        logrows, version = int(settings["run_args"]["logrows"]), str(settings["version"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        hint = "copy the folder again"
+        raise ConfigError(f"{directory / files.SETTINGS} is not EZKL's: {error!r}", hint) from error
+    if version != ezkl_version():  # opening a file of another version aborts EZKL
+        message = f"{directory} was made by EZKL {version}, installed is {ezkl_version()}"
+        raise ConfigError(message, "evaluate it where that version is installed")
+    return logrows
+
+
+def _check_sizes(circuit: Circuit, baseline: _Baseline) -> None:
+    taken, given = circuit.settings.input_sizes, int(np.prod(baseline.shape))
+    if taken and taken != (given,):
+        message = f"the circuit takes {taken} numbers, the baseline {given}"
+        raise ConfigError(message, "name the model the circuit was made of")
+
+
+@contextmanager
+def _work_folder(constants: Constants) -> Iterator[Path]:
+    """A folder on disk, for keys that can have gigabytes; removed at the end, and by the next one after a kill.
+
+    Raises CircuitError for whatever cannot be read or written inside.
+    """
+    parent = constants.sessions.fallback_directory
+    try:
+        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for left in parent.iterdir():
+            if (match := _WORK_NAME.fullmatch(left.name)) and not psutil.pid_exists(int(match["pid"])):
+                shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=f"evaluate-{os.getpid()}-", dir=parent) as place:
+            yield Path(place)
+    except OSError as error:
+        raise CircuitError(f"cannot evaluate below {parent}: {error}", "check the owner and the free space") from error
+
+
+def _stage(directory: Path, place: Path) -> Path:
+    """A folder as `load_circuit` wants it, its keys to come, that only points to the circuit's own files."""
+    compiled = directory / files.COMPILED
+    folder = place / f"{files.FOLDER_PREFIX}{files.sha256(compiled)}"
+    folder.mkdir()
+    for name in (files.COMPILED, files.SETTINGS):
+        (folder / name).symlink_to((directory / name).resolve())
+    metadata = {
+        "name": directory.name or "circuit",
+        "description": "A competition circuit under evaluation",
+        "author": "",
+        "version": "0",
+        "proof_system": files.ProofSystem.EZKL.value,
+        "type": files.CircuitType.PROOF_OF_COMPUTATION.value,
+        "external_files": {},
+    }
+    (folder / files.METADATA).write_text(json.dumps(metadata), encoding="utf-8")
+    return folder
+
+
+def _set_up(folder: Path, logrows: int, constants: Constants, limits: Limits, say: Say) -> Setup:
+    """The keys, made within the limits. Raises SrsError or CircuitError when there is no SRS to make them with."""
+    circuits = constants.circuits
+    circuits.ezkl_directory.mkdir(parents=True, exist_ok=True)
+    _ensure_srs(logrows, constants)
+    say(f"setup, at most {limits.setup_seconds:g} s and {_gib(limits.setup_bytes)} of address space ...")
+    begun = time.perf_counter()
+    try:
+        srs = srs_path(circuits.srs_directory, logrows)
+        seconds, peak = _isolated(constants, _make_keys, folder, srs, limits)
+    except (ProcessLostError, ProofError) as error:
+        passed = time.perf_counter() - begun
+        failure = f"{_why(error, limits.setup_seconds)} (after {passed:.1f} s, within {_gib(limits.setup_bytes)})"
+        say(f"setup failed: {failure}")
+        return Setup(None, None, None, failure)
+    say(f"setup: {seconds:.1f} s")
+    return Setup(seconds, peak, (folder / files.PK).stat().st_size)
+
+
+def _load(folder: Path, setup: Setup) -> tuple[Circuit | None, Setup]:
+    """The circuit with its keys, or None and why not: the two files a miner hands in may not belong together."""
+    if setup.failure:
+        return None, setup
+    try:
+        return load_circuit(folder), setup
+    except CircuitError as error:
+        return None, replace(setup, failure=error.message)
+
+
+def _ensure_srs(logrows: int, constants: Constants) -> None:
+    directory, network = constants.circuits.srs_directory, constants.network.name
+    if srs_path(directory, logrows).exists():
+        check_srs(logrows, directory, network)
+        return
+    try:
+        _isolated(constants, ensure_srs, logrows, directory, network)  # EZKL makes or downloads it
+    except ProcessLostError as error:
+        raise CircuitError(f"no SRS for logrows {logrows}: {error.message}", error.hint) from error
+
+
+def _run_all(
+    circuit: Circuit, inputs: list[Array], drawn: frozenset[int], constants: Constants, limits: Limits, say: Say
+) -> list[Run]:
+    """A run of every input, in order; the `drawn` ones with a proof.
+
+    When EZKL's process is lost, the run it was at has failed and a new process goes on after it.
+    """
+    storage, runs = SessionStorage(constants.sessions), list[Run]()
+
+    def take(run: Run) -> None:
+        runs.append(run)
+        if run.proved or run.detail or len(runs) % _TELL_EVERY == 0 or len(runs) == len(inputs):
+            say(f"run {len(runs)}/{len(inputs)}: {_run_text(run)}")
+
+    while len(runs) < len(inputs):
+        fixed = (circuit, inputs, drawn, len(runs), storage, constants.circuits.srs_directory, limits.step_seconds)
+        try:
+            _isolated(constants, _work, *fixed, say=lambda text: take(Run(**json.loads(text))))
+        except ProcessLostError as error:
+            storage.sweep()
+            if (index := len(runs)) < len(inputs):
+                proved = index in drawn
+                detail = _why(error, limits.step_seconds)
+                take(Run(index, proved, provable=False, verified=False if proved else None, detail=detail))
+    return runs
+
+
+def _isolated(constants: Constants, function: Callable[..., Any], *arguments: object, say: Say | None = None) -> Any:
+    environment = {"EZKL_REPO_PATH": str(constants.circuits.ezkl_directory)}
+    return run_isolated(function, *arguments, say=say, environment=environment)
+
+
+def _why(error: OmronError, seconds: float) -> str:
+    """What stopped a step that had `seconds`."""
+    if isinstance(error, ProcessLostError) and error.signal_number == signal.SIGALRM:
+        return f"it took longer than {seconds:g} s"
+    return _brief(error)
+
+
+def _brief(error: OmronError) -> str:
+    return " ".join(error.message.split())[:_LONGEST_DETAIL]
+
+
+# --- in the process of its own --------------------------------------------------------------------------------------
+
+
+def _make_keys(folder: Path, srs: Path, limits: Limits) -> tuple[float, int]:
+    """Writes vk.key and pk.key; seconds and peak resident bytes. Raises ProofError, or the process is lost."""
+    import ezkl
+
+    from omron_miner.proof_handlers.ezkl_handler import call
+
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    allowed = limits.setup_bytes if hard == resource.RLIM_INFINITY else min(hard, limits.setup_bytes)
+    resource.setrlimit(resource.RLIMIT_AS, (allowed, hard))
+    model, vk, pk = (str(folder / name) for name in (files.COMPILED, files.VK, files.PK))
+    begun = time.perf_counter()
+    with _killed_after(limits.setup_seconds):
+        call(ezkl.setup, model=model, vk_path=vk, pk_path=pk, srs_path=str(srs))
+    return time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _work(
+    circuit: Circuit,
+    inputs: list[Array],
+    drawn: frozenset[int],
+    first: int,
+    storage: SessionStorage,
+    srs_directory: Path,
+    step_seconds: float,
+    say: Say,
+) -> None:
+    """Runs the inputs from `first` on; each finished `Run` is told at once, as JSON, lest a later one lose it.
+
+    Raises CircuitError when this host, not the circuit, is at fault.
+    """
+    for index in range(first, len(inputs)):
+        row = inputs[index].ravel().tolist()
+        try:
+            run = _run(circuit, row, index, index in drawn, storage, srs_directory, step_seconds)
+        except OSError as error:
+            raise CircuitError(f"cannot write a session's files: {error}", "check the free space") from error
+        say(json.dumps(asdict(run)))
+
+
+def _run(
+    circuit: Circuit,
+    row: list[float],
+    index: int,
+    proved: bool,
+    storage: SessionStorage,
+    srs_directory: Path,
+    step_seconds: float,
+) -> Run:
+    from omron_miner.proof_handlers.ezkl_handler import WITNESS, EzklHandler
+
+    handler = EzklHandler()
+    with storage.session() as session:
+        handler.write_input([row], session)
+        try:
+            begun = time.perf_counter()
+            with _killed_after(step_seconds):
+                handler.witness(circuit, session)
+            witness_s = time.perf_counter() - begun
+        except ProofError as error:
+            # A witness beyond the lookup tables is one all the same to a validator who does not go on to prove it.
+            witnessed = not proved and session.path(WITNESS).exists()
+            outputs = handler.witnessed_outputs(circuit, session) if witnessed else None
+            return Run(index, proved, outputs, provable=False, verified=False if proved else None, detail=_brief(error))
+        if not proved:
+            return Run(index, False, handler.witnessed_outputs(circuit, session), witness_s=witness_s)
+        try:
+            begun = time.perf_counter()
+            with _killed_after(step_seconds):
+                proof = handler.prove(circuit, session, srs_directory)
+            prove_s = time.perf_counter() - begun
+            with _killed_after(step_seconds):
+                handler.verify(circuit, [row], proof.proof, session, srs_directory)
+        except (ProofError, VerificationError) as error:
+            return Run(index, True, verified=False, witness_s=witness_s, detail=_brief(error))
+    return Run(
+        index,
+        True,
+        proof.outputs,
+        verified=True,
+        witness_s=witness_s,
+        prove_s=prove_s,
+        verify_s=time.perf_counter() - begun - prove_s,
+        proof_bytes=len(json.loads(proof.proof)["proof"]),
+    )
+
+
+@contextmanager
+def _killed_after(seconds: float) -> Iterator[None]:
+    """Has the kernel kill this process when what is inside takes longer: nothing else stops native code."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+# --- words ----------------------------------------------------------------------------------------------------------
+
+
+def _notes(plan: Plan, circuit: Circuit | None, conclusion: Conclusion | None, srs: Path) -> list[str]:
+    """What else an operator should know before relying on the verdict."""
+    notes = []
+    usual = (competition_score.EVALUATIONS, competition_score.PROOF_EVALUATIONS)
+    if (plan.count, plan.proofs) != usual:
+        notes.append(f"validators run {usual[0]} inputs and prove {usual[1]} of them")
+    if conclusion and conclusion.unprovable:
+        chance = competition_score.chance_of_refusal(plan.count, conclusion.unprovable, plan.proofs)
+        notes.append(
+            f"{conclusion.unprovable} of {plan.count} inputs cannot be proved: "
+            f"drawing {plan.proofs} of them anew would hit one, and so score 0, with probability {chance:.2f}"
+        )
+    if circuit:
+        run_args = circuit.settings.whole["run_args"]
+        others = [f"{key} {run_args[key]}" for key, value in _DECLARED.items() if run_args[key] != value]
+        if others:
+            wanted = ", ".join(f"{key} {value}" for key, value in _DECLARED.items())
+            notes.append(f"competitions declare {wanted}; here: {', '.join(others)}. Validators do not check it")
+    if test_marker(srs).exists():
+        notes.append(f"{srs.name} was generated here: good for measuring, not the SRS that validators use")
+    return notes
+
+
+def _run_text(run: Run) -> str:
+    if run.detail:
+        return f"FAILED: {run.detail}" if run.proved or run.outputs is None else f"cannot be proved: {run.detail}"
+    if not run.proved:
+        return f"witness {run.witness_s:.3f} s"
+    return f"witness {run.witness_s:.3f} s, proof {run.prove_s:.3f} s, verified"
+
+
+def _setup_text(setup: Setup, limits: Limits) -> str:
+    return (
+        f"{setup.seconds:.1f} s of {limits.setup_seconds:g} s, {_gib(setup.peak_memory_bytes or 0)} resident with "
+        f"{_gib(limits.setup_bytes)} of address space, key {(setup.pk_bytes or 0) / 1e6:.1f} MB"
+    )
+
+
+def _runs_text(report: Report) -> list[str]:
+    conclusion, runs = report.conclusion, report.runs
+    if not conclusion:
+        return []
+    proofs = [run for run in runs if run.proved]
+    return [
+        f"witnesses      {sum(run.outputs is not None or run.witness_s is not None for run in runs)} of {len(runs)}"
+        f"{_mean_text([run.witness_s for run in runs])}",
+        f"proofs         {len(proofs) - conclusion.failed_proofs} of {len(proofs)} verified"
+        f"{_mean_text([run.prove_s for run in proofs])}",
+        f"accuracy       {statistics.fmean(conclusion.accuracies):.4f} mean, {min(conclusion.accuracies):.4f} lowest",
+        f"outputs        {'the same for every input' if conclusion.constant_output else 'depend on the input'}",
+        f"not provable   {conclusion.unprovable} of {len(runs)} inputs",
+    ]
+
+
+def _mean_text(seconds: list[float | None]) -> str:
+    known = [one for one in seconds if one is not None]
+    return f", {statistics.fmean(known):.3f} s each" if known else ""
+
+
+def _table(report: Report) -> list[str]:
+    """The score's parts; empty when it is 0 anyway."""
+    mine = report.conclusion.standing if report.conclusion else None
+    if not mine or not report.score:
+        return []
+    other = report.reference or mine
+    rows = [
+        ("accuracy", f"{mine.accuracy:.4f}", f"{other.accuracy:.4f}", mine.accuracy / other.accuracy,
+         competition_score.ACCURACY_WEIGHT),
+        ("proof size", f"{mine.proof_bytes:.0f} B", f"{other.proof_bytes:.0f} B", other.proof_bytes / mine.proof_bytes,
+         competition_score.PROOF_SIZE_WEIGHT),
+        ("response time", f"{mine.response_s:.3f} s", f"{other.response_s:.3f} s", other.response_s / mine.response_s,
+         competition_score.RESPONSE_TIME_WEIGHT),
+    ]  # fmt: skip
+    lines = [f"{'':<14} {'here':>12} {'reference':>12} {'ratio':>8} {'weight':>7} {'score':>7}"]
+    for name, here, there, ratio, weight in rows:
+        there = there if report.reference else "none"
+        lines.append(f"{name:<14} {here:>12} {there:>12} {ratio:>8.4f} {weight:>7.2f} {ratio * weight:>7.4f}")
+    lines.append(f"{'together':<14} {'':>12} {'':>12} {'':>8} {'':>7} {report.score.score:>7.4f}")
+    return lines
+
+
+def _gib(size: int) -> str:
+    return f"{size / (1 << 30):.3g} GiB"
