@@ -348,7 +348,9 @@ def test_a_run_tells_the_webhook_once_and_writes_the_address_nowhere(
         monitor.run(settings)
         assert [message["alert"] for message in received] == ["swap_on"]
     written = [one for one in tmp_path.iterdir() if one.is_file() and one != file]
-    assert {"summary.json", "summary.txt", "summary.html", "omron_miner.prom", "monitor.sqlite"} <= {one.name for one in written}
+    assert {"summary.json", "summary.txt", "summary.html", "omron_miner.prom", "monitor.sqlite"} <= {
+        one.name for one in written
+    }
     assert not [one.name for one in written if SECRET.encode() in one.read_bytes()]
 
 
