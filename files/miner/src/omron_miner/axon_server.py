@@ -23,7 +23,7 @@ import bittensor
 import bittensor.core.axon as axon_of_the_sdk
 import h11
 import uvicorn
-from bittensor.core.errors import SynapseException
+from bittensor.core.errors import InvalidRequestNameError, SynapseException, SynapseParsingError
 from bittensor_wallet import Keypair
 from fastapi import HTTPException, Request
 from fastapi.exceptions import RequestValidationError
@@ -264,6 +264,13 @@ class LastNonces:
 
 class _Middleware(axon_of_the_sdk.AxonMiddleware):  # type: ignore[misc]
     """The SDK's order of checks, with one more after the signature."""
+
+    async def preprocess(self, request: Request) -> Any:
+        """The SDK's, but that headers that do not fit get a 400 without an echo of them, not a 500 with one."""
+        try:
+            return await super().preprocess(request)
+        except SynapseParsingError:
+            raise InvalidRequestNameError("The request's headers do not fit its route") from None
 
     async def verify(self, synapse: Any) -> None:
         await super().verify(synapse)
