@@ -216,8 +216,4 @@ def _queue(span: Span) -> list[Line]:
 
 
 def _longest(points: Points) -> str:
-    return (
-        f"requests, on average over a step; at most {max(points.waiting):.2g} waiting"
-        if any(points.waiting)
-        else "requests; none waited"
-    )
+    return f"requests · at most {max(points.waiting):.2g} waiting" if any(points.waiting) else "requests · none waited"
