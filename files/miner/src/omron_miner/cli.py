@@ -61,14 +61,36 @@ def check_constants(file: Path) -> None:
 @as_json
 @click.option("--print", "as_text", is_flag=True, help="Print the text as well.")
 @click.option("--catch-up", is_flag=True, help="Read all of the event log that is new, however long it takes.")
+@click.option(
+    "--log-file",
+    "log_files",
+    type=path_argument,
+    multiple=True,
+    help="Only print a stock miner's log, or one of ours, beside this miner's last week; may be given again.",
+)
 @click.pass_context
-def monitor_command(context: click.Context, as_json: bool, as_text: bool, catch_up: bool) -> None:
-    """Write the summary from what is new in the event log and from the state of this host, and tell of alerts."""
+def monitor_command(
+    context: click.Context, as_json: bool, as_text: bool, catch_up: bool, log_files: tuple[Path, ...]
+) -> None:
+    """Write the summary from what is new in the event log and from the state of this host, and tell of alerts.
+
+    With --log-file nothing is written and nobody told: the logs are put beside this miner in one table.
+    """
     from omron_miner import monitor
     from omron_miner.monitor.render import to_json, to_text
 
     if as_json and as_text:
         raise click.UsageError("--json and --print cannot be asked for at once")
+    if log_files:
+        import time
+
+        from omron_miner.monitor import stock_log
+
+        if catch_up:
+            raise click.UsageError("--log-file and --catch-up cannot be asked for at once")
+        columns = stock_log.compare(log_files, constants_of(context), time.time())
+        click.echo(stock_log.to_json(columns) if as_json else stock_log.to_text(columns), nl=False)
+        return
     summary = monitor.run(constants_of(context), catch_up)
     if as_json:
         click.echo(to_json(summary), nl=False)

@@ -83,17 +83,13 @@ class Intake:
 
     def _outcome(self, event: RequestEvent, time: float) -> Outcome:
         """What is counted of the event; it is also put among the last ones."""
-        failure = event.failure.value if event.failure else None if event.verified else _UNKNOWN_FAILURE
-        timings = event.timings
-        proof, overhead, total, queue = (
-            value if value > 0.0 else 0.0
-            for value in (timings.proof_s, timings.overhead_s, timings.total_s, timings.queue_s)
-        )
-        names = (event.request_id, event.circuit, event.validator_hotkey, failure)
-        self.recent.append((time, (*names, total, proof, overhead, queue)))
+        outcome = outcome_of(event, time)
+        times = (outcome.total, outcome.proof, outcome.overhead, outcome.queue)
+        failure = outcome.failure
+        self.recent.append((time, (event.request_id, event.circuit, event.validator_hotkey, failure, *times)))
         if failure is not None:
             self.errors.append((time, [event.request_id, failure, event.circuit, event.validator_hotkey, event.detail]))
-        return Outcome(time, event.verified, failure, event.constant_output, proof, overhead, total, queue)
+        return outcome
 
     def _buckets(self) -> dict[tuple[str, int, str], Bucket]:
         buckets = {}
@@ -112,6 +108,17 @@ class Intake:
         history.set_note("last_time", self.last_time)
         if self.last_request:
             history.set_note("last_request", max(self.last_request, history.note("last_request", 0.0)))
+
+
+def outcome_of(event: RequestEvent, time: float) -> Outcome:
+    """What is counted of the event as one that ended at `time`."""
+    failure = event.failure.value if event.failure else None if event.verified else _UNKNOWN_FAILURE
+    timings = event.timings
+    proof, overhead, total, queue = (
+        value if value > 0.0 else 0.0
+        for value in (timings.proof_s, timings.overhead_s, timings.total_s, timings.queue_s)
+    )
+    return Outcome(time, event.verified, failure, event.constant_output, proof, overhead, total, queue)
 
 
 def take_in(reader: LogReader, history: History, now: float, kept_since: float, limits: Limits) -> None:

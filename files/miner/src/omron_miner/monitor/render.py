@@ -83,7 +83,7 @@ def _head(summary: Summary) -> Iterator[str]:
 
 
 def _targets(summary: Summary) -> Iterator[str]:
-    yield from _table(
+    yield from table(
         ("target", "wanted", "measured", "over", "verdict"),
         [
             (
@@ -117,7 +117,7 @@ def _times(summary: Summary) -> Iterator[str]:
         ("overhead", requests.overhead_seconds),
         ("total", requests.total_seconds),
     )
-    yield from _table(
+    yield from table(
         (f"{requests.timed} verified", "mean", "p50", "p95", "max"),
         [(name, *_seconds(values)) for name, values in rows],
     )
@@ -127,7 +127,7 @@ def _times(summary: Summary) -> Iterator[str]:
         ("last day", summary.periods.day),
         ("last week", summary.periods.week),
     )
-    yield from _table(
+    yield from table(
         ("", "requests", "success", "timeouts", "proof p95", "overhead p95", "total p95"),
         [(name, *_period_cells(period.requests)) for name, period in periods],
     )
@@ -144,7 +144,7 @@ def _failures(summary: Summary) -> Iterator[str]:
 
 
 def _circuits(summary: Summary) -> Iterator[str]:
-    yield from _table(
+    yield from table(
         ("circuit", "requests", "success", "failed", "proof p95", "total p95"),
         [
             (
@@ -162,7 +162,7 @@ def _circuits(summary: Summary) -> Iterator[str]:
 
 def _validators(summary: Summary) -> Iterator[str]:
     shown = summary.validators[:_VALIDATORS_SHOWN]
-    yield from _table(
+    yield from table(
         ("validator", "requests", "success", "failed", "total p95"),
         [
             (
@@ -332,7 +332,8 @@ def when(utc: str | None) -> str:
     return utc.replace("T", " ").replace("Z", " UTC") if utc else "never"
 
 
-def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+def table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    """Lines of aligned columns, the first to the left, the others to the right; none without rows."""
     rows = list(rows)
     if not rows:
         return
