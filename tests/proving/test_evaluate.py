@@ -14,7 +14,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from building import MODELS, RunArgsFile
-from omron_miner.circuit_evaluate import Limits, Plan, Report, evaluate, read_reference, to_json, to_text
+from omron_miner.circuit_evaluate import evaluate
+from omron_miner.competition_report import Limits, Plan, Report, read_reference, to_json, to_text
 from omron_miner.errors import ConfigError
 from omron_miner.isolated import run
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from omron_miner.circuit_evaluate import read_reference
 from omron_miner.competition_inputs import augment, draw, read_inputs, rotate
+from omron_miner.competition_report import read_reference
 from omron_miner.competition_score import (
     Run,
     Standing,

@@ -443,7 +443,8 @@ def circuit_evaluate_command(
     """
     import signal
 
-    from omron_miner.circuit_evaluate import Limits, Plan, evaluate, to_json, to_text
+    from omron_miner.circuit_evaluate import evaluate
+    from omron_miner.competition_report import Limits, Plan, to_json, to_text
 
     if proofs > count:
         raise click.UsageError(f"--proofs {proofs} is more than --count {count}")
