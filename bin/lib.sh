@@ -43,3 +43,18 @@ need_venv() {
 }
 
 need_throwaway_packages() { need_packages mmdebstrap systemd-container debian-archive-keyring openssh-client python3-venv; }
+
+# need_promtool: .cache/promtool, which checks Prometheus' rules. Unpacked alone: Debian's package starts a server.
+need_promtool() {
+  [ -x .cache/promtool ] && return
+  local folder
+  folder=$(mktemp -d) && mkdir -p .cache
+  say "Fetching promtool"
+  (
+    trap 'rm -rf "$folder"' EXIT
+    cd "$folder"
+    apt-get download -qq -o APT::Sandbox::User=root prometheus # its own user may not write here
+    dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool
+    mv usr/bin/promtool "$OLDPWD/.cache/promtool"
+  )
+}

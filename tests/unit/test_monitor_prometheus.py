@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shutil
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +25,8 @@ if TYPE_CHECKING:
 
     from omron_miner.monitor.model import Summary
 
+ROOT = Path(__file__).parents[2]
+MONITORING = ROOT / "docs/monitoring"
 NAME = r"omron_[a-z0-9_]+"
 SAMPLE = re.compile(rf'({NAME})(?:\{{((?:[a-z_]+="(?:[^"\\\n]|\\["\\n])*",?)+)\}})? (-?[0-9.e+-]+)')
 
@@ -43,11 +50,15 @@ def values(text: str) -> dict[str, float]:
     return found
 
 
+def metrics(text: str) -> list[str]:
+    return re.findall(r"^# TYPE (\S+)", text, re.MULTILINE)
+
+
 @pytest.mark.parametrize("make", [sample_summary, bad_summary, empty_summary])
 def test_every_line_is_of_the_format_and_every_metric_is_described_once(make: Callable[[], Summary]) -> None:
     text = to_prometheus(make())
     assert values(text)
-    names = re.findall(r"^# TYPE (\S+)", text, re.MULTILINE)
+    names = metrics(text)
     assert len(names) == len(set(names))
 
 
@@ -84,3 +95,55 @@ def test_a_callers_text_stays_inside_its_label(text: str) -> None:
     hostile = to_prometheus(replace(summary, circuits=circuits, last_errors=[error]))
     hostile.encode("utf-8")
     assert len(values(hostile)) == len(values(to_prometheus(replace(summary, circuits=summary.circuits[:1]))))
+
+
+@pytest.mark.parametrize("file", ["alert-rules.yml", "alert-rules.test.yml", "grafana-dashboard.json", "README.md"])
+def test_what_is_documented_uses_only_metrics_that_are_written(file: str) -> None:
+    written = {name for make in (sample_summary, bad_summary) for name in metrics(to_prometheus(make()))}
+    used = set(re.findall(r"\bomron_[a-z_]+[a-z]\b(?!\.prom)", (MONITORING / file).read_text()))
+    assert used
+    assert used <= written
+
+
+def test_every_panel_of_the_dashboard_has_a_place_of_its_own_and_takes_its_source_from_the_variable() -> None:
+    panels = json.loads((MONITORING / "grafana-dashboard.json").read_text())["panels"]
+    cells = [
+        (x, y)
+        for place in (panel["gridPos"] for panel in panels)
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
+    assert len(cells) == len(set(cells))
+    assert max(x for x, _ in cells) < 24
+    targets = [target for panel in panels for target in panel["targets"]]
+    assert {target["datasource"]["uid"] for target in targets} == {"${datasource}"}
+
+
+@pytest.fixture(scope="module")
+def promtool() -> str:
+    found = shutil.which("promtool") or shutil.which(str(ROOT / ".cache/promtool"))
+    if not found:
+        missing = pytest.fail if os.environ.get("CI") else pytest.skip
+        missing("promtool is not here; bin/test fetches it")
+    return str(found)
+
+
+def check(promtool: str, *arguments: str, text: str = "") -> None:
+    done = subprocess.run(
+        [promtool, *arguments], input=text, cwd=MONITORING, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [sample_summary, bad_summary, empty_summary])
+def test_promtool_accepts_the_metrics(promtool: str, make: Callable[[], Summary]) -> None:
+    check(promtool, "check", "metrics", text=to_prometheus(make()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments", [("check", "rules", "alert-rules.yml"), ("test", "rules", "alert-rules.test.yml")]
+)
+def test_promtool_accepts_the_rules_and_they_fire_when_they_should(promtool: str, arguments: tuple[str, ...]) -> None:
+    check(promtool, *arguments)

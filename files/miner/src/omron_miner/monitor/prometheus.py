@@ -54,7 +54,7 @@ def _of_the_run(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]]
             )
         ],
     )
-    yield "summary_timestamp_seconds", "When the monitor last ran.", [({}, summary.time)]
+    yield "last_run_timestamp_seconds", "When the monitor last ran.", [({}, summary.time)]
     yield (
         "window_seconds",
         "How long ago the window of the omron_window_ metrics begins.",
