@@ -169,7 +169,7 @@ def test_requests_may_overtake_each_other(miner: Miner) -> None:
     assert [miner.post("capacities", b"{}", one)[0] for one in headers] == [200, 200, 200]
 
 
-@pytest.mark.parametrize(("seconds", "status"), [(-5.0, 401), (-3.0, 200), (1.0, 200), (3.0, 401), (1e6, 401)])
+@pytest.mark.parametrize(("seconds", "status"), [(-5.0, 401), (-1.0, 200), (1.0, 200), (6.0, 401), (1e6, 401)])
 def test_a_request_is_served_only_about_when_it_was_signed(miner: Miner, seconds: float, status: int) -> None:
     nonce = time.time_ns() + int(seconds * SECOND)
     assert miner.post("capacities", b"{}", signed_headers(VALIDATOR, miner.hotkey, b"{}", nonce))[0] == status

@@ -6,7 +6,8 @@ import json
 import math
 import socket
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from http.client import HTTPConnection
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +16,7 @@ from omron_miner import axon_server
 from omron_miner.allowance import Allowances
 from omron_miner.axon_server import LastNonces, too_deep
 from omron_miner.http_transport import SeenNonces, signed_headers
-from omron_miner.protocol import QueryForCapacities
+from omron_miner.protocol import ProofOfWeightsSynapse, QueryForCapacities
 from wire_miner import OTHER_VALIDATOR, STRANGER, VALIDATOR, Miner, constants_in, row_of, running, wait_until
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from omron_miner.circuit import Circuit
     from omron_miner.constants import Constants
+    from omron_miner.verified_model_session import ProofResult
 
 SECOND = 1_000_000_000
 
@@ -148,14 +150,25 @@ def test_a_busy_hotkey_is_held_back_on_both_transports_and_no_other(miner: Miner
 
 
 @slow
-def test_a_request_in_progress_counts_until_it_is_done_on_either_transport(miner: Miner) -> None:
-    row = row_of(miner.circuit, 1)
+def test_a_request_in_progress_counts_until_it_is_done_on_either_transport(
+    miner: Miner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row, submit = row_of(miner.circuit, 1), miner.pool.submit
+    jobs: list[Future[ProofResult]] = []
+    held: Future[ProofResult] = Future()
+
+    def hold(*job: Any) -> Future[ProofResult]:
+        jobs.append(submit(*job))
+        return held
+
+    monkeypatch.setattr(miner.pool, "submit", hold)
     with ThreadPoolExecutor() as threads:
         asking = threads.submit(miner.ask_for_proof, row)
-        wait_until(lambda: miner.pool.capacity()["proving"] == 1)
-        assert capacities(miner) == 429
-        assert capacities(miner, OTHER_VALIDATOR) == 200
+        wait_until(lambda: jobs)
+        answered = capacities(miner), capacities(miner, OTHER_VALIDATOR)
+        held.set_result(jobs[0].result())
         [answer] = asking.result()
+    assert answered == (429, 200)
     assert miner.verified(row, answer.query_output)
     miner.settle()
     assert capacities(miner) == 200
@@ -199,11 +212,23 @@ def test_who_does_not_finish_a_request_is_not_waited_for(
 @slow
 def test_who_takes_time_between_requests_is_not_cut_off(miner: Miner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(axon_server, "ARRIVAL_SECONDS", 0.2)
-    with socket.create_connection(("127.0.0.1", miner.constants.axon.port), timeout=5) as caller:
-        for _ in range(3):
-            caller.sendall(b"GET /none HTTP/1.1\r\nHost: miner\r\n\r\n")
-            assert b"404" in caller.recv(65_536)
-            time.sleep(0.4)
+    caller = HTTPConnection("127.0.0.1", miner.constants.axon.port, timeout=5)
+    caller.connect()
+    caller.auto_open = 0  # a connection that was closed is not replaced
+    for _ in range(3):
+        caller.request("GET", "/none")
+        answer = caller.getresponse()
+        assert (answer.status, answer.read() != b"") == (404, True)
+        time.sleep(0.4)
+    caller.close()
+
+
+@slow
+def test_half_a_character_in_an_id_is_an_unknown_circuit_like_others(miner: Miner) -> None:
+    weights = ProofOfWeightsSynapse(verification_key_hash="", inputs={}, proof="", public_signals="")
+    body = json.dumps({"verification_key_hash": "\ud800", "inputs": {"x": [1]}, "proof": "", "public_signals": ""})
+    status, text = miner.post("ProofOfWeightsSynapse", body.encode(), miner.signed_headers(weights))
+    assert (status, json.loads(text)["proof"]) == (200, "")
 
 
 @slow

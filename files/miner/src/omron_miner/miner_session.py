@@ -208,7 +208,8 @@ class MinerSession:
         result = await self._answer("ProofOfWeightsSynapse", synapse.verification_key_hash, synapse.inputs)
         return ProofOfWeightsSynapse(
             subnet_uid=synapse.subnet_uid,
-            verification_key_hash=synapse.verification_key_hash,
+            # JSON may carry half a surrogate pair, an answer cannot.
+            verification_key_hash=synapse.verification_key_hash.encode(errors="replace").decode(),
             proof_system=synapse.proof_system,
             inputs={},  # required; validators verify with their own copy
             proof=result.proof if result.verified else "",
