@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -63,3 +65,33 @@ def test_of_five_gigabytes_one_run_reads_its_share_and_the_events_before_the_hol
     assert 0 < 5 * 1024**3 - summary["log"]["unread_bytes"] < 8 * 1024**2
     assert not any(alert["firing"] for alert in summary["alerts"])  # of now nothing is known yet
     assert run(log)["log"]["unread_bytes"] < summary["log"]["unread_bytes"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system takes root")
+def test_on_a_full_disk_the_run_fails_in_one_line_and_the_old_summary_stays_whole(log: Path) -> None:
+    disk = log.parent / "disk"
+    disk.mkdir()
+    config = log.parent / "constants.toml"
+    config.write_text(f'log = {{directory = "{log.parent}"}}\nmonitor = {{directory = "{disk}"}}\n')
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], check=True)
+    try:
+        write_events(log, [request(time=time.time() - 60)])
+        assert run(log)["requests"]["count"] == 1
+        before = {name: (disk / name).read_bytes() for name in ("summary.json", "summary.txt", "summary.html")}
+        later = log.with_name("later")
+        write_events(later, [request(time=time.time()) for _ in range(200)])
+        with log.open("ab") as file:
+            file.write(later.read_bytes())
+        filler = disk / "filler"
+        with pytest.raises(OSError, match="No space left"):
+            filler.write_bytes(bytes(2 << 20))
+        done = CliRunner().invoke(main, ["--config", str(config), "monitor"])
+        assert done.exit_code == 1
+        assert done.output.startswith("error: ")
+        assert "Traceback" not in done.output
+        assert {name: (disk / name).read_bytes() for name in before} == before
+        filler.unlink()
+        assert run(log)["requests"]["count"] == 201
+    finally:
+        subprocess.run(["umount", disk], check=True)
