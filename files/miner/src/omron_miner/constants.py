@@ -154,7 +154,7 @@ class Monitor(_Section):
     target_overhead_seconds: Seconds = Field(5.0, description="p95 of everything we add below this")
     target_total_seconds: Seconds = Field(45.0, description="p95 of the whole answer below this")
     target_timeouts: int = Field(0, ge=0, description="most timeouts in the window")
-    read_bytes_per_run: int = Field(2_097_152, ge=65_536, description="most of the event log that one run reads")
+    read_bytes_per_run: int = Field(1_048_576, ge=65_536, description="most of the event log that one run reads")
     keep_minutes_days: float = Field(3.0, ge=1, le=31, description="days of which every minute is kept")
     keep_hours_days: float = Field(180.0, ge=8, le=3660, description="days of which every hour is kept")
     alert_file: Path = Field(Path("/etc/omron-miner/alerts.toml"), description="whom to tell: a command, a webhook")
