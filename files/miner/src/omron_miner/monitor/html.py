@@ -295,38 +295,36 @@ def _host(summary: Summary) -> Markup:
     return joined((facts("Host", _knobs(summary)), Markup(both)))
 
 
+def _percentages(named: dict[str, float | None], digits: int) -> str:
+    """``miner 40 %, waiting for disks 2 %``: those that could be had, rounded; empty without any."""
+    return ", ".join(f"{name} {value:.{digits}f} %" for name, value in named.items() if value is not None)
+
+
 def _knobs(summary: Summary) -> Iterator[tuple[str, str]]:
     yield from _miner_facts(summary)
     host = summary.host
     cpu, memory, disk, pressure = host.cpu, host.memory, host.ram_disk, host.pressure
-    shares = [
-        f"{name} {value:.0f} %"
-        for name, value in (
-            ("miner", cpu.miner_percent),
-            ("waiting for disks", cpu.iowait_percent),
-            ("taken by the hypervisor", cpu.steal_percent),
-        )
-        if value is not None
-    ]
+    shares = _percentages(
+        {
+            "miner": cpu.miner_percent,
+            "waiting for disks": cpu.iowait_percent,
+            "taken by the hypervisor": cpu.steal_percent,
+        },
+        digits=0,
+    )
     measured_over = f", over {duration(cpu.measured_seconds)}" if cpu.measured_seconds else ""
     yield (
         "processors",
-        f"{cpu.percent:.0f} % of {cpu.count} cores busy ({', '.join(shares) or 'by whom is unknown'}{measured_over})",
+        f"{cpu.percent:.0f} % of {cpu.count} cores busy ({shares or 'by whom is unknown'}{measured_over})",
     )
     yield "load", f"{cpu.load_1min:.2f} (1 min), {cpu.load_5min:.2f} (5 min), {cpu.load_15min:.2f} (15 min)"
     yield "governor", governors_in_words(cpu.governors)
     yield "memory", f"{size(memory.available_bytes)} available of {size(memory.total_bytes)}"
     yield "swap", swap_in_words(summary)
-    waits = [
-        f"{name} {value:.1f} %"
-        for name, value in (
-            ("processors", pressure.cpu_percent),
-            ("memory", pressure.memory_percent),
-            ("disks", pressure.io_percent),
-        )
-        if value is not None
-    ]
-    yield "tasks waited for", f"{', '.join(waits)} of the last 5 min" if waits else "unknown"
+    waits = _percentages(
+        {"processors": pressure.cpu_percent, "memory": pressure.memory_percent, "disks": pressure.io_percent}, digits=1
+    )
+    yield "tasks waited for", f"{waits} of the last 5 min" if waits else "unknown"
     if disk is None:
         yield "RAM disk", "unknown"
     else:
