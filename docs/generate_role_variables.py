@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "docs/role-variables.md"
 SHARED = ROOT / "playbooks/group_vars/all.yml"
-ORDER = ("preflight", "swap", "shm", "cpu_governor", "pm2", "miner", "monitor")  # as they run; others follow by name
+# As they run; others follow by name.
+ORDER = ("preflight", "swap", "shm", "cpu_governor", "pm2", "wanted", "miner", "monitor")
 
 HEAD = """\
 # Variables
