@@ -27,6 +27,7 @@ class FakeSubtensor:
     success: bool = True
     fails: Exception | None = None
     served: list[Any] = field(default_factory=list)
+    committed: Any = ""
     closed: bool = False
 
     def metagraph(self, netuid: int, lite: bool) -> Any:
@@ -48,6 +49,18 @@ class FakeSubtensor:
         self._perhaps_fail()
         self.served.append((netuid, axon))
         return SimpleNamespace(success=self.success, message="no")
+
+    def get_commitment_metadata(self, netuid: int, hotkey_ss58: str) -> Any:
+        assert (netuid, hotkey_ss58) == (2, OWN)
+        self._perhaps_fail()
+        return self.committed
+
+    def set_commitment(self, wallet: Any, netuid: int, data: str, *, wait_for_finalization: bool) -> Any:
+        assert (wallet.hotkey.ss58_address, netuid, wait_for_finalization) == (OWN, 2, False)
+        self._perhaps_fail()
+        if self.success:
+            self.committed = {"info": {"fields": [{f"Raw{len(data)}": f"0x{data.encode().hex()}"}]}}
+        return SimpleNamespace(success=self.success, message="too often")
 
     def close(self) -> None:
         self.closed = True
@@ -122,6 +135,54 @@ def test_an_announcement_the_chain_refuses_is_an_error() -> None:
     chain = chain_of(FakeSubtensor(success=False))
     with pytest.raises(ChainError, match="refused our address"):
         chain.announce("192.0.2.1", 8091)
+
+
+@pytest.mark.parametrize("chain", [LocalChain(()), chain_of(FakeSubtensor())], ids=["local", "bittensor"])
+def test_a_text_committed_is_the_text_read(chain: Any) -> None:
+    assert chain.commitment() is None
+    chain.commit("ab" * 32)
+    chain.commit("cd" * 32)
+    assert chain.commitment() == "cd" * 32
+    for text in ("", "a" * 129, "é"):
+        with pytest.raises(ChainError, match="1 to 128 ASCII characters"):
+            chain.commit(text)
+    assert chain.commitment() == "cd" * 32
+
+
+@pytest.mark.parametrize("found", [{"info": {"fields": ["ResetBondsFlag"]}}, {"info": {"fields": []}}, "gone", None])
+def test_a_commitment_that_is_no_text_is_none(found: Any) -> None:
+    assert chain_of(FakeSubtensor(committed=found)).commitment() is None
+
+
+@pytest.mark.slow
+def test_what_we_commit_with_is_what_the_sdk_asks_for() -> None:
+    """The SDK's own functions around a fake chain: what it sends is one raw field, what it would read is our text."""
+    from bittensor.core.chain_data.utils import decode_metadata
+    from bittensor.core.subtensor import Subtensor
+
+    sent: list[dict[str, Any]] = []
+
+    class Substrate(FakeSubtensor):
+        def compose_call(self, call_module: str, call_function: str, call_params: dict[str, Any]) -> Any:
+            sent.append({"function": f"{call_module}.{call_function}", **call_params})
+            return "call"
+
+        def sign_and_send_extrinsic(self, call: Any, wallet: Any, sign_with: str, **_: Any) -> Any:
+            assert getattr(wallet, sign_with).ss58_address == OWN
+            return SimpleNamespace(success=True, message="", data=None)
+
+        set_commitment: Any = Subtensor.set_commitment
+
+    chain_of(Substrate()).commit("abc")
+    field = {"Raw3": b"abc"}
+    assert sent == [{"function": "Commitments.set_commitment", "netuid": 2, "info": {"fields": [[field]]}}]
+    stored: Any = {"info": {"fields": [{"Raw3": "0x616263"}]}}
+    assert chain_of(FakeSubtensor(committed=stored)).commitment() == decode_metadata(stored) == "abc"
+
+
+def test_a_commitment_the_chain_refuses_is_an_error() -> None:
+    with pytest.raises(ChainError, match="refused the commitment 'abc': too often"):
+        chain_of(FakeSubtensor(success=False)).commit("abc")
 
 
 @pytest.mark.slow

@@ -1,9 +1,9 @@
 """The one seam to the chain: who may ask, whether we are registered, telling validators where we are.
 
 Only this module knows bittensor's Subtensor. Two chains stand behind the same small face: `LocalChain`, a fixed list
-from the constants, and `BittensorChain`. What may be slow (`refresh`, `is_registered`, `announce`) is called at start
-and then by `ChainWatch` in a thread of its own; what the axon asks on every request (`validator`) only looks into the
-last reading, so that the miner goes on proving while the chain is away.
+from the constants, and `BittensorChain`. What may be slow is called at start, and then by `ChainWatch` in a thread of
+its own or by whoever else has one; what the axon asks on every request (`validator`) only looks into the last reading,
+so that the miner goes on proving while the chain is away.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 _FIRST_PAUSE_SECONDS = 5.0
 _LONGEST_PAUSE_SECONDS = 300.0
-_AXON_PROTOCOL = 4  # the number every axon announces (bittensor.core.extrinsics.serving)
+_LONGEST_COMMITMENT = 128
+"""Bytes of text the chain takes: its types end at Raw128 (bittensor.core.extrinsics.serving)."""
 
 
 class ChainError(OmronError):
@@ -54,6 +55,15 @@ class Chain(Protocol):
     def announce(self, ip: str, port: int) -> bool:
         """Tells validators our address; False if they know it already. May be slow. Raises ChainError."""
 
+    def commitment(self) -> str | None:
+        """The text our hotkey has committed on the subnet; None when there is none. May be slow. Raises ChainError."""
+
+    def commit(self, text: str) -> None:
+        """Commits `text` (at most 128 bytes of UTF-8) in place of what there was; any thread, may take a block or two.
+
+        Raises ChainError when the chain is away or refuses it.
+        """
+
     def validator(self, hotkey: str) -> Validator | None:
         """What the last reading says of `hotkey`; None when it is not on the subnet. Never blocks."""
 
@@ -73,6 +83,7 @@ class LocalChain:
 
     def __init__(self, hotkeys: tuple[str, ...]) -> None:
         self._validators = {key: Validator(key, uid, math.inf, permit=True) for uid, key in enumerate(hotkeys)}
+        self._committed: str | None = None
 
     def refresh(self) -> None:
         """Nothing to read."""
@@ -84,6 +95,15 @@ class LocalChain:
     def announce(self, ip: str, port: int) -> bool:
         """Nobody to tell."""
         return False
+
+    def commitment(self) -> str | None:
+        """What was committed since the start."""
+        return self._committed
+
+    def commit(self, text: str) -> None:
+        """Kept in memory. Raises ChainError where a real chain would for the text alone."""
+        _check_commitment(text)
+        self._committed = text
 
     def validator(self, hotkey: str) -> Validator | None:
         """See `Chain`."""
@@ -105,8 +125,8 @@ class _Reading:
 class BittensorChain:
     """The subnet on a real chain.
 
-    Not thread-safe but for `validator`: the connection is used by one thread at a time. After an error it is thrown
-    away and the next call makes a new one. `connect` makes a Subtensor; tests give their own.
+    Any thread may call; the connection is used by one at a time, but for `validator`, which needs none. After an error
+    the connection is thrown away and the next call makes a new one. `connect` makes a Subtensor; tests give their own.
     """
 
     def __init__(self, network: Network, hotkey: Any, connect: Callable[[], Any] | None = None) -> None:
@@ -114,6 +134,7 @@ class BittensorChain:
         self._hotkey = hotkey
         self._connect = connect or self._subtensor
         self._connection: Any = None
+        self._one_at_a_time = threading.RLock()
         self._reading = _Reading({})
 
     def refresh(self) -> None:
@@ -137,11 +158,27 @@ class BittensorChain:
         """See `Chain`. Compares with the last `refresh`; an announcement is an extrinsic and takes a block or two."""
         if self._reading.own_address == (ip, port):
             return False
-        endpoint = _Endpoint(ip, port, _HotkeyOnly(self._hotkey, _Address(self._reading.own_coldkey)))
+        endpoint = _Endpoint(ip, port, self._wallet())
         served = self._ask("announce our address", lambda chain: chain.serve_axon(self._network.netuid, endpoint))
         if not served.success:
             raise ChainError(f"the chain refused our address {ip}:{port}: {served.message}", "it is tried again later")
         return True
+
+    def commitment(self) -> str | None:
+        """See `Chain`. One storage query."""
+        netuid, own = self._network.netuid, self._hotkey.ss58_address
+        found = self._ask("read our commitment", lambda chain: chain.get_commitment_metadata(netuid, own))
+        return _text_of(found)
+
+    def commit(self, text: str) -> None:
+        """See `Chain`. Returns when the extrinsic is in a block; that block may still be dropped."""
+        _check_commitment(text)
+        netuid, wallet = self._network.netuid, self._wallet()
+        made = self._ask(
+            "commit a text", lambda chain: chain.set_commitment(wallet, netuid, text, wait_for_finalization=False)
+        )
+        if not made.success:
+            raise ChainError(f"the chain refused the commitment {text!r}: {made.message}", "it is tried again later")
 
     def validator(self, hotkey: str) -> Validator | None:
         """See `Chain`."""
@@ -149,25 +186,49 @@ class BittensorChain:
 
     def close(self) -> None:
         """See `Chain`."""
-        connection, self._connection = self._connection, None
+        with self._one_at_a_time:
+            connection, self._connection = self._connection, None
         if connection is not None:
             with suppress(Exception):  # it may be broken, which is often why it is closed
                 connection.close()
 
     def _ask(self, what: str, question: Callable[[Any], Any]) -> Any:
-        try:
-            if self._connection is None:
-                self._connection = self._connect()
-            return question(self._connection)
-        except Exception as error:  # the SDK lets sockets', JSON's and its own errors through
-            self.close()
-            name = self._network.chain_endpoint or self._network.name
-            raise ChainError(f"could not {what} on {name}: {type(error).__name__}: {error}") from error
+        with self._one_at_a_time:
+            try:
+                if self._connection is None:
+                    self._connection = self._connect()
+                return question(self._connection)
+            except Exception as error:  # the SDK lets sockets', JSON's and its own errors through
+                self.close()
+                name = self._network.chain_endpoint or self._network.name
+                raise ChainError(f"could not {what} on {name}: {type(error).__name__}: {error}") from error
+
+    def _wallet(self) -> _HotkeyOnly:
+        return _HotkeyOnly(self._hotkey, _Address(self._reading.own_coldkey))
 
     def _subtensor(self) -> Any:
         import bittensor
 
         return bittensor.Subtensor(network=self._network.chain_endpoint or self._network.name)
+
+
+def _check_commitment(text: str) -> None:
+    size = len(text.encode())
+    if not text or size > _LONGEST_COMMITMENT or not text.isascii():
+        # The SDK counts characters where the chain counts bytes, so only ASCII has the length it names.
+        raise ChainError(f"a commitment is 1 to {_LONGEST_COMMITMENT} ASCII characters, not {size} bytes")
+
+
+def _text_of(metadata: Any) -> str | None:
+    """The text in what `get_commitment_metadata` found; None for no commitment and for one that is no text.
+
+    The shape is what `decode_metadata` of the SDK's chain_data takes apart: the first field, as {type: hex}.
+    """
+    try:
+        [value] = metadata["info"]["fields"][0].values()
+        return bytes.fromhex(value.removeprefix("0x")).decode() or None
+    except (LookupError, ValueError, TypeError, AttributeError):
+        return None
 
 
 @dataclass(frozen=True)
