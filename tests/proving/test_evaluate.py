@@ -202,6 +202,16 @@ def test_settings_of_another_size_than_the_model_are_a_rejection(folder: Path, p
 
 
 @pytest.mark.slow
+def test_a_model_of_another_ezkl_than_its_settings_is_a_rejection_before_ezkl_opens_it(
+    folder: Path, proving_constants: Constants
+) -> None:
+    (folder / "model.compiled").write_bytes(b"graph" + (6).to_bytes(8, "little") + b"19.0.7\0")
+    report = judge(folder, proving_constants)
+    assert "model.compiled was not made by EZKL" in str(report.refusal)
+    assert report.runs == []
+
+
+@pytest.mark.slow
 def test_an_input_beyond_the_lookup_table_is_witnessed_but_its_proof_fails(
     compiled: Callable[..., Path], proving_constants: Constants, tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ from omron_miner.circuit import (
     check_files,
     example_inputs,
     load_circuit,
+    load_without_key,
     read_input_file,
     validate_inputs,
     write_checksums,
@@ -77,6 +78,16 @@ def test_a_compiled_model_of_another_version_than_its_settings_is_refused_unopen
     (directory / "model.compiled").write_bytes(b"")
     with pytest.raises(CircuitError, match=r"model\.compiled is empty"):
         load_circuit(directory)
+
+
+def test_all_but_the_proving_key_can_be_judged_without_it(tmp_path: Path) -> None:
+    directory = write_circuit(tmp_path)
+    (directory / "pk.key").unlink()
+    meta, settings = load_without_key(directory)
+    assert (meta.name, settings.logrows) == ("sample", 11)
+    (directory / "model.compiled").write_bytes(b"graph" + (6).to_bytes(8, "little") + b"19.0.7\0")
+    with pytest.raises(CircuitError, match=r"model\.compiled was not made by EZKL"):
+        load_without_key(directory)
 
 
 def test_keys_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:

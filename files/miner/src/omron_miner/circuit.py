@@ -174,11 +174,25 @@ def load_circuit(directory: Path) -> Circuit:
     Raises CircuitError when a file is missing or malformed, the circuit was made by another EZKL version than the
     installed one, its keys and settings do not belong together as far as the disk shows, or a checksum differs.
     """
+    meta, settings = load_without_key(directory)
+    if not (directory / PK).is_file():
+        _refuse(directory, f"{PK} is missing", "omron-miner circuit sync downloads it where metadata.json names it")
+    _check_pk(directory)
+    check_files(directory, hash_up_to_bytes=_HASHED_AT_LOAD_BYTES)
     circuit_id = id_of(directory)
+    return Circuit(circuit_id, directory, meta.name, meta.version, meta.proof_system, meta.type, meta.timeout, settings)
+
+
+def load_without_key(directory: Path) -> tuple[Metadata, Settings]:
+    """All that `load_circuit` reads and checks but the proving key, which may be missing; EZKL can open the rest.
+
+    Raises CircuitError as that does.
+    """
+    id_of(directory)
     for name in REQUIRED_FILES:
-        if not (directory / name).is_file():
-            _refuse(directory, f"{name} is missing", "copy the folder again; pk.key is often stored elsewhere")
-    meta = _read_metadata(directory)
+        if name != PK and not (directory / name).is_file():
+            _refuse(directory, f"{name} is missing", "copy the folder again")
+    meta = read_metadata(directory)
     if meta.proof_system is not ProofSystem.EZKL:
         _refuse(
             directory, f"{meta.proof_system.value} circuits are not served yet", "remove the folder or ignore its id"
@@ -187,10 +201,9 @@ def load_circuit(directory: Path) -> Circuit:
     if settings.version != ezkl_version():
         message = f"was made by EZKL {settings.version}, installed is {ezkl_version()}"
         _refuse(directory, message, "build it again, or install that version of EZKL")
-    _check_compiled_version(directory, settings.version)
-    _check_keys(directory, settings.logrows)
-    check_files(directory, hash_up_to_bytes=_HASHED_AT_LOAD_BYTES)
-    return Circuit(circuit_id, directory, meta.name, meta.version, meta.proof_system, meta.type, meta.timeout, settings)
+    check_compiled_version(directory, settings.version)
+    _check_vk(directory, settings.logrows)
+    return meta, settings
 
 
 def id_of(directory: Path) -> str:
@@ -316,7 +329,8 @@ def read_input_file(path: Path) -> dict[str, list[Number]]:
     return {f"input_{index}": row for index, row in enumerate(rows)}
 
 
-def _read_metadata(directory: Path) -> Metadata:
+def read_metadata(directory: Path) -> Metadata:
+    """What metadata.json says. Raises CircuitError."""
     try:
         return Metadata.model_validate_json((directory / METADATA).read_bytes())
     except ValidationError as error:
@@ -353,8 +367,11 @@ def _visibility(value: object) -> str:
     return next(iter(value)) if isinstance(value, dict) and value else str(value)
 
 
-def _check_compiled_version(directory: Path, version: str) -> None:
-    """The compiled model carries the settings it was compiled with, the version as length (8 bytes) and text."""
+def check_compiled_version(directory: Path, version: str) -> None:
+    """Raises CircuitError unless model.compiled was made by this `version` of EZKL: another one aborts opening it.
+
+    The compiled model carries the settings it was compiled with, the version as length (8 bytes) and text.
+    """
     wanted = len(version).to_bytes(8, "little") + version.encode()
     path = directory / COMPILED
     with path.open("rb") as file:
@@ -366,15 +383,23 @@ def _check_compiled_version(directory: Path, version: str) -> None:
                 _refuse(directory, message, "copy or build the circuit again: the two do not belong together")
 
 
-def _check_keys(directory: Path, logrows: int) -> None:
-    """A proving key begins with its verification key, and that with its format and logrows."""
+def _check_vk(directory: Path, logrows: int) -> None:
+    """A verification key begins with its format and logrows."""
+    with (directory / VK).open("rb") as file:
+        head = file.read(2)
+    if len(head) < 2 or head[0] != _KEY_FORMAT:
+        _refuse(directory, f"{VK} is not a verification key", "copy or build the circuit again")
+    if head[1] != logrows:
+        _refuse(
+            directory, f"{VK} is for logrows {head[1]}, {SETTINGS} for {logrows}", "copy or build the circuit again"
+        )
+
+
+def _check_pk(directory: Path) -> None:
+    """A proving key begins with its verification key."""
     vk = (directory / VK).read_bytes()
     with (directory / PK).open("rb") as file:
         head = file.read(len(vk))
-    if len(vk) < 2 or vk[0] != _KEY_FORMAT:
-        _refuse(directory, f"{VK} is not a verification key", "copy or build the circuit again")
-    if vk[1] != logrows:
-        _refuse(directory, f"{VK} is for logrows {vk[1]}, {SETTINGS} for {logrows}", "copy or build the circuit again")
     if head != vk:
         _refuse(directory, f"{PK} and {VK} do not belong together", "copy or build the circuit again")
 

@@ -198,6 +198,10 @@ def _stage(directory: Path, place: Path) -> Path:
 
 def _set_up(folder: Path, logrows: int, constants: Constants, limits: Limits, say: Say) -> Setup:
     """The keys, made within the limits. Raises SrsError or CircuitError when there is no SRS to make them with."""
+    try:  # before EZKL opens it, which one of another version aborts
+        files.check_compiled_version(folder, ezkl_version())
+    except CircuitError as error:
+        return Setup(None, None, None, error.message)
     circuits = constants.circuits
     circuits.ezkl_directory.mkdir(parents=True, exist_ok=True)
     _ensure_srs(logrows, constants)
