@@ -307,7 +307,7 @@ def verify_command(
 
 @main.group("circuit")
 def circuit_group() -> None:
-    """Build, list and check circuits."""
+    """Build, fetch, list and check circuits."""
 
 
 srs_file_option = click.option("--srs-file", type=path_argument, help="SRS to use.  [default: generated or downloaded]")
@@ -398,6 +398,32 @@ def circuit_check_command(
     circuit = CircuitStore(constants.circuits).find(id_or_name)
     checked = check_circuit(circuit, constants, Source(srs_file, srs_sha256), _progress)
     click.echo(json.dumps(asdict(checked)) if as_json else f"{circuit.label}: ok, proved and verified")
+
+
+@circuit_group.command("sync")
+@click.option("--circuit", "wanted", multiple=True, help="Id or name; may be given again.  [default: all]")
+@srs_file_option
+@srs_sha256_option
+@as_json
+@click.pass_context
+def circuit_sync_command(
+    context: click.Context, wanted: tuple[str, ...], srs_file: Path | None, srs_sha256: str | None, as_json: bool
+) -> None:
+    """Fetch missing proving keys from where metadata.json says; exit 1 when a circuit is refused.
+
+    A key is put in place only after a proof made with it verified. What broke off is gone on with by the next run.
+    """
+    import json
+    import signal
+    from dataclasses import asdict
+
+    from omron_miner.circuit_build import Source
+    from omron_miner.circuit_sync import sync, to_text
+
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # so that temporary folders go
+    report = sync(constants_of(context), wanted, Source(srs_file, srs_sha256), _progress)
+    click.echo(json.dumps(asdict(report)) if as_json else to_text(report))
+    context.exit(1 if report.refused else 0)
 
 
 @circuit_group.command("evaluate")

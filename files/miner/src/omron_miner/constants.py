@@ -114,7 +114,14 @@ class Circuits(_Section):
     srs_directory: Path = Field(Path("/var/lib/omron-miner/srs"), description="kzg<logrows>.srs files")
     ezkl_directory: Path = Field(Path("/var/lib/omron-miner/ezkl"), description="EZKL_REPO_PATH: lookup-table cache")
     cache_size: int = Field(32, ge=1, description="circuits whose metadata is kept in memory")
-    ignored: tuple[CircuitId, ...] = Field((), description="circuit ids that are never loaded")
+    ignored: tuple[CircuitId, ...] = Field((), description="circuit ids that are never loaded nor fetched")
+    download_hosts: tuple[str, ...] = Field((), description="hosts keys come from; empty: those metadata.json names")
+    download_plain_http: bool = Field(False, description="let keys come unencrypted, from http:// addresses")
+    download_seconds: Seconds = Field(21_600.0, description="longest a key's download may take in one run")
+    download_stall_seconds: Seconds = Field(30.0, description="without a byte for so long, connect anew")
+    download_tries: int = Field(6, ge=1, le=100, description="connections in a row without a byte before giving up")
+    download_max_bytes: int = Field(53_687_091_200, ge=1, description="larger keys are refused")
+    download_keep_free_bytes: int = Field(1_073_741_824, ge=0, description="disk space a download must leave free")
 
 
 class Sessions(_Section):

@@ -1,0 +1,347 @@
+"""Fetches the proving keys that circuit folders come without, and lets a circuit serve only once a proof verified.
+
+Validators' folders hold everything but the large key, whose address stands in metadata.json. What can be judged
+without it is judged first: the id, the ignore list, EZKL's version. The key grows in a hidden folder beside the
+circuit's, is proved with there, and is renamed into place last, so that a running miner never sees a part of one or
+one that proves nothing. A key that is here already counts once its checksum is recorded, which a proof comes before.
+
+Not for building circuits (`circuit_build`), nor for how a file is fetched (`downloads`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import pwd
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from omron_miner import circuit as files
+from omron_miner import downloads
+from omron_miner.circuit import Metadata, id_of, load_circuit, load_without_key, read_metadata
+from omron_miner.circuit_build import CheckResult, Source, check_circuit
+from omron_miner.downloads import DownloadError, Rules
+from omron_miner.errors import CircuitError, OmronError
+from omron_miner.isolated import ProcessLostError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from omron_miner.constants import Circuits, Constants
+
+Say = Callable[[str], None]
+
+_WORK = ".sync-"
+_LOCK = "lock"
+
+
+@dataclass(frozen=True)
+class Synced:
+    """A circuit that may serve; `changed`: its key was put in place or its checksums recorded just now."""
+
+    circuit_id: str
+    name: str
+    changed: bool
+    key_bytes: int
+    key_sha256: str
+    received_bytes: int = 0
+    """What came over the network."""
+    seconds: float = 0.0
+    """Of fetching and proving."""
+    proof: dict[str, float] = field(default_factory=dict)
+    """Seconds of the example's witness_s, prove_s, verify_s and total_s; empty when none was made."""
+
+
+@dataclass(frozen=True)
+class SyncReport:
+    """What became of each circuit: `refused` maps a folder's name to the reason."""
+
+    circuits: list[Synced]
+    ignored: list[str]
+    """Ids on the operator's ignore list, left alone."""
+    refused: dict[str, str]
+
+
+def sync(constants: Constants, wanted: Sequence[str], srs: Source, say: Say = print) -> SyncReport:
+    """Syncs the circuits with these ids or names, or when none is `wanted` all in `circuits.directory`.
+
+    One that is refused does not keep the others from it. Raises CircuitError when a wanted one has no folder.
+    """
+    directory = constants.circuits.directory
+    _clear_left(directory)
+    found = _folders(directory)
+    chosen = [_find(found, one) for one in wanted] if wanted else found
+    report = SyncReport([], [], {})
+    for folder in dict.fromkeys(chosen):
+        if not wanted and folder.name.removeprefix(files.FOLDER_PREFIX) in constants.circuits.ignored:
+            report.ignored.append(id_of(folder))
+            continue
+        try:
+            report.circuits.append(sync_circuit(folder, constants, srs, say))
+        except OmronError as error:
+            say(f"{folder.name[:14]}: refused: {error}")
+            report.refused[folder.name] = str(error)
+    return report
+
+
+def sync_circuit(directory: Path, constants: Constants, srs: Source, say: Say = print) -> Synced:
+    """Makes sure that the circuit in `directory` has a proving key that was proved with on this host or is on record.
+
+    Raises CircuitError (or InputError, SrsError) when the circuit is refused, DownloadError when the key cannot be had.
+    """
+    begun = time.perf_counter()
+    circuit_id = id_of(directory)
+    if circuit_id in constants.circuits.ignored:
+        raise CircuitError(f"circuit {circuit_id} is ignored", "take it out of circuits.ignored in constants.toml")
+    meta, _ = load_without_key(directory)
+    url = _address(directory, meta)
+    received, checked = 0, None
+    with _working(directory) as work:
+        try:
+            if not (directory / files.PK).is_file() or not _usable(directory):
+                received, checked = _fetch_and_put(directory, url, work, constants, srs, say)
+            elif not (directory / files.CHECKSUMS).is_file():
+                received, checked = _prove_what_is_here(directory, url, work, constants, srs, say)
+        except OSError as error:
+            raise CircuitError(f"circuit {meta.name}: {error}", "check the free space and the owner") from error
+    circuit = load_circuit(directory)
+    record = json.loads((directory / files.CHECKSUMS).read_bytes())[files.PK]
+    if not checked:
+        say(f"{meta.name}: nothing to do")
+    return Synced(
+        circuit_id=circuit.id,
+        name=circuit.name,
+        changed=checked is not None,
+        key_bytes=record["bytes"],
+        key_sha256=record["sha256"],
+        received_bytes=received,
+        seconds=round(time.perf_counter() - begun, 3),
+        proof=checked.proof if checked else {},
+    )
+
+
+def to_text(report: SyncReport) -> str:
+    """A line for each circuit."""
+    lines = [
+        f"{one.circuit_id}  {one.name}: "
+        + (f"proved and verified, {one.received_bytes / 1e6:.1f} MB fetched" if one.changed else "nothing to do")
+        for one in report.circuits
+    ]
+    lines += [f"{one}  ignored" for one in report.ignored]
+    lines += [f"{folder}  REFUSED  {reason}" for folder, reason in report.refused.items()]
+    return "\n".join(lines) or "no circuits"
+
+
+def rules_of(circuits: Circuits) -> Rules:
+    """What the constants allow a download."""
+    return Rules(
+        hosts=circuits.download_hosts,
+        plain_http=circuits.download_plain_http,
+        total_seconds=circuits.download_seconds,
+        stall_seconds=circuits.download_stall_seconds,
+        tries=circuits.download_tries,
+        max_bytes=circuits.download_max_bytes,
+        keep_free_bytes=circuits.download_keep_free_bytes,
+    )
+
+
+# --- one circuit ----------------------------------------------------------------------------------------------------
+
+
+def _address(directory: Path, meta: Metadata) -> str | None:
+    """Where metadata.json says that the key is; other files it names are validators' business."""
+    for name in meta.external_files:
+        if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
+            raise CircuitError(
+                f"circuit {directory.name}: {files.METADATA} names the external file {name!r}, which is no file name",
+                "do not use this folder",
+            )
+    return meta.external_files.get(files.PK)
+
+
+def _usable(directory: Path) -> bool:
+    """Whether the key that is here may be the circuit's, as far as the disk shows."""
+    try:
+        load_circuit(directory)
+    except CircuitError:
+        return False
+    return True
+
+
+def _prove_what_is_here(
+    directory: Path, url: str | None, work: Path, constants: Constants, srs: Source, say: Say
+) -> tuple[int, CheckResult]:
+    """A proof with a key that nothing is known of: a copied one may be cut short. If it fails, one is fetched."""
+    try:
+        return 0, check_circuit(load_circuit(directory), constants, srs, say)
+    except CircuitError as error:
+        if not url or _is_this_hosts_fault(error):
+            raise
+        say(f"{directory.name[:14]}: the {files.PK} that is here is not used: {error.message}")
+        return _fetch_and_put(directory, url, work, constants, srs, say)
+
+
+def _fetch_and_put(
+    directory: Path, url: str | None, work: Path, constants: Constants, srs: Source, say: Say
+) -> tuple[int, CheckResult]:
+    """Fetches the key, proves with it and puts it in place; bytes received.
+
+    A file that an earlier run left, whole or in part, gets one try anew from the first byte if it proves nothing.
+    """
+    if not url:
+        raise CircuitError(
+            f"circuit {directory.name}: {files.PK} is missing or another's, and {files.METADATA} has no address of it",
+            f"copy {files.PK} into the folder",
+        )
+    part = work / files.PK
+    was_begun = part.exists()
+    received = _fetch(directory, url, part, constants, say)
+    try:
+        checked = _prove_beside(directory, part, constants, srs, say)
+    except CircuitError as error:
+        if not was_begun or _is_this_hosts_fault(error):
+            raise
+        say(f"{directory.name[:14]}: what an earlier run began proves nothing, so from the first byte: {error.message}")
+        downloads.discard(part)
+        received += _fetch(directory, url, part, constants, say)
+        checked = _prove_beside(directory, part, constants, srs, say)
+    _put_in_place(directory, work)
+    return received, checked
+
+
+def _fetch(directory: Path, url: str, part: Path, constants: Constants, say: Say) -> int:
+    vk = (directory / files.VK).read_bytes()  # a proving key begins with it
+    wanted = _recorded_bytes(directory)
+    try:
+        fetched = downloads.fetch(url, part, rules_of(constants.circuits), wanted, vk, say)
+    except DownloadError as error:
+        raise DownloadError(f"circuit {directory.name}: {error.message}", error.hint) from error
+    mb, seconds = fetched.received_bytes / 1e6, fetched.seconds
+    say(f"{part.name}: {fetched.bytes / 1e6:.1f} MB are here, {mb:.1f} MB of them fetched now in {seconds:.1f} s")
+    return fetched.received_bytes
+
+
+def _recorded_bytes(directory: Path) -> int | None:
+    """The key's size by checksums.json, which came with the folder; None without one."""
+    try:
+        return int(json.loads((directory / files.CHECKSUMS).read_bytes())[files.PK]["bytes"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CircuitError(
+            f"circuit {directory.name}: {files.CHECKSUMS} is unreadable: {error!r}", "copy the circuit again"
+        ) from error
+
+
+def _prove_beside(directory: Path, part: Path, constants: Constants, srs: Source, say: Say) -> CheckResult:
+    """The circuit as it would be with this key, proved in a folder that no miner looks into."""
+    staged = part.with_name(directory.name)
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir()
+    for path in directory.iterdir():
+        if path.name != files.PK:
+            (staged / path.name).symlink_to(path.resolve())
+    (staged / files.PK).symlink_to(part.resolve())
+    try:
+        return check_circuit(load_circuit(staged), constants, srs, say)
+    except CircuitError as error:
+        raise CircuitError(f"the {files.PK} fetched is not used: {error.message}", error.hint) from error
+
+
+def _put_in_place(directory: Path, work: Path) -> None:
+    """The record first, the key last: until then the circuit is refused."""
+    mode = 0o640
+    made = work / directory.name / files.CHECKSUMS
+    if not made.is_symlink():
+        made.chmod(mode)
+        made.replace(directory / files.CHECKSUMS)
+    part = work / files.PK
+    part.chmod(mode)
+    part.replace(directory / files.PK)
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_this_hosts_fault(error: OmronError) -> bool:
+    """Whether a proof failed for want of memory, which another download does not mend."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ProcessLostError) and cause.signal_number == signal.SIGKILL:
+            return True
+        cause = cause.__cause__
+    return False
+
+
+# --- folders --------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _working(directory: Path) -> Iterator[Path]:
+    """A hidden folder beside the circuit's, on the same file system, kept when it holds a part. One process at a time.
+
+    Raises CircuitError when another one is at it, or when root would leave files that the owner cannot touch.
+    """
+    directory = directory.resolve()
+    owner = directory.stat().st_uid
+    if os.geteuid() == 0 and owner != 0:
+        name = _user(owner)
+        message = f"{directory.name} belongs to {name}, whom root's files would be in the way of"
+        raise CircuitError(message, f"sudo -u {name} omron-miner circuit sync")
+    work = directory.with_name(_WORK + directory.name)
+    try:
+        work.mkdir(mode=0o700, exist_ok=True)
+        with (work / _LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                yield work
+            finally:
+                shutil.rmtree(work / directory.name, ignore_errors=True)
+                if not (work / files.PK).exists():
+                    shutil.rmtree(work, ignore_errors=True)
+    except BlockingIOError as error:
+        raise CircuitError(f"{directory.name} is being synced by another process", "wait for it") from error
+    except OSError as error:
+        raise CircuitError(f"cannot write {work}: {error}", "check the free space and the owner") from error
+
+
+def _user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"#{number}"
+
+
+def _clear_left(directory: Path) -> None:
+    """Removes what was begun for circuits that are gone."""
+    for work in directory.glob(f"{_WORK}*"):
+        if not (directory / work.name.removeprefix(_WORK)).exists():
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _folders(directory: Path) -> list[Path]:
+    try:
+        return sorted(path for path in directory.glob(f"{files.FOLDER_PREFIX}*") if path.is_dir())
+    except OSError:
+        return []
+
+
+def _find(found: Sequence[Path], id_or_name: str) -> Path:
+    for folder in found:
+        if folder.name == f"{files.FOLDER_PREFIX}{id_or_name}":
+            return folder
+    for folder in found:
+        with contextlib.suppress(OmronError, OSError):
+            if read_metadata(folder).name == id_or_name:
+                return folder
+    raise CircuitError(
+        f"there is no folder of circuit {id_or_name}", "copy it into circuits.directory, or name it in omron_circuits"
+    )

@@ -1,0 +1,174 @@
+"""Circuits that may not serve are refused before a byte of their key is fetched. Real proofs: tests/proving."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from building import constants_below
+from circuit_folders import VK, write_circuit
+from file_server import Handler, partial, serving, status
+from omron_miner.circuit_build import Source
+from omron_miner.circuit_sync import SyncReport, rules_of, sync, to_text
+from omron_miner.constants import Circuits
+from omron_miner.errors import CircuitError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from file_server import FileServer
+    from omron_miner.constants import Constants
+
+A, B = "a" * 64, "b" * 64
+
+
+@pytest.fixture
+def constants(tmp_path: Path) -> Constants:
+    plain = constants_below(tmp_path)
+    allowed = {"download_plain_http": True, "download_tries": 1, "download_stall_seconds": 5.0}
+    return plain.model_copy(update={"circuits": plain.circuits.model_copy(update=allowed)})
+
+
+@pytest.fixture
+def server() -> Iterator[FileServer]:
+    with serving(VK + b"proving key") as server:
+        yield server
+
+
+def keyless(constants: Constants, url: str, digit: str = "a", **settings: Any) -> Path:
+    directory = write_circuit(constants.circuits.directory, digit, {"external_files": {"pk.key": url}}, **settings)
+    (directory / "pk.key").unlink()
+    return directory
+
+
+def refusal(constants: Constants, *wanted: str) -> str:
+    [reason] = sync(constants, wanted, Source()).refused.values()
+    return reason
+
+
+def with_circuits(constants: Constants, **circuits: Any) -> Constants:
+    return constants.model_copy(update={"circuits": constants.circuits.model_copy(update=circuits)})
+
+
+def test_an_ignored_circuit_is_left_alone_and_refused_when_asked_for(constants: Constants, server: FileServer) -> None:
+    keyless(constants, server.url)
+    ignoring = with_circuits(constants, ignored=(A,))
+    assert sync(ignoring, (), Source()) == SyncReport([], [A], {})
+    assert "is ignored" in refusal(ignoring, A)
+    assert server.requests == []
+
+
+def test_a_circuit_of_another_ezkl_is_refused_before_its_key_is_fetched(
+    constants: Constants, server: FileServer
+) -> None:
+    directory = keyless(constants, server.url, version="19.0.7")
+    assert "was made by EZKL 19.0.7" in refusal(constants)
+    (directory / "settings.json").write_text((keyless(constants, server.url, "b") / "settings.json").read_text())
+    (directory / "model.compiled").write_bytes(b"graph" + (6).to_bytes(8, "little") + b"19.0.7\0")
+    assert "model.compiled was not made by EZKL" in refusal(constants, A)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("name", ["../../etc/pk.key", "/etc/passwd", "..", "a\\b", ""])
+def test_a_name_with_a_path_in_it_is_refused(constants: Constants, server: FileServer, name: str) -> None:
+    files = {"pk.key": server.url, name: server.url}
+    (write_circuit(constants.circuits.directory, metadata={"external_files": files}) / "pk.key").unlink()
+    assert "which is no file name" in refusal(constants)
+    assert server.requests == []
+
+
+def test_files_that_only_validators_need_are_not_fetched(constants: Constants, server: FileServer) -> None:
+    directory = keyless(constants, server.url)
+    metadata = json.loads((directory / "metadata.json").read_text())
+    metadata["external_files"]["circuit.zkey"] = server.url + "?other"
+    (directory / "metadata.json").write_text(json.dumps(metadata))
+    server.acts.append(status(404))
+    assert "answers 404" in refusal(constants)
+    assert [one["path"] for one in server.requests] == ["/files/pk.key"]
+
+
+def test_a_key_without_an_address_says_what_to_do(constants: Constants) -> None:
+    (write_circuit(constants.circuits.directory, metadata={"external_files": {}}) / "pk.key").unlink()
+    assert "copy pk.key into the folder" in refusal(constants)
+
+
+def test_an_unencrypted_address_is_refused_unless_allowed(constants: Constants, server: FileServer) -> None:
+    keyless(constants, server.url)
+    assert "is not encrypted" in refusal(with_circuits(constants, download_plain_http=False))
+    assert "not among circuits.download_hosts" in refusal(with_circuits(constants, download_hosts=("storage.example",)))
+    assert server.requests == []
+
+
+def test_a_key_of_another_size_than_the_folders_checksum_is_not_fetched(
+    constants: Constants, server: FileServer
+) -> None:
+    directory = keyless(constants, server.url)
+    (directory / "checksums.json").write_text(json.dumps({"pk.key": {"bytes": 5, "sha256": "0" * 64}}))
+    assert f"has {len(server.content)} bytes, wanted are 5" in refusal(constants)
+    assert not (directory / "pk.key").exists()
+
+
+def test_one_refused_circuit_does_not_keep_the_others_from_it(constants: Constants, server: FileServer) -> None:
+    keyless(constants, server.url, "b", version="19.0.7")
+    (write_circuit(constants.circuits.directory) / "checksums.json").write_text("{}")
+    report = sync(constants, (), Source())
+    assert set(report.refused) == {f"model_{A}", f"model_{B}"}
+    assert "checksums.json is unreadable" in report.refused[f"model_{A}"]
+    assert to_text(report).count("REFUSED") == 2
+
+
+def test_a_circuit_is_found_by_its_name_and_a_missing_one_is_named(constants: Constants, server: FileServer) -> None:
+    keyless(constants, server.url, version="19.0.7")
+    assert "19.0.7" in refusal(constants, "sample")
+    with pytest.raises(CircuitError, match="no folder of circuit absent"):
+        sync(constants, ("absent",), Source())
+
+
+def test_two_syncs_of_one_circuit_do_not_meet(constants: Constants) -> None:
+    asked, go = threading.Event(), threading.Event()
+
+    def wait(handler: Handler) -> None:
+        asked.set()
+        go.wait(10)
+        partial(handler, 0)
+
+    with serving(VK, wait) as server:
+        keyless(constants, server.url)
+        first = threading.Thread(target=sync, args=(constants, (), Source()))
+        first.start()
+        assert asked.wait(10)
+        assert "is being synced by another process" in refusal(constants)
+        go.set()
+        first.join(10)
+
+
+def test_what_was_begun_for_a_circuit_that_is_gone_is_cleared(constants: Constants) -> None:
+    left = constants.circuits.directory / f".sync-model_{A}"
+    left.mkdir(parents=True)
+    (left / "pk.key").write_bytes(b"part")
+    assert to_text(sync(constants, (), Source())) == "no circuits"
+    assert not left.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_root_leaves_no_files_that_the_miner_cannot_touch(constants: Constants, server: FileServer) -> None:
+    directory = keyless(constants, server.url)
+    os.chown(directory, 65534, 65534)
+    assert "sudo -u nobody omron-miner circuit sync" in refusal(constants)
+    assert server.requests == []
+
+
+def test_every_limit_is_the_operators() -> None:
+    circuits = Circuits(
+        download_hosts=("storage.example",), download_plain_http=True, download_seconds=1.0, download_stall_seconds=2.0,
+        download_tries=3, download_max_bytes=4, download_keep_free_bytes=5,
+    )  # fmt: skip
+    rules = rules_of(circuits)
+    assert (rules.hosts, rules.plain_http) == (("storage.example",), True)
+    limits = (rules.total_seconds, rules.stall_seconds, rules.tries, rules.max_bytes, rules.keep_free_bytes)
+    assert limits == (1.0, 2.0, 3, 4, 5)

@@ -1,0 +1,342 @@
+"""A download arrives whole or not at all, goes on after a break, and asks nobody it may not. Over real connections."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from file_server import Handler, cut, honest, partial, redirect, serving, status
+from omron_miner.downloads import DownloadError, Rules, check_url, fetch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from file_server import Act
+
+CONTENT = random.Random(1).randbytes(300_000)  # noqa: S311  bytes, not secrets
+RULES = Rules(
+    hosts=(), plain_http=True, total_seconds=20.0, stall_seconds=0.5, tries=3, max_bytes=1 << 30, keep_free_bytes=0,
+    pause_seconds=0.0,
+)  # fmt: skip
+
+
+@pytest.fixture
+def part(tmp_path: Path) -> Path:
+    (tmp_path / "work").mkdir()
+    return tmp_path / "work" / "pk.key"
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+def test_a_file_arrives_whole_and_says_so(part: Path, said: list[str]) -> None:
+    with serving(CONTENT) as server:
+        fetched = fetch(server.url, part, RULES, len(CONTENT), CONTENT[:100], said.append)
+    assert part.read_bytes() == CONTENT
+    assert (fetched.bytes, fetched.received_bytes) == (len(CONTENT), len(CONTENT))
+    assert server.requests[0]["accept-encoding"] == "identity"
+    assert "0.3 MB" in said[0]
+
+
+def test_a_cut_connection_is_gone_on_with(part: Path, said: list[str]) -> None:
+    with serving(CONTENT, cut(100_000), status(503), cut(50_000)) as server:
+        fetched = fetch(server.url, part, RULES, say=said.append)
+    assert part.read_bytes() == CONTENT
+    assert fetched.received_bytes == len(CONTENT), "no byte came twice"
+    assert server.ranges == [None, "bytes=100000-", "bytes=100000-", "bytes=150000-"]
+    assert server.requests[1]["if-range"] == '"one"'
+    assert any("503" in line for line in said)
+
+
+def test_a_later_run_goes_on_where_an_earlier_one_gave_up(part: Path) -> None:
+    with serving(CONTENT, cut(100_000), *[status(500)] * 3) as server:
+        with pytest.raises(DownloadError, match=r"100000 of 300000 bytes are here.*goes on from there"):
+            fetch(server.url, part, RULES)
+        fetched = fetch(server.url, part, RULES)
+    assert part.read_bytes() == CONTENT
+    assert fetched.received_bytes == 200_000
+
+
+def test_a_whole_part_is_only_asked_about(part: Path) -> None:
+    with serving(CONTENT) as server:
+        fetch(server.url, part, RULES)
+        assert fetch(server.url, part, RULES).received_bytes == 0
+    assert part.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("same_size", [True, False])
+def test_a_file_that_changed_meanwhile_is_fetched_anew(part: Path, same_size: bool) -> None:
+    other = bytes(reversed(CONTENT)) if same_size else CONTENT[::-1] + b"more"
+    with serving(CONTENT, cut(100_000), *[status(500)] * 3) as server:
+        with pytest.raises(DownloadError):
+            fetch(server.url, part, RULES)
+        server.content, server.etag = other, '"two"'
+        fetch(server.url, part, RULES)
+    assert part.read_bytes() == other
+
+
+def ignores_if_range(handler: Handler) -> None:
+    del handler.headers["If-Range"]
+    honest(handler)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_changed_file_is_noticed_on_a_server_that_ignores_if_range(part: Path, whole: bool) -> None:
+    with serving(CONTENT, honest if whole else cut(100_000), *[status(500)] * 3) as server:
+        if whole:
+            fetch(server.url, part, RULES)
+            server.acts.clear()
+        else:
+            with pytest.raises(DownloadError):
+                fetch(server.url, part, RULES)
+        server.content, server.etag = CONTENT[::-1], '"two"'
+        server.acts.append(ignores_if_range)
+        fetch(server.url, part, RULES)
+    assert part.read_bytes() == CONTENT[::-1]
+
+
+def test_without_an_etag_the_size_has_to_do(part: Path) -> None:
+    with serving(CONTENT, cut(100_000), etag=None) as server:
+        fetch(server.url, part, RULES)
+        assert part.read_bytes() == CONTENT
+        server.content = CONTENT + b"more"
+        server.acts.append(honest)
+        fetch(server.url, part, RULES)
+    assert part.read_bytes() == CONTENT + b"more"
+
+
+def wrong_range(handler: Handler) -> None:
+    body = handler.files.content[5:]
+    handler.answer(206, body, Content_Range=f"bytes 5-{len(CONTENT) - 1}/{len(CONTENT)}", ETag='"one"')
+
+
+def test_a_server_that_sends_another_range_is_not_believed(part: Path) -> None:
+    with serving(CONTENT, cut(100_000), wrong_range) as server:
+        fetch(server.url, part, RULES)
+    assert part.read_bytes() == CONTENT
+    assert server.ranges == [None, "bytes=100000-", None]
+
+
+def test_another_address_begins_anew(part: Path) -> None:
+    with serving(CONTENT, cut(100_000), *[status(500)] * 3) as server:
+        with pytest.raises(DownloadError):
+            fetch(server.url, part, RULES)
+        fetch(server.url + "?v=2", part, RULES)
+    assert server.ranges[-1] is None
+    assert part.read_bytes() == CONTENT
+
+
+def longer_than_it_says(handler: Handler) -> None:
+    handler.answer(200, CONTENT, Content_Length=200_000, ETag='"one"')
+
+
+def test_bytes_beyond_the_said_length_are_not_taken(part: Path) -> None:
+    with serving(CONTENT, longer_than_it_says) as server:
+        assert fetch(server.url, part, RULES).bytes == 200_000
+
+
+def chunked(handler: Handler) -> None:
+    handler.answer(200, Content_Length=None, Transfer_Encoding="chunked")
+    for first in range(0, len(CONTENT), 60_000):
+        handler.wfile.write(b"%x\r\n%s\r\n" % (60_000, CONTENT[first : first + 60_000]))
+    handler.wfile.write(b"0\r\n\r\n")
+
+
+def chunked_and_cut(handler: Handler) -> None:
+    handler.answer(200, Content_Length=None, Transfer_Encoding="chunked")
+    handler.wfile.write(b"%x\r\n%s" % (60_000, CONTENT[:10_000]))
+
+
+def test_a_body_of_unknown_length_is_taken_when_it_ends_as_it_should(part: Path) -> None:
+    with serving(CONTENT, chunked_and_cut, chunked) as server:
+        fetch(server.url, part, RULES)
+    assert part.read_bytes() == CONTENT
+
+
+def trickle(handler: Handler) -> None:
+    handler.answer(200, Content_Length=len(CONTENT))
+    try:
+        for byte in CONTENT:
+            handler.wfile.write(bytes([byte]))
+            time.sleep(0.05)
+    except OSError:
+        pass
+
+
+def hang(handler: Handler) -> None:
+    handler.answer(200, Content_Length=len(CONTENT))
+    time.sleep(1.5)
+
+
+def test_a_server_that_stalls_is_left_and_asked_again(part: Path, said: list[str]) -> None:
+    with serving(CONTENT, hang) as server:
+        fetch(server.url, part, RULES, say=said.append)
+    assert part.read_bytes() == CONTENT
+    assert any("does not answer in time" in line for line in said)
+
+
+def test_a_server_that_trickles_cannot_take_longer_than_allowed(part: Path) -> None:
+    begun = time.monotonic()
+    with serving(CONTENT, trickle) as server, pytest.raises(DownloadError, match=r"took longer than 0\.7 s"):
+        fetch(server.url, part, replace(RULES, total_seconds=0.7))
+    assert time.monotonic() - begun < 3
+
+
+def test_a_server_that_is_not_there_is_given_up_with_a_word(part: Path) -> None:
+    with serving(CONTENT) as server:
+        pass
+    with pytest.raises(DownloadError, match="0 bytes are here"):
+        fetch(server.url, part, RULES)
+
+
+# --- what is not even begun
+
+
+@pytest.mark.parametrize(
+    ("code", "said"), [(404, "newer version"), (403, "not public"), (401, "not public"), (418, "by hand")]
+)
+def test_a_refusal_is_final_and_says_what_to_do(part: Path, code: int, said: str) -> None:
+    with serving(CONTENT, status(code)) as server, pytest.raises(DownloadError, match=f"{code}.*{said}"):
+        fetch(server.url, part, RULES)
+    assert len(server.requests) == 1
+
+
+def page(handler: Handler) -> None:
+    handler.answer(200, b"<html>log in first</html>" * 1000, Content_Type="text/html")
+
+
+def test_a_page_instead_of_the_file_is_noticed_by_its_first_bytes(part: Path) -> None:
+    with serving(CONTENT, page) as server, pytest.raises(DownloadError, match=r"not this circuit's pk\.key.*text/html"):
+        fetch(server.url, part, RULES, begins_with=CONTENT[:1000])
+    assert not part.exists()
+
+
+def test_a_file_shorter_than_its_beginning_is_another(part: Path) -> None:
+    with serving(CONTENT[:10]) as server, pytest.raises(DownloadError, match="not this circuit's"):
+        fetch(server.url, part, RULES, begins_with=CONTENT[:1000])
+
+
+@pytest.mark.parametrize(
+    ("rules", "wanted", "said"),
+    [
+        ({"max_bytes": 1000}, None, "more than circuits.download_max_bytes"),
+        ({"keep_free_bytes": 1 << 60}, None, "are needed.*download_keep_free_bytes"),
+        ({}, 300_001, "has 300000 bytes, wanted are 300001"),
+    ],
+)
+def test_a_file_of_a_wrong_size_is_refused_before_its_body(
+    part: Path, rules: dict[str, int], wanted: int | None, said: str
+) -> None:
+    with serving(CONTENT) as server, pytest.raises(DownloadError, match=said):
+        fetch(server.url, part, replace(RULES, **rules), wanted)  # type: ignore[arg-type]
+    assert not part.exists()
+
+
+def test_a_compressed_body_is_refused(part: Path) -> None:
+    def act(handler: Handler) -> None:
+        partial(handler, Content_Encoding="gzip")
+
+    with serving(CONTENT, act) as server, pytest.raises(DownloadError, match="compressed"):
+        fetch(server.url, part, RULES)
+
+
+# --- whom it may ask
+
+
+@pytest.mark.parametrize(
+    ("url", "rules", "said"),
+    [
+        ("http://storage.example/pk.key", {"plain_http": False}, "not encrypted"),
+        ("ftp://storage.example/pk.key", {}, "not an address of the web"),
+        ("file:///etc/shadow", {}, "not an address of the web"),
+        ("pk.key", {}, "not an address of the web"),
+        ("https:///pk.key", {}, "not an address of the web"),
+        ("https://user:secret@storage.example/pk.key", {}, "holds a user name"),
+        ("https://storage.example/pk.key", {"hosts": ("other.example",)}, "not among circuits.download_hosts"),
+        ("https://storage.example.evil.example/pk.key", {"hosts": ("storage.example",)}, "not among"),
+        ("https://storage.example:port/pk.key", {}, "is not an address"),
+    ],
+)
+def test_an_address_that_is_not_allowed_is_not_asked(url: str, rules: dict[str, object], said: str) -> None:
+    with pytest.raises(DownloadError, match=said) as caught:
+        check_url(url, replace(RULES, **rules))  # type: ignore[arg-type]
+    assert "secret" not in str(caught.value)
+
+
+def test_an_allowed_address_is(part: Path) -> None:
+    check_url("https://Storage.example/pk.key?signature=1", replace(RULES, hosts=("storage.example",)))
+
+
+def test_a_signature_in_the_address_is_not_shown(part: Path, said: list[str]) -> None:
+    with serving(CONTENT, status(404)) as server, pytest.raises(DownloadError) as caught:
+        fetch(server.url + "?signature=secret", part, RULES, say=said.append)
+    assert "secret" not in str(caught.value) + str(said)
+
+
+def test_a_redirect_on_the_same_host_is_followed_ranges_included(part: Path) -> None:
+    there: list[Act] = [redirect("/elsewhere/pk.key"), cut(100_000), redirect("/elsewhere/pk.key")]
+    with serving(CONTENT, *there) as server:
+        fetch(server.url, part, RULES)
+    assert part.read_bytes() == CONTENT
+    assert server.ranges[-1] == "bytes=100000-"
+    assert server.requests[-1]["path"] == "/elsewhere/pk.key"
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        (lambda port: f"http://localhost:{port}/pk.key", "localhost is not among"),
+        (lambda port: "file:///etc/shadow", "sends us on to file:///etc/shadow"),
+        (lambda port: f"https://127.0.0.1:{port}/pk.key", "sends us on to https"),
+        (lambda port: "//user:secret@127.0.0.1/pk.key", "holds a user name"),
+    ],
+)
+def test_a_redirect_elsewhere_is_not_followed(part: Path, target: Callable[[int], str], said: str) -> None:
+    with serving(CONTENT) as server:
+        server.acts.append(redirect(target(server.port)))
+        with pytest.raises(DownloadError, match=said):
+            fetch(server.url, part, RULES)
+    assert len(server.requests) == 1
+    assert not part.exists()
+
+
+def test_a_redirect_to_another_host_is_followed_where_it_is_allowed(part: Path) -> None:
+    with serving(CONTENT) as server:
+        server.acts.append(redirect(f"http://localhost:{server.port}/pk.key"))
+        fetch(server.url, part, replace(RULES, hosts=("127.0.0.1", "localhost")))
+    assert part.read_bytes() == CONTENT
+
+
+def test_redirects_in_a_circle_end(part: Path) -> None:
+    with serving(CONTENT, *[redirect("/files/pk.key")] * 20) as server:
+        with pytest.raises(DownloadError, match="in circles"):
+            fetch(server.url, part, RULES)
+        assert len(server.requests) == 6
+
+
+@pytest.mark.parametrize("note", [b"", b"[]", b"{}", b'{"url": 1}', b'{"other": 1}', b"\xff"])
+def test_a_part_without_a_readable_note_is_thrown_away(part: Path, note: bytes) -> None:
+    part.write_bytes(b"left by something else")
+    part.with_name("pk.key.json").write_bytes(note)
+    with serving(CONTENT) as server:
+        fetch(server.url, part, RULES)
+    assert part.read_bytes() == CONTENT
+    assert server.ranges == [None]
+    assert json.loads(part.with_name("pk.key.json").read_text())["size"] == len(CONTENT)
+
+
+def test_the_environments_proxy_is_asked(part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(CONTENT) as proxy:
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.port}")
+        monkeypatch.setenv("no_proxy", "")
+        fetch("http://storage.example/pk.key", part, RULES)
+    assert proxy.requests[0]["path"] == "http://storage.example/pk.key"
+    assert part.read_bytes() == CONTENT
