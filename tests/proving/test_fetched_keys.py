@@ -169,6 +169,22 @@ def test_a_whole_key_that_was_copied_is_proved_and_not_fetched(
     assert (one.changed, one.received_bytes, server.requests) == (True, 0, [])
 
 
+def test_a_key_on_record_is_proved_with_again_when_asked_and_mended_if_it_rotted(
+    host: Constants, ship: Callable[[str], Path], tiny_circuit: Circuit
+) -> None:
+    key = tiny_circuit.pk.read_bytes()
+    with serving(key) as server:
+        directory = ship(server.url)
+        synced(host)
+        [again] = sync(host, (), Source(), prove=True).circuits
+        assert (again.changed, again.received_bytes) == (False, 0)
+        assert again.proof["prove_s"] > 0
+        (directory / "pk.key").write_bytes(spoilt(key))
+        [mended] = sync(host, (), Source(), prove=True).circuits
+    assert (mended.changed, mended.received_bytes) == (True, len(key))
+    assert (directory / "pk.key").read_bytes() == key
+
+
 def test_a_key_that_is_not_the_one_on_record_is_refused(
     host: Constants, ship: Callable[[str], Path], tiny_circuit: Circuit
 ) -> None:

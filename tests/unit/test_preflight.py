@@ -365,6 +365,19 @@ def test_a_folder_without_all_its_files_is_refused(folder: Path, name: str) -> N
     assert f"lacks {name}" in only(circuits({"name": "a", "folder": str(folder)}))
 
 
+def test_a_key_that_the_host_can_fetch_may_be_missing(folder: Path) -> None:
+    def named(**files: Any) -> list[str]:
+        (folder / "metadata.json").write_text(json.dumps({"proof_system": "EZKL", "external_files": files}))
+        return circuits({"name": "a", "folder": str(folder)})
+
+    (folder / "pk.key").unlink()
+    assert named(**{"pk.key": "https://storage.example/pk.key"}) == []
+    for other in ({}, {"pk.key": "/elsewhere"}, {"pk.key": 1}, {"vk.key": "https://storage.example/vk.key"}):
+        assert "lacks pk.key" in only(named(**other))
+    (folder / "vk.key").unlink()
+    assert "lacks vk.key, pk.key" in only(named(**{"pk.key": "https://storage.example/pk.key"}))
+
+
 def test_a_circuit_of_another_ezkl_is_refused(folder: Path) -> None:
     (folder / "settings.json").write_text('{"version": "23.0.5"}')
     problem = only(circuits({"name": "a", "folder": str(folder)}))

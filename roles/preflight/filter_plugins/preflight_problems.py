@@ -18,6 +18,7 @@ from typing import Any
 NETWORKS = ("local", "test", "finney")
 BUILT_IN_MODELS = ("demo", "tiny")
 CIRCUIT_FILES = ("model.compiled", "settings.json", "vk.key", "pk.key", "metadata.json")
+FETCHED_FILE = "pk.key"  # where the folder lacks it and metadata.json names its address, the host fetches it
 EZKL_VERSIONS = ("22.0.1", "23.0.5")  # the miner's package has a lock for each
 LOGROWS = range(1, 27)  # what public SRS files exist for
 DEFAULT_LOGROWS = 16
@@ -286,6 +287,13 @@ def _model_problems(where: str, circuit: Mapping[str, Any]) -> list[str]:
     return problems
 
 
+def _address(metadata: Mapping[str, Any] | None) -> str | None:
+    """Where the host can fetch the proving key, by metadata.json; the host judges whether it may."""
+    files = metadata.get("external_files") if metadata else None
+    address = files.get(FETCHED_FILE) if isinstance(files, Mapping) else None
+    return address if isinstance(address, str) and re.match(r"https?://", address) else None
+
+
 def _folder_problems(where: str, value: Any, ezkl_version: Any) -> list[str]:
     if not isinstance(value, str) or not Path(value).expanduser().is_absolute():
         return [f"{where}: folder {value!r} is relative or no path: {_ABSOLUTE}"]
@@ -299,6 +307,8 @@ def _folder_problems(where: str, value: Any, ezkl_version: Any) -> list[str]:
         )
     missing = [name for name in CIRCUIT_FILES if not (folder / name).is_file() or not (folder / name).stat().st_size]
     metadata = _json_object(folder / "metadata.json")
+    if missing == [FETCHED_FILE] and not (folder / FETCHED_FILE).exists() and _address(metadata):
+        missing = []
     system = str(metadata.get("proof_system", "")) if metadata else ""
     if metadata and system.upper() != "EZKL":
         return [

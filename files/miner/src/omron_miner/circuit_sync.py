@@ -68,10 +68,11 @@ class SyncReport:
     refused: dict[str, str]
 
 
-def sync(constants: Constants, wanted: Sequence[str], srs: Source, say: Say = print) -> SyncReport:
+def sync(constants: Constants, wanted: Sequence[str], srs: Source, say: Say = print, prove: bool = False) -> SyncReport:
     """Syncs the circuits with these ids or names, or when none is `wanted` all in `circuits.directory`.
 
-    One that is refused does not keep the others from it. Raises CircuitError when a wanted one has no folder.
+    With `prove`, keys that are on record are hashed and proved with once more. A circuit that is refused does not keep
+    the others from it. Raises CircuitError when a wanted one has no folder.
     """
     directory = constants.circuits.directory
     _clear_left(directory)
@@ -83,15 +84,15 @@ def sync(constants: Constants, wanted: Sequence[str], srs: Source, say: Say = pr
             report.ignored.append(id_of(folder))
             continue
         try:
-            report.circuits.append(sync_circuit(folder, constants, srs, say))
+            report.circuits.append(sync_circuit(folder, constants, srs, say, prove))
         except OmronError as error:
             say(f"{folder.name[:14]}: refused: {error}")
             report.refused[folder.name] = str(error)
     return report
 
 
-def sync_circuit(directory: Path, constants: Constants, srs: Source, say: Say = print) -> Synced:
-    """Makes sure that the circuit in `directory` has a proving key that was proved with on this host or is on record.
+def sync_circuit(directory: Path, constants: Constants, srs: Source, say: Say = print, prove: bool = False) -> Synced:
+    """Makes sure that the circuit in `directory` has a proving key that is on record or, with `prove`, proves now.
 
     Raises CircuitError (or InputError, SrsError) when the circuit is refused, DownloadError when the key cannot be had.
     """
@@ -106,7 +107,7 @@ def sync_circuit(directory: Path, constants: Constants, srs: Source, say: Say = 
         try:
             if not (directory / files.PK).is_file() or not _usable(directory):
                 received, checked = _fetch_and_put(directory, url, work, constants, srs, say)
-            elif not (directory / files.CHECKSUMS).is_file():
+            elif prove or not (directory / files.CHECKSUMS).is_file():
                 received, checked = _prove_what_is_here(directory, url, work, constants, srs, say)
         except OSError as error:
             raise CircuitError(f"circuit {meta.name}: {error}", "check the free space and the owner") from error
@@ -117,7 +118,7 @@ def sync_circuit(directory: Path, constants: Constants, srs: Source, say: Say = 
     return Synced(
         circuit_id=circuit.id,
         name=circuit.name,
-        changed=checked is not None,
+        changed=received > 0 or (checked is not None and checked.changed),
         key_bytes=record["bytes"],
         key_sha256=record["sha256"],
         received_bytes=received,
@@ -130,7 +131,7 @@ def to_text(report: SyncReport) -> str:
     """A line for each circuit."""
     lines = [
         f"{one.circuit_id}  {one.name}: "
-        + (f"proved and verified, {one.received_bytes / 1e6:.1f} MB fetched" if one.changed else "nothing to do")
+        + (f"proved and verified, {one.received_bytes / 1e6:.1f} MB fetched" if one.proof else "nothing to do")
         for one in report.circuits
     ]
     lines += [f"{one}  ignored" for one in report.ignored]
@@ -177,7 +178,7 @@ def _usable(directory: Path) -> bool:
 def _prove_what_is_here(
     directory: Path, url: str | None, work: Path, constants: Constants, srs: Source, say: Say
 ) -> tuple[int, CheckResult]:
-    """A proof with a key that nothing is known of: a copied one may be cut short. If it fails, one is fetched."""
+    """A proof with a key that may be anything: a copied one can be cut short. If it fails, one is fetched."""
     try:
         return 0, check_circuit(load_circuit(directory), constants, srs, say)
     except CircuitError as error:

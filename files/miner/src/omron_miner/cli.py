@@ -402,12 +402,18 @@ def circuit_check_command(
 
 @circuit_group.command("sync")
 @click.option("--circuit", "wanted", multiple=True, help="Id or name; may be given again.  [default: all]")
+@click.option("--prove", is_flag=True, help="Hash and prove with keys on record once more.")
 @srs_file_option
 @srs_sha256_option
 @as_json
 @click.pass_context
 def circuit_sync_command(
-    context: click.Context, wanted: tuple[str, ...], srs_file: Path | None, srs_sha256: str | None, as_json: bool
+    context: click.Context,
+    wanted: tuple[str, ...],
+    prove: bool,
+    srs_file: Path | None,
+    srs_sha256: str | None,
+    as_json: bool,
 ) -> None:
     """Fetch missing proving keys from where metadata.json says; exit 1 when a circuit is refused.
 
@@ -421,7 +427,7 @@ def circuit_sync_command(
     from omron_miner.circuit_sync import sync, to_text
 
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # so that temporary folders go
-    report = sync(constants_of(context), wanted, Source(srs_file, srs_sha256), _progress)
+    report = sync(constants_of(context), wanted, Source(srs_file, srs_sha256), _progress, prove)
     click.echo(json.dumps(asdict(report)) if as_json else to_text(report))
     context.exit(1 if report.refused else 0)
 
