@@ -39,6 +39,7 @@ Say = Callable[[str], None]
 
 _WORK = ".sync-"
 _LOCK = "lock"
+_MODE = 0o640
 
 
 @dataclass(frozen=True)
@@ -100,21 +101,21 @@ def sync_circuit(directory: Path, constants: Constants, srs: Source, say: Say = 
     circuit_id = id_of(directory)
     if circuit_id in constants.circuits.ignored:
         raise CircuitError(f"circuit {circuit_id} is ignored", "take it out of circuits.ignored in constants.toml")
-    meta, _ = load_without_key(directory)
-    url = _address(directory, meta)
+    key = _key_of(directory)
     received, checked = 0, None
-    with _working(directory) as work:
+    with _working(directory, key) as work:
+        job = _Job(directory, key, work, constants, srs, say)
         try:
-            if not (directory / files.PK).is_file() or not _usable(directory):
-                received, checked = _fetch_and_put(directory, url, work, constants, srs, say)
+            if not (directory / key.name).is_file() or not _usable(directory):
+                received, checked = _fetch_and_put(job)
             elif prove or not (directory / files.CHECKSUMS).is_file():
-                received, checked = _prove_what_is_here(directory, url, work, constants, srs, say)
+                received, checked = _prove_what_is_here(job)
         except OSError as error:
-            raise CircuitError(f"circuit {meta.name}: {error}", "check the free space and the owner") from error
+            raise CircuitError(f"circuit {directory.name}: {error}", "check the free space and the owner") from error
     circuit = load_circuit(directory)
-    record = json.loads((directory / files.CHECKSUMS).read_bytes())[files.PK]
+    record = json.loads((directory / files.CHECKSUMS).read_bytes())[key.name]
     if not checked:
-        say(f"{meta.name}: nothing to do")
+        say(f"{circuit.name}: nothing to do")
     return Synced(
         circuit_id=circuit.id,
         name=circuit.name,
@@ -155,15 +156,52 @@ def rules_of(circuits: Circuits) -> Rules:
 # --- one circuit ----------------------------------------------------------------------------------------------------
 
 
-def _address(directory: Path, meta: Metadata) -> str | None:
-    """Where metadata.json says that the key is; other files it names are validators' business."""
+@dataclass(frozen=True)
+class _Key:
+    """A circuit's proving key, which may have to be fetched."""
+
+    name: str
+    url: str | None
+    begins_with: bytes
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One circuit's sync."""
+
+    directory: Path
+    key: _Key
+    work: Path
+    constants: Constants
+    srs: Source
+    say: Say
+
+    @property
+    def part(self) -> Path:
+        """Where the key grows."""
+        return self.work / self.key.name
+
+    def tell(self, text: str) -> None:
+        """Progress, with the circuit's short name."""
+        self.say(f"{self.directory.name[:14]}: {text}")
+
+
+def _key_of(directory: Path) -> _Key:
+    """What metadata.json says of the key. Raises CircuitError for a circuit that could not serve with it either."""
+    meta, _ = load_without_key(directory)
+    _check_names(directory, meta)
+    vk = (directory / files.VK).read_bytes()  # a proving key begins with it
+    return _Key(files.PK, meta.external_files.get(files.PK), vk)
+
+
+def _check_names(directory: Path, meta: Metadata) -> None:
+    """Raises CircuitError for an external file whose name is none. Those beside the key are validators' business."""
     for name in meta.external_files:
         if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
             raise CircuitError(
                 f"circuit {directory.name}: {files.METADATA} names the external file {name!r}, which is no file name",
                 "do not use this folder",
             )
-    return meta.external_files.get(files.PK)
 
 
 def _usable(directory: Path) -> bool:
@@ -175,97 +213,90 @@ def _usable(directory: Path) -> bool:
     return True
 
 
-def _prove_what_is_here(
-    directory: Path, url: str | None, work: Path, constants: Constants, srs: Source, say: Say
-) -> tuple[int, CheckResult]:
+def _prove_what_is_here(job: _Job) -> tuple[int, CheckResult]:
     """A proof with a key that may be anything: a copied one can be cut short. If it fails, one is fetched."""
     try:
-        return 0, check_circuit(load_circuit(directory), constants, srs, say)
+        return 0, check_circuit(load_circuit(job.directory), job.constants, job.srs, job.say)
     except CircuitError as error:
-        if not url or _is_this_hosts_fault(error):
+        if not job.key.url or _is_this_hosts_fault(error):
             raise
-        say(f"{directory.name[:14]}: the {files.PK} that is here is not used: {error.message}")
-        return _fetch_and_put(directory, url, work, constants, srs, say)
+        job.tell(f"the {job.key.name} that is here is not used: {error.message}")
+        return _fetch_and_put(job)
 
 
-def _fetch_and_put(
-    directory: Path, url: str | None, work: Path, constants: Constants, srs: Source, say: Say
-) -> tuple[int, CheckResult]:
+def _fetch_and_put(job: _Job) -> tuple[int, CheckResult]:
     """Fetches the key, proves with it and puts it in place; bytes received.
 
     A file that an earlier run left, whole or in part, gets one try anew from the first byte if it proves nothing.
     """
-    if not url:
-        raise CircuitError(
-            f"circuit {directory.name}: {files.PK} is missing or another's, and {files.METADATA} has no address of it",
-            f"copy {files.PK} into the folder",
-        )
-    part = work / files.PK
-    was_begun = part.exists()
-    received = _fetch(directory, url, part, constants, say)
+    was_begun = job.part.exists()
+    received = _fetch(job)
     try:
-        checked = _prove_beside(directory, part, constants, srs, say)
+        checked = _prove_beside(job)
     except CircuitError as error:
         if not was_begun or _is_this_hosts_fault(error):
             raise
-        say(f"{directory.name[:14]}: what an earlier run began proves nothing, so from the first byte: {error.message}")
-        downloads.discard(part)
-        received += _fetch(directory, url, part, constants, say)
-        checked = _prove_beside(directory, part, constants, srs, say)
-    _put_in_place(directory, work)
+        job.tell(f"what an earlier run began proves nothing, so from the first byte: {error.message}")
+        downloads.discard(job.part)
+        received += _fetch(job)
+        checked = _prove_beside(job)
+    _put_in_place(job)
     return received, checked
 
 
-def _fetch(directory: Path, url: str, part: Path, constants: Constants, say: Say) -> int:
-    vk = (directory / files.VK).read_bytes()  # a proving key begins with it
-    wanted = _recorded_bytes(directory)
+def _fetch(job: _Job) -> int:
+    name, url = job.key.name, job.key.url
+    if not url:
+        raise CircuitError(
+            f"circuit {job.directory.name}: {name} is missing or another's, and {files.METADATA} has no address of it",
+            f"copy {name} into the folder",
+        )
+    wanted, rules = _recorded_bytes(job), rules_of(job.constants.circuits)
     try:
-        fetched = downloads.fetch(url, part, rules_of(constants.circuits), wanted, vk, say)
+        fetched = downloads.fetch(url, job.part, rules, wanted, job.key.begins_with, job.say)
     except DownloadError as error:
-        raise DownloadError(f"circuit {directory.name}: {error.message}", error.hint) from error
+        raise DownloadError(f"circuit {job.directory.name}: {error.message}", error.hint) from error
     mb, seconds = fetched.received_bytes / 1e6, fetched.seconds
-    say(f"{part.name}: {fetched.bytes / 1e6:.1f} MB are here, {mb:.1f} MB of them fetched now in {seconds:.1f} s")
+    job.say(f"{name}: {fetched.bytes / 1e6:.1f} MB are here, {mb:.1f} MB of them fetched now in {seconds:.1f} s")
     return fetched.received_bytes
 
 
-def _recorded_bytes(directory: Path) -> int | None:
+def _recorded_bytes(job: _Job) -> int | None:
     """The key's size by checksums.json, which came with the folder; None without one."""
     try:
-        return int(json.loads((directory / files.CHECKSUMS).read_bytes())[files.PK]["bytes"])
+        return int(json.loads((job.directory / files.CHECKSUMS).read_bytes())[job.key.name]["bytes"])
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise CircuitError(
-            f"circuit {directory.name}: {files.CHECKSUMS} is unreadable: {error!r}", "copy the circuit again"
+            f"circuit {job.directory.name}: {files.CHECKSUMS} is unreadable: {error!r}", "copy the circuit again"
         ) from error
 
 
-def _prove_beside(directory: Path, part: Path, constants: Constants, srs: Source, say: Say) -> CheckResult:
+def _prove_beside(job: _Job) -> CheckResult:
     """The circuit as it would be with this key, proved in a folder that no miner looks into."""
-    staged = part.with_name(directory.name)
+    staged = job.work / job.directory.name
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir()
-    for path in directory.iterdir():
-        if path.name != files.PK:
+    for path in job.directory.iterdir():
+        if path.name != job.key.name:
             (staged / path.name).symlink_to(path.resolve())
-    (staged / files.PK).symlink_to(part.resolve())
+    (staged / job.key.name).symlink_to(job.part.resolve())
     try:
-        return check_circuit(load_circuit(staged), constants, srs, say)
+        return check_circuit(load_circuit(staged), job.constants, job.srs, job.say)
     except CircuitError as error:
-        raise CircuitError(f"the {files.PK} fetched is not used: {error.message}", error.hint) from error
+        raise CircuitError(f"the {job.key.name} fetched is not used: {error.message}", error.hint) from error
 
 
-def _put_in_place(directory: Path, work: Path) -> None:
+def _put_in_place(job: _Job) -> None:
     """The record first, the key last: until then the circuit is refused."""
-    mode = 0o640
-    made = work / directory.name / files.CHECKSUMS
+    made = job.work / job.directory.name / files.CHECKSUMS
     if not made.is_symlink():
-        made.chmod(mode)
-        made.replace(directory / files.CHECKSUMS)
-    part = work / files.PK
-    part.chmod(mode)
-    part.replace(directory / files.PK)
-    descriptor = os.open(directory, os.O_RDONLY)
+        made.chmod(_MODE)
+        made.replace(job.directory / files.CHECKSUMS)
+    job.part.chmod(_MODE)
+    job.part.replace(job.directory / job.key.name)
+    descriptor = os.open(job.directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -286,7 +317,7 @@ def _is_this_hosts_fault(error: OmronError) -> bool:
 
 
 @contextlib.contextmanager
-def _working(directory: Path) -> Iterator[Path]:
+def _working(directory: Path, key: _Key) -> Iterator[Path]:
     """A hidden folder beside the circuit's, on the same file system, kept when it holds a part. One process at a time.
 
     Raises CircuitError when another one is at it, or when root would leave files that the owner cannot touch.
@@ -306,7 +337,7 @@ def _working(directory: Path) -> Iterator[Path]:
                 yield work
             finally:
                 shutil.rmtree(work / directory.name, ignore_errors=True)
-                if not (work / files.PK).exists():
+                if not (work / key.name).exists():
                     shutil.rmtree(work, ignore_errors=True)
     except BlockingIOError as error:
         raise CircuitError(f"{directory.name} is being synced by another process", "wait for it") from error
