@@ -73,12 +73,12 @@ class BenchCircuit:
                     pass
 
 
-def bench_circuit(name: str, say: Callable[[str], None]) -> BenchCircuit:
-    """The circuit `name` of `RECIPES`, built now unless it was before (`large`: some minutes).
+def bench_circuit(name: str, say: Callable[[str], None], recipe: Recipe | None = None) -> BenchCircuit:
+    """The circuit `name` of `RECIPES`, or of `recipe`, built now unless it was before (`large`: some minutes).
 
     Raises OmronError when it cannot be built.
     """
-    recipe = RECIPES[name]
+    recipe = recipe or RECIPES[name]
     place = CACHE / f"{name}-ezkl-{ezkl_version()}"
     place.mkdir(parents=True, exist_ok=True)
     run_args = place / "run_args.json"

@@ -461,3 +461,33 @@ def test_a_real_network_refuses_a_test_srs(tmp_path: Path) -> None:
 
 def test_a_real_network_wants_the_srs_compared(tmp_path: Path) -> None:
     assert "set omron_srs_sha256" in only(srs(srs_file(tmp_path / "kzg16.srs", 16), omron_network="finney"))
+
+
+# --- room for prebuilt circuits
+
+ROOM = """Filesystem 1-blocks Used Available Capacity Mounted on
+/dev/vda1 100 50 1 50% /
+/dev/vdb1 100 50 {free} 50% /var/lib
+/dev/vda1 100 50 1 50% /
+"""
+
+
+def room(folder: Path, free: int, there: list[dict[str, Any]] | None = None, srs: str = "") -> list[str]:
+    given = [{"name": "a", "folder": str(folder)}, {"name": "b", "model": "demo"}]
+    problems: list[str] = preflight.room_problems(given, ROOM.format(free=free), there or [], srs)
+    return problems
+
+
+def test_prebuilt_folders_must_fit_on_the_states_file_system(folder: Path, tmp_path: Path) -> None:
+    needed = sum(file.stat().st_size for file in folder.iterdir())
+    assert room(folder, needed) == []
+    assert "are free on /var/lib" in only(room(folder, needed - 1))
+    big = srs_file(tmp_path / "kzg4.srs", 4)
+    assert len(room(folder, needed, srs=str(big))) == 1
+    assert room(folder, needed + 2 * big.stat().st_size, srs=str(big)) == []
+
+
+def test_a_folder_that_was_copied_before_takes_no_more_room(folder: Path) -> None:
+    key = {"path": f"/var/lib/omron-miner/circuits/{folder.name}/pk.key", "size": 1}
+    assert room(folder, 0, [key]) == []
+    assert len(room(folder, 0, [{**key, "size": 2}])) == 1, "another key of the same circuit is copied anew"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -414,6 +415,93 @@ def srs_problems(settings: Mapping[str, Any]) -> list[str]:
     return problems
 
 
+def _folder_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+
+
+def _folders(circuits: Any) -> Iterable[tuple[str, Path]]:
+    """Name and folder of each prebuilt circuit that has a proving key; `circuit_problems` tells of the others."""
+    for circuit in circuits if isinstance(circuits, list) else []:
+        value = circuit.get("folder") if isinstance(circuit, Mapping) else None
+        folder = Path(value).expanduser() if isinstance(value, str) else Path()
+        if folder.is_absolute() and (folder / "pk.key").is_file():
+            yield str(circuit.get("name")), folder
+
+
+def _known_circuits(circuits: Any, needs: Mapping[str, Any]) -> Iterable[tuple[str, int, int]]:
+    """Name, bytes of the proving key and number of instances of each circuit of which they are known before a build.
+
+    Known are prebuilt folders, and the built-in models with the run args that `needs` has them measured with.
+    """
+    for name, folder in _folders(circuits):
+        shapes = (_json_object(folder / "settings.json") or {}).get("model_instance_shapes")
+        try:
+            instances = sum(math.prod(shape) for shape in shapes or [])
+        except TypeError:
+            instances = 0
+        yield name, (folder / "pk.key").stat().st_size, instances
+    for circuit in circuits if isinstance(circuits, list) else []:
+        if isinstance(circuit, Mapping) and not circuit.get("run_args"):
+            model = circuit.get("model")
+            if isinstance(model, str) and (built_in := needs["built_in_models"].get(model)):
+                yield str(circuit.get("name")), built_in["pk_bytes"], built_in["instances"]
+
+
+def needs_problems(circuits: Any, needs: Mapping[str, Any], memory_mb: int, shm_bytes: int | None) -> list[str]:
+    """Circuits that cannot be proved on a host with `memory_mb` MiB of RAM and `shm_bytes` of RAM disk (None: unknown).
+
+    `needs` is the package's circuit_needs.json; its circuit_needs.py computes the same. A circuit is refused only
+    below the lower bound: between the two the doctor warns. An .onnx of the operator's is judged by its build.
+    """
+    memory, session = needs["proof_memory"], needs["session"]
+    problems, total = [], memory_mb * 2**20
+    for name, pk_bytes, instances in _known_circuits(circuits, needs):
+        low, high = (
+            memory["process_bytes"] + memory[key] * pk_bytes for key in ("low_per_key_byte", "high_per_key_byte")
+        )
+        if total < low:
+            problems.append(
+                f"circuit {name} needs about {_gb(low)} to {_gb(high)} GB to prove (its proving key has "
+                f"{_gb(pk_bytes)} GB), this host has {_gb(total)} GB: use a larger host, or take the circuit "
+                "out of omron_circuits"
+            )
+        files = session["bytes"] + session["bytes_per_instance"] * instances
+        if shm_bytes and shm_bytes < files:
+            problems.append(
+                f"circuit {name} needs about {files // 2**20 + 1} MiB of /dev/shm for a request's files, shm_size "
+                f"makes it {shm_bytes // 2**20} MiB: choose more"
+            )
+    return problems
+
+
+def _gb(size: float) -> str:
+    """As machines are sold: of 10^9 bytes."""
+    return f"{size / 1e9:.1f}" if size >= 1e9 else f"{size / 1e9:.2f}"
+
+
+def room_problems(circuits: Any, df: str, there: Iterable[Mapping[str, Any]], srs_file: Any) -> list[str]:
+    """Whether the prebuilt folders fit on the host's disk beside what is there.
+
+    `df` is as `disk_problems` has it, its second file system the state's; `there` are the proving keys on the host as
+    the module find lists them: a folder whose key is there with its size was copied before. The SRS is counted twice
+    (the operator's and the one made of it).
+    """
+    present = {(Path(str(file["path"])).parent.name, file["size"]) for file in there}
+    wanted = 0
+    for _, folder in _folders(circuits):
+        if (folder.name, (folder / "pk.key").stat().st_size) not in present:
+            wanted += _folder_bytes(folder)
+    if wanted and srs_file and Path(str(srs_file)).expanduser().is_file():
+        wanted += 2 * Path(str(srs_file)).expanduser().stat().st_size
+    *_, available, _, mount = df.splitlines()[2].split(maxsplit=5)
+    if int(available) >= wanted:
+        return []
+    return [
+        f"the circuits to copy have {_gb(wanted)} GB, {_gb(int(available))} GB are free on {mount}: "
+        "free or add some, or copy fewer circuits"
+    ]
+
+
 class FilterModule:
     """What Ansible looks for."""
 
@@ -433,5 +521,7 @@ class FilterModule:
                 ezkl_problems,
                 circuit_problems,
                 srs_problems,
+                needs_problems,
+                room_problems,
             )
         }

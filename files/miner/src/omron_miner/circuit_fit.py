@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from omron_miner.circuit_needs import needs
 from omron_miner.errors import CircuitError
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 MOST_TABLE_COLUMNS = 16
 """With 17, EZKL 22.0.1 made proofs that do not verify (logrows 10, decomp_base 16384); each column costs time."""
-_MEMORY_PER_KEY = 1.7
-"""Resident memory of setup and prove is 1.7-3.4 times the proving key: below this the build cannot succeed."""
 _MIB = 1 << 20
 
 
@@ -43,7 +42,7 @@ def check_fit(
     key = pk_estimate_bytes(run_args, settings)
     said = f"{rows} rows at logrows {run_args.logrows} make a proving key of about {key / _MIB:.0f} MiB"
     hint = "make the model smaller, or use a larger host"
-    if key * _MEMORY_PER_KEY > memory_bytes:
+    if needs(key, run_args.logrows, 0).memory_low > memory_bytes:
         raise CircuitError(f"circuit {name} does not fit this host: {said}; memory is {_gib(memory_bytes)}", hint)
     if key > free_disk_bytes:
         raise CircuitError(f"circuit {name} does not fit the disk: {said}; free are {_gib(free_disk_bytes)}", hint)

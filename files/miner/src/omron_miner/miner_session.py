@@ -20,9 +20,11 @@ from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any, Tuple, TypeVar  # noqa: UP035  the SDK compares a blacklist's annotation with typing's Tuple
 
+import psutil
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
+from omron_miner import circuit_needs
 from omron_miner.allowance import Allowances
 from omron_miner.axon_server import TOO_DEEP, AxonServer, ServedRequest, current_request, too_deep
 from omron_miner.chain import Chain, ChainWatch, open_chain
@@ -440,6 +442,7 @@ def _usable_circuits(constants: Constants, store: CircuitStore, events: EventLog
         try:
             check_srs(circuit.settings.logrows, constants.circuits.srs_directory, constants.network.name)
             usable.append(circuit.id)
+            _warn_of_memory(circuit, events.lines)
         except SrsError as error:
             reasons.append(f"{circuit.label}: {error}")
     for reason in reasons:
@@ -448,6 +451,16 @@ def _usable_circuits(constants: Constants, store: CircuitStore, events: EventLog
         why = "; ".join(reasons) or f"there is no model_<id> folder in {constants.circuits.directory}"
         raise CircuitError(f"no circuit can be served: {why}", "build one, or correct what is named")
     return usable
+
+
+def _warn_of_memory(circuit: Circuit, log: logging.Logger) -> None:
+    """Says that a circuit does not fit this host's memory. It is served all the same: the bounds are estimates."""
+    try:
+        needed = circuit_needs.needs_of(circuit)
+    except OSError:  # its key went away since it was found: the first request for it will say so
+        return
+    if needed and (why := circuit_needs.misfit(circuit.label, needed, psutil.virtual_memory().total)):
+        log.warning("Not enough memory: %s", why)
 
 
 def _check_registration(chain: Chain, constants: Constants, wallet: Any) -> None:

@@ -1,0 +1,125 @@
+"""EZKL, the circuits and their SRS, and whether this host has what the circuits need. Opens none with EZKL."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+import psutil
+
+from omron_miner import circuit_needs
+from omron_miner.circuit import FOLDER_PREFIX, ProofSystem
+from omron_miner.circuit_store import CircuitStore
+from omron_miner.doctor.check import Check, Status, judged, unseen
+from omron_miner.errors import SrsError
+from omron_miner.monitor import host
+from omron_miner.monitor.render import size
+from omron_miner.srs import check_srs, test_marker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from omron_miner.circuit import Circuit
+    from omron_miner.constants import Constants
+
+
+def circuits(constants: Constants) -> Iterator[Check]:
+    """Each circuit: does it load, what does it need; then each SRS they take."""
+    store = CircuitStore(constants.circuits)
+    usable, refused = [store.get(circuit_id) for circuit_id in store.ids()], store.refused()
+    yield _ezkl(usable)
+    for circuit in usable:
+        yield Check(_short(circuit.id), Status.OK, "loads", _in_words(circuit))
+    for folder, reason in refused.items():
+        advice = f"build it again or remove {constants.circuits.directory / folder}"
+        yield Check(_short(folder.removeprefix(FOLDER_PREFIX)), Status.FAIL, "loads", reason, advice)
+    if not usable and not refused:
+        live = f"none in {constants.circuits.directory}"
+        yield Check("circuits", Status.FAIL, "at least one", live, "set omron_circuits and deploy again")
+    for circuit in usable:
+        yield from _memory(circuit)
+    for logrows in sorted({circuit.settings.logrows for circuit in usable if circuit.proof_system is ProofSystem.EZKL}):
+        yield _srs(logrows, constants.circuits.srs_directory, constants.network.name)
+
+
+def ram_disk(constants: Constants) -> Iterator[Check]:
+    """The file system that requests' files go to."""
+    disk = host.read_ram_disk(constants.sessions.directory)
+    if disk is None:
+        yield unseen("RAM disk", "tmpfs", "cannot be seen")
+        return
+    largest, memory = _largest_session(constants), psutil.virtual_memory().total
+    needed = constants.sessions.minimum_free_bytes + largest
+    is_ram = disk.filesystem in ("tmpfs", "ramfs")
+    yield judged(
+        "RAM disk",
+        disk.free_bytes >= needed and disk.size_bytes <= memory and is_ram,
+        f"tmpfs, {size(needed)} free, at most {size(memory)}",
+        f"{disk.mount_point}: {disk.filesystem}, {size(disk.free_bytes)} free of {size(disk.size_bytes)}",
+        "run the play with --tags shm, and look for files left behind there",
+    )
+    missing = [option for option in ("rw", "nosuid", "nodev") if option not in disk.options]
+    advice = f"mount -o remount,{','.join(missing)} {disk.mount_point}"
+    live = ",".join(option for option in disk.options if not option.startswith(("size=", "inode")))
+    status = Status.FAIL if "rw" in missing else Status.WARN
+    yield judged("RAM disk options", not missing, "rw,nosuid,nodev", live, advice, status)
+
+
+def _ezkl(usable: list[Circuit]) -> Check:
+    wanted = ", ".join(sorted({one.settings.version for one in usable if one.proof_system is ProofSystem.EZKL}))
+    wanted = wanted or "the circuits' version"
+    try:
+        version = metadata.version("ezkl")
+    except metadata.PackageNotFoundError:
+        return Check("EZKL", Status.FAIL, wanted, "not installed", "deploy again")
+    return Check("EZKL", Status.OK, wanted, version)  # a circuit of another version is refused, and told as such
+
+
+def _in_words(circuit: Circuit) -> str:
+    if circuit.proof_system is not ProofSystem.EZKL:
+        return circuit.label
+    return f"{circuit.label} {circuit.settings.version}, logrows {circuit.settings.logrows}"
+
+
+def _memory(circuit: Circuit) -> Iterator[Check]:
+    """Whether one proof fits, and how many at a time."""
+    name, total = f"memory of {circuit.id[:8]}", psutil.virtual_memory().total
+    try:
+        needed = circuit_needs.needs_of(circuit)
+    except OSError as error:
+        yield unseen(name, "its key", str(error), "run this as root")
+        return
+    if needed is None:
+        return
+    wanted = f"{needed.in_words()} a proof"
+    misfit = circuit_needs.misfit(_short(circuit.id), needed, total)
+    if misfit is None:
+        yield Check(name, Status.OK, wanted, f"{size(total)}: {circuit_needs.at_a_time(needed, total)} at a time")
+        return
+    status = Status.FAIL if total < needed.memory_low else Status.WARN
+    yield Check(name, status, wanted, size(total), "take a larger machine, or put the circuit on circuits.ignored")
+
+
+def _largest_session(constants: Constants) -> int:
+    """Bytes that one request's files take of the RAM disk, for the circuit that needs most; 0 without any."""
+    store = CircuitStore(constants.circuits)
+    found = [circuit_needs.needs_of(store.get(circuit_id)) for circuit_id in store.ids()]
+    return max((one.ram_disk for one in found if one), default=0)
+
+
+def _srs(logrows: int, directory: Path, network: str) -> Check:
+    name = f"SRS {logrows}"
+    wanted = "complete" if network == "local" else "complete and of the public ceremony"
+    try:
+        path = check_srs(logrows, directory, network)
+        live = size(path.stat().st_size) + (", for tests only" if test_marker(path).exists() else "")
+    except SrsError as error:
+        return Check(name, Status.FAIL, wanted, error.message, error.hint or "")
+    except OSError as error:
+        return unseen(name, wanted, str(error), "run this as root")
+    return Check(name, Status.OK, wanted, live)
+
+
+def _short(circuit_id: str) -> str:
+    return f"circuit {circuit_id[:8]}"
