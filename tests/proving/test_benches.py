@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from building import ROOT
+from omron_miner import circuit_needs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,3 +86,13 @@ def test_proofs_at_a_time_are_counted_for_each_way_of_sharing_the_cores(tmp_path
     found = run("settings", tmp_path, "--rounds", "1", "--at-a-time", "2")["circuits"]["tiny"]
     assert set(found["sharing"]) == {"one after another", "all cores each", "cores shared out", "shared out and pinned"}
     assert all(one["proofs_per_minute"] > 0 for one in found["sharing"].values())
+
+
+def test_needs_tells_what_a_proof_takes_alone_and_in_a_worker(tmp_path: Path) -> None:
+    tiny = run("needs", tmp_path, "--proofs", "2")["circuits"]["tiny"]
+    numbers = circuit_needs._numbers()["built_in_models"]["tiny"]
+    assert {key: tiny[key] for key in numbers} == numbers, "what preflight judges the built-in model by"
+    needed = circuit_needs.needs(tiny["pk_bytes"], tiny["logrows"], tiny["instances"])
+    assert needed.memory_low < tiny["peak_bytes"]
+    assert tiny["kept_first_bytes"] <= tiny["kept_peak_bytes"] < 1.5 * needed.memory_high
+    assert 0 < tiny["session_bytes"] <= needed.ram_disk

@@ -12,6 +12,7 @@ import pytest
 
 import work
 from building import MODELS, RunArgsFile, constants_below, render_run_args
+from omron_miner import circuit_needs
 from omron_miner.circuit import load_circuit
 from omron_miner.circuit_build import build_circuit, prove_once
 from omron_miner.isolated import run
@@ -65,6 +66,8 @@ def test_a_proof_takes_under_thirty_seconds_of_two_cores_and_verifies(
     demo_circuit: Circuit, demo_constants: Constants
 ) -> None:
     assert demo_circuit.settings.logrows == 16
+    known = circuit_needs._numbers()["built_in_models"]["demo"]  # what preflight judges it by before it is built
+    assert circuit_needs.needs_of(demo_circuit) == circuit_needs.needs(**known)
     image = np.random.default_rng(0).uniform(0, 1, (3, 64, 64)).astype(np.float32)
     inputs = {"input": image.ravel().tolist()}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
