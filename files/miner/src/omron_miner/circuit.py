@@ -367,12 +367,19 @@ def _visibility(value: object) -> str:
     return next(iter(value)) if isinstance(value, dict) and value else str(value)
 
 
+def version_mark(version: str) -> bytes:
+    """What stands in every model.compiled of an EZKL `version`.
+
+    It carries the settings it was compiled with, the version as length (8 bytes) and text.
+    """
+    return len(version).to_bytes(8, "little") + version.encode()
+
+
 def check_compiled_version(directory: Path, version: str) -> None:
     """Raises CircuitError unless model.compiled was made by this `version` of EZKL: another one aborts opening it.
 
-    The compiled model carries the settings it was compiled with, the version as length (8 bytes) and text.
     """
-    wanted = len(version).to_bytes(8, "little") + version.encode()
+    wanted = version_mark(version)
     path = directory / COMPILED
     with path.open("rb") as file:
         if path.stat().st_size == 0:

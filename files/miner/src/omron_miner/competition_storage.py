@@ -12,6 +12,7 @@ import configparser
 import os
 import stat
 import urllib.request
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ from urllib.parse import urlsplit
 from omron_miner.errors import OmronError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from omron_miner.constants import Competition
@@ -111,11 +113,17 @@ class Storage:
 
     def holds(self, key: str, size: int, digest: str) -> bool:
         """Whether the object `key` was put there by `put` with this size and digest."""
-        try:
-            found = self._asked("look for", key, self._client.head_object, Bucket=self._bucket, Key=key)
-        except _MissingError:
-            return False
-        return found["ContentLength"] == size and found.get("Metadata", {}).get(_DIGEST) == digest
+        from botocore.exceptions import ClientError
+
+        with self._errors("look for", key):
+            try:
+                found = self._client.head_object(Bucket=self._bucket, Key=key)
+            except ClientError as error:
+                # Who may not list a bucket gets 403 for what is not there; if it is more, `put` will tell.
+                if error.response.get("Error", {}).get("Code") in ("404", "403"):
+                    return False
+                raise
+        return bool(found["ContentLength"] == size and found.get("Metadata", {}).get(_DIGEST) == digest)
 
     def put(self, key: str, content: IO[bytes], size: int, digest: str) -> None:
         """Uploads `size` bytes of `content`, in parts when they are many. The object is there whole or not at all."""
@@ -125,9 +133,8 @@ class Storage:
         parts = max(_PART_BYTES, -(-size // _MOST_PARTS))
         config = TransferConfig(multipart_threshold=parts, multipart_chunksize=parts, use_threads=False)
         extra = {"Metadata": {_DIGEST: digest}}
-        self._asked(
-            "upload", key, self._client.upload_fileobj, content, self._bucket, key, ExtraArgs=extra, Config=config
-        )
+        with self._errors("upload", key):
+            self._client.upload_fileobj(content, self._bucket, key, ExtraArgs=extra, Config=config)
 
     def url(self, key: str) -> str:
         """A URL with which anybody may fetch the object for `url_seconds`. It is a secret of a kind: not for logs."""
@@ -145,27 +152,20 @@ class Storage:
             hint = "the credentials must allow GetObject; a new bucket of Amazon's needs up to a day to be found there"
             raise StorageError(f"validators could not fetch {key} from {host}: {error}", hint) from None
 
-    def _asked(self, what: str, key: str, question: Any, *arguments: Any, **named: Any) -> Any:
+    @contextmanager
+    def _errors(self, what: str, key: str) -> Iterator[None]:
         from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            return question(*arguments, **named)
-        except ClientError as error:
-            if error.response.get("Error", {}).get("Code") in ("404", "NoSuchKey"):
-                raise _MissingError(f"there is no {key} in the bucket {self._bucket}") from None
-            raise self._error(what, key, error) from error
-        except (Boto3Error, BotoCoreError, OSError, ValueError) as error:
-            raise self._error(what, key, error) from error
-
-    def _error(self, what: str, key: str, error: Exception) -> StorageError:
-        where = urlsplit(self._client.meta.endpoint_url).netloc
-        hint = "check miner_competition_endpoint, _bucket and _region, and what the credentials allow"
-        return StorageError(f"could not {what} {key} in the bucket {self._bucket} at {where}: {error}", hint)
-
-
-class _MissingError(StorageError):
-    """There is no such object, or no such bucket."""
+            yield
+        except (Boto3Error, BotoCoreError, ClientError, OSError, ValueError) as error:
+            where = urlsplit(self._client.meta.endpoint_url).netloc
+            said = " ".join(str(error).split())
+            raise StorageError(
+                f"could not {what} {key} in the bucket {self._bucket} at {where}: {said}",
+                "check miner_competition_endpoint, _bucket and _region, and what the credentials allow",
+            ) from error
 
 
 def _client(endpoint: str | None, region: str, style: str, credentials: Credentials) -> Any:

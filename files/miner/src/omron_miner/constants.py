@@ -124,6 +124,28 @@ class Circuits(_Section):
     download_keep_free_bytes: int = Field(1_073_741_824, ge=0, description="disk space a download must leave free")
 
 
+class Competition(_Section):
+    """The competition: a circuit of ours that validators fetch from storage and score."""
+
+    enabled: bool = Field(False, description="whether a circuit is offered; false: validators get upstream's words for none")
+    directory: Path = Field(Path("/var/lib/omron-miner/competition"), description="model.compiled and settings.json")
+    endpoint: Annotated[str, StringConstraints(pattern=r"^(https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?)?$")] = Field(
+        "", description="S3 storage: https://ACCOUNT.r2.cloudflarestorage.com; empty: Amazon's"
+    )
+    region: str = Field("auto", pattern=r"^[a-z0-9-]+$", description="the bucket's region; auto at Cloudflare")
+    bucket: str = Field("", pattern=r"^([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])?$", description="the bucket's name")
+    credentials_file: Path = Field(
+        Path("/etc/omron-miner/competition-credentials"), description="access key and secret, 0600, the miner's own"
+    )
+    status_file: Path = Field(
+        Path("/var/lib/omron-miner/competition.json"), description="what `competition status` shows, written here"
+    )
+    check_seconds: Seconds = Field(60.0, description="how often the folder is looked at")
+    settle_seconds: Seconds = Field(10.0, description="files are taken when nothing wrote to them for so long")
+    recheck_seconds: Seconds = Field(600.0, description="how often storage and chain are asked whether all is there")
+    url_seconds: int = Field(3600, ge=600, le=604_800, description="how long a URL lets a validator fetch")
+
+
 class Sessions(_Section):
     """Where a request's temporary files live."""
 
@@ -183,6 +205,7 @@ class Constants(_Section):
     deadlines: Deadlines = Deadlines()
     prover: Prover = Prover()
     circuits: Circuits = Circuits()
+    competition: Competition = Competition()
     sessions: Sessions = Sessions()
     log: Log = Log()
     monitor: Monitor = Monitor()
@@ -196,11 +219,23 @@ class Constants(_Section):
                 raise ValueError("network.local_validator_hotkeys is for the local network only")
             if not self.axon.external_ip:
                 raise ValueError("axon.external_ip must be set on a real network: validators need an address to call")
+        self._competition_is_whole()
         if self.monitor.window_seconds > self.monitor.keep_minutes_days * 86_400:
             raise ValueError("monitor.window_seconds must not be longer than monitor.keep_minutes_days")
         if self.deadlines.external_queue_seconds >= self.deadlines.circuit_timeout_seconds:
             raise ValueError("deadlines.external_queue_seconds must be below deadlines.circuit_timeout_seconds")
         return self
+
+    def _competition_is_whole(self) -> None:
+        competition = self.competition
+        if not competition.enabled:
+            return
+        if not competition.bucket:
+            raise ValueError("competition.bucket must be set when competition.enabled is true")
+        if not competition.endpoint and competition.region == "auto":
+            raise ValueError("competition.region must be the bucket's own where competition.endpoint is empty (Amazon)")
+        if not competition.endpoint and "." in competition.bucket:
+            raise ValueError("competition.bucket must have no dot at Amazon, whose certificates do not cover it")
 
 
 def parse_constants(text: str, origin: str = "constants.toml") -> Constants:

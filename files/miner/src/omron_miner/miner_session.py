@@ -30,6 +30,7 @@ from omron_miner.axon_server import TOO_DEEP, AxonServer, ServedRequest, current
 from omron_miner.chain import Chain, ChainWatch, open_chain
 from omron_miner.circuit import Circuit, Number, validate_inputs
 from omron_miner.circuit_store import CircuitStore
+from omron_miner.competition import NOT_TAKING_PART, Answer, CompetitionWatch
 from omron_miner.constants import Access, Constants
 from omron_miner.errors import CircuitError, InputError, OmronError, SrsError
 from omron_miner.events import EventLog, FailureKind, RequestEvent, Timings
@@ -37,6 +38,7 @@ from omron_miner.http_transport import HttpTransport, Refusal, Reply, SeenNonces
 from omron_miner.protocol import (
     CAPACITIES_ROUTE,
     DSPERSE_ROUTE,
+    Competition,
     CompetitionBody,
     ProofOfWeightsBody,
     ProofOfWeightsSynapse,
@@ -151,12 +153,23 @@ class MinerSession:
     """Serves requests on an axon. `start` and `stop` belong to the main thread, the rest to the axon's loop."""
 
     def __init__(
-        self, constants: Constants, wallet: Any, chain: Chain, pool: ProverPool, store: CircuitStore, events: EventLog
+        self,
+        constants: Constants,
+        wallet: Any,
+        chain: Chain,
+        pool: ProverPool,
+        store: CircuitStore,
+        events: EventLog,
+        competition: CompetitionWatch | None = None,
     ) -> None:
-        """`wallet` is a bittensor wallet with its hotkey. Opens nothing yet."""
+        """`wallet` is a bittensor wallet with its hotkey. Without a `competition` it takes part in none.
+
+        Opens nothing yet.
+        """
         self._constants = constants
         self._hotkey: str = wallet.hotkey.ss58_address
         self._chain, self._pool, self._store, self._events = chain, pool, store, events
+        self._competition = competition
         self._constant_outputs = ConstantOutputs()
         self._refusals = _Refusals(events.lines)
         self._stopping = False
@@ -166,6 +179,7 @@ class MinerSession:
         self.server.attach(self.query_zk_proof, self._blacklist_for(QueryZkProof))
         self.server.attach(self.proof_of_weights, self._blacklist_for(ProofOfWeightsSynapse))
         self.server.attach(self.query_for_capacities, self._blacklist_for(QueryForCapacities))
+        self.server.attach(self.competition, self._blacklist_for(Competition))
         routes = {
             QueryZkProofBody.name: self.http_query_zk_proof,
             ProofOfWeightsBody.name: self.http_proof_of_weights,
@@ -210,8 +224,7 @@ class MinerSession:
         result = await self._answer("ProofOfWeightsSynapse", synapse.verification_key_hash, synapse.inputs)
         return ProofOfWeightsSynapse(
             subnet_uid=synapse.subnet_uid,
-            # JSON may carry half a surrogate pair, an answer cannot.
-            verification_key_hash=synapse.verification_key_hash.encode(errors="replace").decode(),
+            verification_key_hash=_sendable(synapse.verification_key_hash),
             proof_system=synapse.proof_system,
             inputs={},  # required; validators verify with their own copy
             proof=result.proof if result.verified else "",
@@ -221,6 +234,17 @@ class MinerSession:
     async def query_for_capacities(self, synapse: QueryForCapacities) -> QueryForCapacities:
         """Each circuit's compute units: proofs made at the same time. Validators only log it."""
         return QueryForCapacities(capacities=await self._capacities())
+
+    async def competition(self, synapse: Competition) -> Competition:
+        """Where to fetch our competition circuit. Always 200, as upstream: an error in words when there is none."""
+        answer = self._offered()
+        return Competition(
+            id=synapse.id,
+            hash=_sendable(synapse.hash),
+            file_name=_sendable(synapse.file_name),
+            commitment=answer.commitment,
+            error=answer.error,
+        )
 
     async def http_query_zk_proof(self, body: bytes) -> Reply:
         """A proof of computation over signed HTTP. Raises Refusal when the body is another's."""
@@ -243,9 +267,16 @@ class MinerSession:
         return Reply(200, await self._capacities())
 
     async def http_competition(self, body: bytes) -> Reply:
-        """This miner takes part in no competition; said as upstream's does that has nothing to show."""
+        """As `competition`, over signed HTTP. Raises Refusal when the body is another's."""
         asked = self._parse(CompetitionBody, body)
-        return Reply(503, {"error": "Circuit manager not initialized", **asked.model_dump()})
+        echo = {"id": asked.id, "hash": _sendable(asked.hash), "file_name": _sendable(asked.file_name)}
+        answer = self._offered()
+        if answer.error:
+            return Reply(503, {"error": answer.error, **echo})
+        return Reply(200, {"commitment": answer.commitment, "error": None, **echo})
+
+    def _offered(self) -> Answer:
+        return self._competition.answer() if self._competition else Answer(error=NOT_TAKING_PART)
 
     async def http_dsperse(self, _body: bytes) -> Reply:
         """None of the circuits is cut into slices."""
@@ -366,6 +397,11 @@ class MinerSession:
         )
 
 
+def _sendable(text: str) -> str:
+    """JSON may carry half a surrogate pair, an answer cannot."""
+    return text.encode(errors="replace").decode()
+
+
 def _http_failure(result: ProofResult, nothing_given: str) -> Reply:
     """Upstream's words with its status; `nothing_given` when the request had no inputs."""
     failure = result.failure or FailureKind.INTERNAL_ERROR
@@ -413,7 +449,10 @@ def _serve(constants: Constants, wallet: Any, events: EventLog, stop: threading.
     store = CircuitStore(constants.circuits)
     pool = ProverPool(constants, lambda detail: events.life("worker_lost", detail, logging.WARNING))
     chain = open_chain(constants, wallet)
-    session = MinerSession(constants, wallet, chain, pool, store, events)
+    competition = None
+    if constants.competition.enabled:
+        competition = CompetitionWatch(constants.competition, chain, wallet.hotkey, events.lines)
+    session = MinerSession(constants, wallet, chain, pool, store, events, competition)
     session.server.open()
     ids = _usable_circuits(constants, store, events)
     SessionStorage(constants.sessions).sweep()
@@ -426,10 +465,14 @@ def _serve(constants: Constants, wallet: Any, events: EventLog, stop: threading.
     try:
         session.start()
         watch.start()
+        if competition:
+            competition.start()
         _say_started(constants, wallet, ids, store, events)
         stop.wait()
         events.life("stopping", f"requests in progress have {constants.deadlines.stop_seconds:g} s")
     finally:
+        if competition:
+            competition.stop()
         answered = session.stop()
         watch.stop()
     events.life("stopped", "" if answered else "some requests could not be answered")

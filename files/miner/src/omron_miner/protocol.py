@@ -63,6 +63,19 @@ class QueryForCapacities(_Synapse):
     capacities: dict[str, int] | None = None
 
 
+class Competition(_Synapse):
+    """Asks for the competition circuit's files."""
+
+    id: int
+    hash: str
+    """What the asking validator read on the chain."""
+    file_name: str
+    file_content: str | None = None
+    commitment: str | None = None
+    """JSON text of where to fetch the files of which circuit; None when there is an `error`."""
+    error: str | None = None
+
+
 class _Body(BaseModel):
     """The body of a signed HTTP request. `name` is its route."""
 
