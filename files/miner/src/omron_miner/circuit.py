@@ -376,9 +376,7 @@ def version_mark(version: str) -> bytes:
 
 
 def check_compiled_version(directory: Path, version: str) -> None:
-    """Raises CircuitError unless model.compiled was made by this `version` of EZKL: another one aborts opening it.
-
-    """
+    """Raises CircuitError unless model.compiled was made by this `version` of EZKL: another one aborts opening it."""
     wanted = version_mark(version)
     path = directory / COMPILED
     with path.open("rb") as file:

@@ -127,7 +127,9 @@ class Circuits(_Section):
 class Competition(_Section):
     """The competition: a circuit of ours that validators fetch from storage and score."""
 
-    enabled: bool = Field(False, description="whether a circuit is offered; false: validators get upstream's words for none")
+    enabled: bool = Field(
+        False, description="whether a circuit is offered; false: validators get upstream's words for none"
+    )
     directory: Path = Field(Path("/var/lib/omron-miner/competition"), description="model.compiled and settings.json")
     endpoint: Annotated[str, StringConstraints(pattern=r"^(https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?)?$")] = Field(
         "", description="S3 storage: https://ACCOUNT.r2.cloudflarestorage.com; empty: Amazon's"
