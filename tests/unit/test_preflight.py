@@ -210,6 +210,7 @@ def test_the_defaults_hold_no_problem() -> None:
     assert preflight.ezkl_problems(SHARED["omron_ezkl_version"]) == []
     assert preflight.circuit_problems(SHARED["omron_circuits"], SHARED["omron_ezkl_version"]) == []
     assert preflight.srs_problems(SHARED) == []
+    assert preflight.competition_problems(SHARED) == []
 
 
 @pytest.mark.parametrize(
@@ -491,3 +492,56 @@ def test_a_folder_that_was_copied_before_takes_no_more_room(folder: Path) -> Non
     key = {"path": f"/var/lib/omron-miner/circuits/{folder.name}/pk.key", "size": 1}
     assert room(folder, 0, [key]) == []
     assert len(room(folder, 0, [{**key, "size": 2}])) == 1, "another key of the same circuit is copied anew"
+
+
+# --- the competition
+
+
+def competing(folder: Path, **overrides: Any) -> dict[str, Any]:
+    """All that a competition needs; its files are in `folder`."""
+    keys = folder / "keys"
+    keys.write_text("[default]\naws_access_key_id = AKIA\naws_secret_access_key = hush\n")
+    for name in preflight.COMPETITION_FILES:
+        (folder / name).write_text("{}")
+    given = {
+        "omron_competition_enabled": True,
+        "omron_competition_endpoint": "https://0a1b.r2.cloudflarestorage.com",
+        "omron_competition_bucket": "circuits",
+        "omron_competition_credentials_file": str(keys),
+        "omron_competition_circuit": str(folder),
+    }
+    return settings(**{**given, **overrides})
+
+
+def test_a_whole_competition_is_fine_and_one_that_is_off_may_be_half_set(tmp_path: Path) -> None:
+    assert preflight.competition_problems(competing(tmp_path)) == []
+    amazon = competing(tmp_path, omron_competition_endpoint="", omron_competition_region="eu-west-1")
+    assert preflight.competition_problems(amazon) == []
+    (tmp_path / "keys").write_text("$ANSIBLE_VAULT;1.1;AES256\n00")
+    assert preflight.competition_problems(amazon) == []
+    assert preflight.competition_problems(settings(omron_competition_bucket="circuits")) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"omron_competition_bucket": ""}, "omron_competition_bucket is empty"),
+        ({"omron_competition_bucket": "Mine/x"}, "is no name of a bucket"),
+        ({"omron_competition_credentials_file": ""}, "omron_competition_credentials_file is empty"),
+        ({"omron_competition_credentials_file": "/nowhere/keys"}, "cannot be read on the control node"),
+        ({"omron_competition_endpoint": "r2.example/bucket"}, "is no https://HOST"),
+        ({"omron_competition_endpoint": ""}, "omron_competition_region is auto"),
+        ({"omron_competition_circuit": "circuits/mine"}, "is relative"),
+        ({"omron_competition_circuit": "/nowhere"}, "lacks model.compiled and settings.json"),
+    ],
+)
+def test_a_half_set_competition_is_refused(tmp_path: Path, overrides: dict[str, Any], said: str) -> None:
+    assert said in only(preflight.competition_problems(competing(tmp_path, **overrides)))
+
+
+def test_credentials_that_lack_a_key_are_refused_and_their_content_is_not_told(tmp_path: Path) -> None:
+    given = competing(tmp_path)
+    (tmp_path / "keys").write_text("[default]\naws_access_key_id = hush\n")
+    problem = only(preflight.competition_problems(given))
+    assert "lacks aws_secret_access_key" in problem
+    assert "hush" not in problem

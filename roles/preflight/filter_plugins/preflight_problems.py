@@ -18,6 +18,7 @@ from typing import Any
 
 NETWORKS = ("local", "test", "finney")
 BUILT_IN_MODELS = ("demo", "tiny")
+COMPETITION_FILES = ("model.compiled", "settings.json")
 CIRCUIT_FILES = ("model.compiled", "settings.json", "vk.key", "pk.key", "metadata.json")
 FETCHED_FILE = "pk.key"  # where the folder lacks it and metadata.json names its address, the host fetches it
 EZKL_VERSIONS = ("22.0.1", "23.0.5")  # the miner's package has a lock for each
@@ -31,6 +32,8 @@ _PLACEHOLDER = re.compile(
 _SS58 = re.compile(r"5[1-9A-HJ-NP-Za-km-z]{47}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _PREBUILT_FOLDER = re.compile(r"model_[a-f0-9]{64}")
+_ENDPOINT = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?")
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _TCP_LISTEN = "0A"
 _ABSOLUTE = "write an absolute path (the variable inventory_dir is the inventory's folder)"
 
@@ -502,6 +505,67 @@ def room_problems(circuits: Any, df: str, there: Iterable[Mapping[str, Any]], sr
     ]
 
 
+def competition_problems(settings: Mapping[str, Any]) -> list[str]:
+    """What a competition needs, all of it or nothing: storage, its credentials, and the circuit when one is named."""
+    if not settings["omron_competition_enabled"]:
+        return []
+    problems = _bucket_problems(settings) + _credentials_problems(settings["omron_competition_credentials_file"])
+    if circuit := settings["omron_competition_circuit"]:
+        folder = Path(str(circuit)).expanduser()
+        if not folder.is_absolute():
+            problems.append(f"omron_competition_circuit {circuit} is relative: {_ABSOLUTE}")
+        else:
+            missing = [name for name in COMPETITION_FILES if not (folder / name).is_file()]
+            if missing:
+                problems.append(
+                    f"omron_competition_circuit {circuit} lacks {' and '.join(missing)} on the control node: "
+                    "name the folder of a compiled circuit"
+                )
+    return problems
+
+
+def _bucket_problems(settings: Mapping[str, Any]) -> list[str]:
+    endpoint, region = settings["omron_competition_endpoint"], settings["omron_competition_region"]
+    bucket = settings["omron_competition_bucket"]
+    problems = []
+    if endpoint and not (isinstance(endpoint, str) and _ENDPOINT.fullmatch(endpoint)):
+        problems.append(
+            f"omron_competition_endpoint {endpoint!r} is no https://HOST: write the storage's, without the bucket"
+        )
+    if not endpoint and region == "auto":
+        problems.append(
+            "omron_competition_region is auto, which Amazon's storage does not know: write the bucket's region, "
+            "or set omron_competition_endpoint"
+        )
+    if not bucket:
+        problems.append("omron_competition_bucket is empty, but omron_competition_enabled is set: write its name")
+    elif not isinstance(bucket, str) or not _BUCKET.fullmatch(bucket) or (not endpoint and "." in bucket):
+        problems.append(
+            f"omron_competition_bucket {bucket!r} is no name of a bucket: 3 to 63 lower-case letters, digits and "
+            "dashes, dots not at Amazon"
+        )
+    return problems
+
+
+def _credentials_problems(value: Any) -> list[str]:
+    if not value:
+        return [
+            "omron_competition_credentials_file is empty, but omron_competition_enabled is set: name the file with the "
+            "storage's keys on the control node"
+        ]
+    what = "a file as ~/.aws/credentials"
+    if problem := _file_problem("omron_competition_credentials_file", value, what):
+        return [problem]
+    content = Path(value).expanduser().read_bytes()
+    if content.startswith(b"$ANSIBLE_VAULT"):  # `copy` decrypts it
+        return []
+    missing = [name for name in (b"[default]", b"aws_access_key_id", b"aws_secret_access_key") if name not in content]
+    if not missing:
+        return []
+    lacks = ", ".join(name.decode() for name in missing)
+    return [f"omron_competition_credentials_file {value} lacks {lacks}: name {what}"]
+
+
 class FilterModule:
     """What Ansible looks for."""
 
@@ -523,5 +587,6 @@ class FilterModule:
                 srs_problems,
                 needs_problems,
                 room_problems,
+                competition_problems,
             )
         }

@@ -228,6 +228,7 @@ class CompetitionWatch:
             for key in (model, settings):
                 storage.try_url(key)
         except StorageError:
+            self._storage = None  # so that credentials which were replaced are read
             offer = self._state.offer
             if offer and offer.circuit.digest == circuit.digest:
                 self._change(storage_answers=False)
@@ -236,9 +237,10 @@ class CompetitionWatch:
 
     def _open_storage(self) -> Storage:
         """Opened anew until it works: credentials may come later than the miner."""
-        if self._storage is None:
-            self._storage = Storage(self._competition, read_credentials(self._competition.credentials_file))
-        return self._storage
+        storage = self._storage
+        if storage is None:
+            storage = self._storage = Storage(self._competition, read_credentials(self._competition.credentials_file))
+        return storage
 
     def _commit(self, circuit: CompetitionCircuit) -> bool:
         """Makes sure that the chain names this circuit; whether it had to be told. Raises ChainError."""
@@ -271,6 +273,8 @@ class CompetitionWatch:
                     with self._changing:
                         if self._state.offer is offer:  # else there is a newer one
                             self._state = replace(self._state, offer=renewed)
+                self._write_status()
+            except OmronError:  # no usable credentials: the other thread meets that too, and tells
                 self._write_status()
             except Exception:
                 self._log.exception("The competition's URLs could not be made anew")

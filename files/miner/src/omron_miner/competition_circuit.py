@@ -36,7 +36,7 @@ DECLARED_RUN_ARGS = {
     "commitment": "KZG",
 }
 """What a competition declares; validators do not enforce it (protocol, section 6)."""
-_LARGEST_SETTINGS = 16 << 20
+_LARGEST_SETTINGS = 4 << 20
 _PIECE_BYTES = 1 << 20
 
 
@@ -108,19 +108,20 @@ def read_circuit(directory: Path, stopping: Callable[[], bool] = lambda: False) 
             f"{directory / COMPILED} has {size / 1e9:.1f} GB, competitions take {LARGEST_BYTES / 1e9:.0f} GB at most",
             "make a smaller circuit",
         )
-    digest = _digest_of(directory / COMPILED, version, stopping)
+    digest = _digest_of(directory / COMPILED, size, version, stopping)
     if fingerprint(directory) != before:
         raise CompetitionError(f"the files in {directory} changed while they were read", "they are read again soon")
     modified = before[0][2] // 1_000_000_000
     return CompetitionCircuit(directory, digest, size, modified, content, version, warnings, before)
 
 
-def _digest_of(path: Path, version: str, stopping: Callable[[], bool]) -> str:
-    """The file's SHA-256, if it is a model that this version of EZKL compiled to the end."""
+def _digest_of(path: Path, size: int, version: str, stopping: Callable[[], bool]) -> str:
+    """The SHA-256 of its first `size` bytes, if it is a model that this version of EZKL compiled to the end."""
     wanted = version_mark(version)
     digest, tail, found = hashlib.sha256(), b"", False
     with _opened(path) as file:
-        while piece := file.read(_PIECE_BYTES):
+        while piece := file.read(min(_PIECE_BYTES, size)):  # it may grow while we read
+            size -= len(piece)
             if stopping():
                 raise CompetitionError("the miner is stopping")
             digest.update(piece)

@@ -55,7 +55,7 @@ def read_credentials(path: Path) -> Credentials:
 
     Raises StorageError when it is missing, another user's, to be read by others, or incomplete; never with its content.
     """
-    hint = "set miner_competition_credentials_file and run the play again"
+    hint = "set omron_competition_credentials_file and run the play again"
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
@@ -164,7 +164,7 @@ class Storage:
             said = " ".join(str(error).split())
             raise StorageError(
                 f"could not {what} {key} in the bucket {self._bucket} at {where}: {said}",
-                "check miner_competition_endpoint, _bucket and _region, and what the credentials allow",
+                "check omron_competition_endpoint, _bucket and _region, and what the credentials allow",
             ) from error
 
 
