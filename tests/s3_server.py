@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import threading
 import time
 import uuid
@@ -71,6 +72,7 @@ def s3_server() -> Iterator[S3Server]:
             server.puts.append(environ["PATH_INFO"])
         return storage(environ, start)
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # which writes a line for each request, with its URL
     listening = make_server("127.0.0.1", 0, application, threaded=True)
     server.endpoint = f"http://127.0.0.1:{listening.server_port}"
     s3_backends[_ACCOUNT]["aws"].create_bucket(server.bucket, "us-east-1")

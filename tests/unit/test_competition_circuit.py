@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 import tracemalloc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -121,7 +121,7 @@ def test_a_file_whose_times_were_set_back_is_not_at_rest(tmp_path: Path) -> None
     ],
 )
 def test_what_a_competition_declares_otherwise_is_warned_of(
-    tmp_path: Path, run_args: dict[str, object], said: str
+    tmp_path: Path, run_args: dict[str, Any], said: str
 ) -> None:
     write_circuit(tmp_path, **run_args)
     warnings = read_circuit(tmp_path).warnings

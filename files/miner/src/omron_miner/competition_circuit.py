@@ -68,10 +68,11 @@ class CompetitionCircuit:
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
         """model.compiled, to be read. Raises CompetitionError, at the end as well, when it is no longer the same."""
-        with _opened(self.directory / COMPILED) as file:
+        path = self.directory / COMPILED
+        with _opened(path) as file:
             self._must_be(_mark(os.fstat(file.fileno())))
             yield file
-            self._must_be(_mark(os.fstat(file.fileno())))
+            self._must_be(_mark(path.stat()))  # by its name: whoever read it may have closed it
 
     def _must_be(self, mark: tuple[int, int, int, int]) -> None:
         if mark != self.fingerprint[0]:

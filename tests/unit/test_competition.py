@@ -1,0 +1,277 @@
+"""What is offered is uploaded and committed, in that order; whatever fails, an answer is there at once and is true."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+import urllib.request
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from bittensor_wallet import Keypair
+
+from competition_samples import FakeChain, write_circuit
+from omron_miner import competition as module
+from omron_miner.competition import NO_URLS, NOT_COMMITTED, NOTHING_PREPARED, CompetitionWatch
+from omron_miner.competition_status import read_status, to_text
+from omron_miner.constants import Competition
+from omron_miner.errors import OmronError
+from s3_server import SECRET_KEY, S3Server, s3_server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.slow
+HOTKEY = Keypair.create_from_uri("//Dave")
+
+
+class Scene:
+    """A folder, storage and a chain, with a watch over them."""
+
+    def __init__(self, directory: Path, server: S3Server, chain: FakeChain) -> None:
+        self.folder, self.server, self.chain = directory / "circuit", server, chain
+        self.folder.mkdir(exist_ok=True)
+        credentials = directory / "keys"
+        server.write_credentials(credentials)
+        self.competition = Competition(
+            enabled=True,
+            directory=self.folder,
+            endpoint=server.endpoint,
+            bucket=server.bucket,
+            credentials_file=credentials,
+            status_file=directory / "competition.json",
+            check_seconds=0.05,
+            settle_seconds=0.2,
+            recheck_seconds=0.2,
+        )
+        self.watch = CompetitionWatch(self.competition, chain, HOTKEY, logging.getLogger("competition-test"))  # type: ignore[arg-type]
+
+    def wait_for(self, true: Callable[[], Any], seconds: float = 15.0) -> None:
+        until = time.monotonic() + seconds
+        while not true():
+            assert time.monotonic() < until, self.watch.status()
+            time.sleep(0.01)
+
+    def offers(self, content: bytes) -> bool:
+        """Whether a validator gets URLs, and by them these bytes."""
+        answer = self.watch.answer()
+        if answer.commitment is None:
+            return False
+        offered = json.loads(answer.commitment)
+        if offered["vk_hash"] != hashlib.sha256(content).hexdigest():
+            return False
+        with urllib.request.urlopen(offered["signed_urls"]["model.compiled"], timeout=10) as got:  # noqa: S310
+            assert got.read() == content
+        return True
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    monkeypatch.setattr(module, "_FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(module, "_LONGEST_PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(module, "_COMMIT_PAUSES", (0.01, 0.01))
+    with s3_server() as server:
+        chain = FakeChain()
+        made = Scene(tmp_path, server, chain)
+        try:
+            yield made
+        finally:
+            made.watch.stop()
+            chain.released.set()
+
+
+def test_a_circuit_is_uploaded_then_committed_then_offered_and_left_alone(scene: Scene) -> None:
+    content, in_storage = write_circuit(scene.folder), []
+    scene.chain.on_commit = lambda text: in_storage.extend(
+        [key for key in sorted(scene.server.objects) if key.startswith(text)]
+    )
+    assert scene.watch.answer().error == NOTHING_PREPARED
+    scene.watch.start()
+    scene.wait_for(lambda: scene.offers(content))
+    digest = hashlib.sha256(content).hexdigest()
+    assert in_storage == [f"{digest}/model.compiled", f"{digest}/settings.json"], "committed before it was there"
+    time.sleep(1.0)  # five looks at storage and chain
+    assert scene.chain.commits == [digest]
+    assert len(scene.server.puts) == 2
+
+
+def test_the_answer_holds_what_validators_read(scene: Scene) -> None:
+    content = write_circuit(scene.folder)
+    scene.watch.start()
+    scene.wait_for(lambda: scene.offers(content))
+    offered = json.loads(scene.watch.answer().commitment or "")
+    assert list(offered) == ["vk_hash", "file_urls", "expiry", "signature", "last_modified", "signed_urls"]
+    assert sorted(offered["signed_urls"]) == ["model.compiled", "settings.json"]
+    message = f"{offered['vk_hash']}:{offered['expiry']}"
+    assert Keypair(ss58_address=HOTKEY.ss58_address).verify(message, bytes.fromhex(offered["signature"]))
+    assert 3590 <= offered["expiry"] - time.time() <= 3600
+    assert abs(offered["last_modified"] - time.time()) < 60
+
+
+def test_after_a_restart_nothing_is_uploaded_or_committed_again(scene: Scene, tmp_path: Path) -> None:
+    content = write_circuit(scene.folder)
+    scene.watch.start()
+    scene.wait_for(lambda: scene.offers(content))
+    scene.watch.stop()
+    again = Scene(tmp_path, scene.server, scene.chain)
+    again.watch.start()
+    again.wait_for(lambda: again.offers(content))
+    again.watch.stop()
+    assert (len(scene.server.puts), len(scene.chain.commits)) == (2, 1)
+
+
+def test_the_circuit_before_is_offered_until_the_new_one_is_committed(scene: Scene) -> None:
+    old = write_circuit(scene.folder)
+    scene.watch.start()
+    scene.wait_for(lambda: scene.offers(old))
+    scene.chain.switch = "away"
+    new = write_circuit(scene.folder, b"better")
+    prepared = hashlib.sha256(new).hexdigest()
+    scene.wait_for(lambda: scene.watch.status().prepared == prepared)
+    assert scene.offers(old)
+    assert "could not ask the chain" in (scene.watch.status().problem or "")
+    scene.chain.switch = "ok"
+    scene.wait_for(lambda: scene.offers(new))
+    assert scene.chain.commits == [hashlib.sha256(one).hexdigest() for one in (old, new)]
+    scene.wait_for(lambda: scene.watch.status().problem is None)
+
+
+def test_a_file_still_being_written_is_not_taken(scene: Scene) -> None:
+    write_circuit(scene.folder)
+    scene.watch.start()
+    for _ in range(10):  # half a second, more than twice what counts as at rest
+        with (scene.folder / "model.compiled").open("ab") as file:
+            file.write(b"more")
+        time.sleep(0.05)
+    assert scene.watch.status().prepared is None
+    assert scene.server.puts == []
+    content = (scene.folder / "model.compiled").read_bytes()
+    scene.wait_for(lambda: scene.offers(content))
+
+
+def test_a_broken_circuit_is_told_and_the_one_before_stays(scene: Scene) -> None:
+    content = write_circuit(scene.folder)
+    scene.watch.start()
+    scene.wait_for(lambda: scene.offers(content))
+    (scene.folder / "model.compiled").write_bytes(content[:5])
+    scene.wait_for(lambda: "is not whole" in (scene.watch.status().problem or ""))
+    assert scene.offers(content)
+    (scene.folder / "model.compiled").unlink()
+    scene.wait_for(lambda: "No such file" in (scene.watch.status().problem or ""))
+    assert scene.offers(content)
+
+
+def test_a_commitment_that_something_else_replaced_is_made_again(scene: Scene) -> None:
+    content = write_circuit(scene.folder)
+    scene.watch.start()
+    scene.wait_for(lambda: scene.offers(content))
+    scene.watch._next_check = 0.0  # not in a minute, as after a commitment
+    scene.chain.committed = None  # as the reset of bonds leaves it
+    scene.wait_for(lambda: len(scene.chain.commits) == 2)
+    scene.wait_for(lambda: scene.offers(content))
+
+
+def test_a_chain_that_is_away_leaves_an_error_and_hangs_nobody(scene: Scene) -> None:
+    scene.chain.switch = "hang"
+    write_circuit(scene.folder)
+    scene.watch.start()
+    scene.wait_for(lambda: scene.watch.status().prepared)
+    start = time.perf_counter()
+    answers = {scene.watch.answer().error for _ in range(1000)}
+    assert time.perf_counter() - start < 0.5
+    assert answers == {NOT_COMMITTED}
+
+
+@pytest.mark.parametrize("switch", ["refuse", "wait"])
+def test_storage_that_refuses_or_hangs_leaves_an_error(scene: Scene, switch: str) -> None:
+    content = write_circuit(scene.folder)
+    scene.server.switch = switch
+    scene.watch.start()
+    time.sleep(0.5)
+    assert scene.watch.answer().error == NOTHING_PREPARED
+    assert scene.chain.commits == []
+    scene.server.switch = "ok"
+    scene.server.released.set()
+    scene.wait_for(lambda: scene.offers(content))
+
+
+def test_what_is_offered_is_an_error_while_its_storage_refuses_and_is_uploaded_again_when_it_is_gone(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LOOK_AGAIN_SECONDS", 0.1)
+    content = write_circuit(scene.folder)
+    scene.watch.start()
+    scene.wait_for(lambda: scene.offers(content))
+    scene.server.switch = "refuse"
+    scene.wait_for(lambda: scene.watch.answer().error == NO_URLS)
+    scene.server.switch = "ok"
+    scene.wait_for(lambda: scene.offers(content))
+    scene.server.remove(f"{hashlib.sha256(content).hexdigest()}/model.compiled")
+    scene.wait_for(lambda: len(scene.server.puts) == 4)
+    scene.wait_for(lambda: scene.offers(content))
+
+
+def test_credentials_may_come_late_and_be_replaced(scene: Scene) -> None:
+    content, keys = write_circuit(scene.folder), scene.competition.credentials_file
+    keys.unlink()
+    scene.watch.start()
+    scene.wait_for(lambda: "cannot read the storage's credentials" in (scene.watch.status().problem or ""))
+    scene.server.write_credentials(keys, "an-old-secret")
+    scene.wait_for(lambda: "SignatureDoesNotMatch" in (scene.watch.status().problem or ""))
+    scene.server.write_credentials(keys)
+    scene.wait_for(lambda: scene.offers(content))
+
+
+def test_urls_are_made_anew_before_they_expire_even_while_the_chain_hangs(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WRITE_SECONDS", 0.1)
+    content = write_circuit(scene.folder)
+    scene.watch.start()
+    scene.wait_for(lambda: scene.offers(content))
+    scene.watch._next_check, scene.chain.switch = 0.0, "hang"
+    time.sleep(1.5)
+    first = scene.watch.status().urls_until
+    time.sleep(1.5)
+    assert first
+    assert (scene.watch.status().urls_until or 0) > first
+    assert scene.offers(content)
+
+
+def test_an_expired_url_is_never_given(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = write_circuit(scene.folder)
+    scene.watch.start()
+    scene.wait_for(lambda: scene.offers(content))
+    later = time.time() + 3601
+    monkeypatch.setattr("omron_miner.competition.time.time", lambda: later)
+    assert scene.watch.answer().error == NO_URLS
+
+
+def test_status_and_log_tell_all_but_secrets(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(OmronError, match="cannot read"):
+        read_status(scene.competition)
+    content = write_circuit(scene.folder, input_visibility="Public")
+    scene.watch.start()
+    scene.wait_for(lambda: scene.offers(content))
+    scene.wait_for(lambda: scene.competition.status_file.exists() and not read_status(scene.competition).error)
+    status, digest = read_status(scene.competition), hashlib.sha256(content).hexdigest()
+    assert (status.prepared, status.committed, status.bytes) == (digest, digest, len(content))
+    assert any("127.0.0.1" in one for one in status.warnings)
+    assert any("input_visibility Public" in one for one in status.warnings)
+    told = (
+        to_text(status)
+        + scene.competition.status_file.read_text()
+        + "".join(record.getMessage() for record in caplog.records if record.name == "competition-test")
+    )
+    assert digest in told
+    assert "X-Amz" not in told
+    assert SECRET_KEY not in told + caplog.text
+    stale = status.written + 3600
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("omron_miner.competition_status.time.time", lambda: stale)
+        with pytest.raises(OmronError, match="no miner keeps it up to date"):
+            read_status(scene.competition)
