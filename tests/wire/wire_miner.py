@@ -20,6 +20,7 @@ from bittensor_wallet import Keypair
 from omron_miner.chain import open_chain
 from omron_miner.circuit import example_inputs
 from omron_miner.circuit_store import CircuitStore
+from omron_miner.competition import CompetitionWatch
 from omron_miner.constants import Access, Axon, Circuits, Constants, Deadlines, Log, Network, Prover, Sessions, Wallet
 from omron_miner.events import EventLog, LifeEvent, RequestEvent, from_json
 from omron_miner.miner_session import MinerSession
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from omron_miner.axon_server import AxonServer
+    from omron_miner.chain import Chain
     from omron_miner.circuit import Circuit
 
 MAX_BODY_BYTES = 100_000
@@ -189,19 +191,27 @@ class Miner(Caller):
 
 
 @contextmanager
-def running(constants: Constants, circuit: Circuit) -> Iterator[Miner]:
-    """The miner as `serve` builds it, in this process."""
+def running(constants: Constants, circuit: Circuit, chain: Chain | None = None) -> Iterator[Miner]:
+    """The miner as `serve` builds it, in this process; on the constants' chain unless another is given."""
     wallet = open_hotkey(constants.wallet)
     events = EventLog(constants.log)
     pool = ProverPool(constants, lambda detail: events.life("worker_lost", detail))
     store = CircuitStore(constants.circuits)
-    session = MinerSession(constants, wallet, open_chain(constants, wallet), pool, store, events)
+    chain = chain or open_chain(constants, wallet)
+    competition = None
+    if constants.competition.enabled:
+        competition = CompetitionWatch(constants.competition, chain, wallet.hotkey, events.lines)
+    session = MinerSession(constants, wallet, chain, pool, store, events, competition)
     session.server.open()
     pool.start()
     session.start()
+    if competition:
+        competition.start()
     try:
         yield Miner(constants, wallet.hotkey.ss58_address, circuit, pool, session.server)
     finally:
+        if competition:
+            competition.stop()
         stopped = session.stop()
         events.close()
     assert stopped
