@@ -14,6 +14,7 @@ from omron_miner.doctor.check import Check, Status, judged, unseen
 from omron_miner.errors import SrsError
 from omron_miner.monitor import host
 from omron_miner.monitor.render import size
+from omron_miner.prover import worker_count
 from omron_miner.srs import check_srs, test_marker
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def circuits(constants: Constants) -> Iterator[Check]:
         live = f"none in {constants.circuits.directory}"
         yield Check("circuits", Status.FAIL, "at least one", live, "set omron_circuits and deploy again")
     for circuit in usable:
-        yield from _memory(circuit)
+        yield from _memory(circuit, worker_count(constants))
     for logrows in sorted({circuit.settings.logrows for circuit in usable if circuit.proof_system is ProofSystem.EZKL}):
         yield _srs(logrows, constants.circuits.srs_directory, constants.network.name)
 
@@ -82,8 +83,8 @@ def _in_words(circuit: Circuit) -> str:
     return f"{circuit.label} {circuit.settings.version}, logrows {circuit.settings.logrows}"
 
 
-def _memory(circuit: Circuit) -> Iterator[Check]:
-    """Whether one proof fits, and how many at a time."""
+def _memory(circuit: Circuit, workers: int) -> Iterator[Check]:
+    """Whether one proof fits, and how many at a time; the miner itself begins no more than fit."""
     name, total = f"memory of {circuit.id[:8]}", psutil.virtual_memory().total
     try:
         needed = circuit_needs.needs_of(circuit)
@@ -95,7 +96,8 @@ def _memory(circuit: Circuit) -> Iterator[Check]:
     wanted = f"{needed.in_words()} a proof"
     misfit = circuit_needs.misfit(_short(circuit.id), needed, total)
     if misfit is None:
-        yield Check(name, Status.OK, wanted, f"{size(total)}: {circuit_needs.at_a_time(needed, total)} at a time")
+        at_a_time = min(workers, circuit_needs.at_a_time(needed, total))
+        yield Check(name, Status.OK, wanted, f"{size(total)}, enough for {at_a_time} of {workers} at a time")
         return
     status = Status.FAIL if total < needed.memory_low else Status.WARN
     yield Check(name, status, wanted, size(total), "take a larger machine, or put the circuit on circuits.ignored")
