@@ -1,80 +1,45 @@
 from __future__ import annotations
 
+import inspect
+import itertools
 import logging
+import math
 import threading
 import time
-from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from omron_miner.chain import BittensorChain, ChainError, ChainWatch, LocalChain, open_chain
+from chain_samples import MINER, OWN, VALIDATOR, FakeSubtensor, Lines
+from omron_miner.chain import ChainAwayError, ChainError, LocalChain, open_chain
+from omron_miner.chain_bittensor import BittensorChain
+from omron_miner.chain_watch import ChainWatch
 from omron_miner.constants import Axon, Constants, Network
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-OWN, VALIDATOR, MINER = (f"5{letter * 47}" for letter in "ABC")
+NETWORK = Network(
+    name="finney",
+    netuid=2,
+    metagraph_sync_seconds=0.05,
+    registration_check_seconds=0.05,
+    copy_file=Path("/dev/null/no"),
+)
 
 
-@dataclass
-class FakeSubtensor:
-    """What we use of bittensor 10.5's Subtensor, with a subnet of three."""
-
-    address: tuple[str, int] = ("192.0.2.7", 0)
-    registered: bool = True
-    success: bool = True
-    fails: Exception | None = None
-    served: list[Any] = field(default_factory=list)
-    committed: Any = ""
-    closed: bool = False
-
-    def metagraph(self, netuid: int, lite: bool) -> Any:
-        assert (netuid, lite) == (2, True)
-        self._perhaps_fail()
-        axons = [
-            SimpleNamespace(hotkey=OWN, coldkey="5Cold", ip=self.address[0], port=self.address[1]),
-            SimpleNamespace(hotkey=VALIDATOR, coldkey="5Other", ip="192.0.2.9", port=9),
-            SimpleNamespace(hotkey=MINER, coldkey="5Other", ip="192.0.2.8", port=8),
-        ]
-        return SimpleNamespace(axons=axons, S=[1.0, 2048.5, 3.0], validator_permit=[False, True, False])
-
-    def is_hotkey_registered(self, hotkey: str, netuid: int) -> bool:
-        assert (hotkey, netuid) == (OWN, 2)
-        self._perhaps_fail()
-        return self.registered
-
-    def serve_axon(self, netuid: int, axon: Any) -> Any:
-        self._perhaps_fail()
-        self.served.append((netuid, axon))
-        return SimpleNamespace(success=self.success, message="no")
-
-    def get_commitment_metadata(self, netuid: int, hotkey_ss58: str) -> Any:
-        assert (netuid, hotkey_ss58) == (2, OWN)
-        self._perhaps_fail()
-        return self.committed
-
-    def set_commitment(self, wallet: Any, netuid: int, data: str, *, wait_for_finalization: bool) -> Any:
-        assert (wallet.hotkey.ss58_address, netuid, wait_for_finalization) == (OWN, 2, False)
-        self._perhaps_fail()
-        if self.success:
-            self.committed = {"info": {"fields": [{f"Raw{len(data)}": f"0x{data.encode().hex()}"}]}}
-        return SimpleNamespace(success=self.success, message="too often")
-
-    def close(self) -> None:
-        self.closed = True
-
-    def _perhaps_fail(self) -> None:
-        if self.fails:
-            raise self.fails
+def wait_until(true: Callable[[], Any], seconds: float = 5.0) -> None:
+    until = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until, "did not happen in time"
+        time.sleep(0.005)
 
 
-NETWORK = Network(name="finney", netuid=2, metagraph_sync_seconds=0.05, registration_check_seconds=0.05)
-
-
-def chain_of(subtensor: FakeSubtensor) -> BittensorChain:
-    return BittensorChain(NETWORK, SimpleNamespace(ss58_address=OWN), lambda: subtensor)
+def chain_of(subtensor: FakeSubtensor, **settings: Any) -> BittensorChain:
+    network = NETWORK.model_copy(update=settings)
+    return BittensorChain(network, SimpleNamespace(ss58_address=OWN), lambda: subtensor)
 
 
 def test_the_local_chain_knows_the_hotkeys_of_the_constants() -> None:
@@ -112,10 +77,60 @@ def test_a_failing_chain_keeps_the_last_reading_and_is_connected_anew() -> None:
     subtensor.fails = ConnectionResetError("gone")
     with pytest.raises(ChainError, match="ConnectionResetError: gone"):
         chain.refresh()
-    assert subtensor.closed
+    wait_until(lambda: subtensor.closed)
     assert chain.validator(VALIDATOR) is not None
     subtensor.fails = None
     chain.refresh()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"netuid": 3}, "it is about netuid 3, not 2"),
+        ({"axons": [], "S": [], "validator_permit": []}, "it is empty"),
+        ({"S": [1.0, 2048.5]}, "it has 3 hotkeys, 2 stakes and 3 permits"),
+        ({"S": [1.0, math.nan, 3.0]}, "the stake of uid 1 is nan"),
+        ({"S": [1.0, 2.0, -1.0]}, "the stake of uid 2 is -1.0"),
+        ({"axons": [SimpleNamespace(hotkey=OWN, coldkey="", ip="", port=0)] * 3}, "the hotkey of uid 1 is"),
+        ({"axons": [SimpleNamespace(hotkey=None)] * 3}, "the hotkey of uid 0 is None"),
+        ({"S": None}, "TypeError"),
+        ({"S": ["stake", 1, 2]}, "ValueError"),
+    ],
+)
+def test_nonsense_is_not_believed_and_the_last_reading_stays(wrong: dict[str, Any], said: str) -> None:
+    subtensor = FakeSubtensor()
+    chain = chain_of(subtensor)
+    chain.refresh()
+    before, subtensor.wrong = chain.read_at(), wrong
+    with pytest.raises(ChainAwayError, match=said):
+        chain.refresh()
+    validator = chain.validator(VALIDATOR)
+    assert validator is not None
+    assert validator.permit
+    assert chain.read_at() == before
+
+
+def test_a_chain_that_hangs_is_given_up_and_the_next_call_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    release, subtensor = threading.Event(), FakeSubtensor()
+    monkeypatch.setattr(subtensor, "is_hotkey_registered", lambda *_, **__: release.wait(10))
+    monkeypatch.setattr(subtensor, "close", lambda: release.wait(10))
+    chain = chain_of(subtensor, call_seconds=0.1)
+    began = time.monotonic()
+    for _ in range(2):
+        with pytest.raises(ChainAwayError, match=r"could not look up our registration on finney: no answer in 0\.1 s"):
+            chain.is_registered()
+    chain.refresh()
+    assert time.monotonic() - began < 2
+    release.set()
+
+
+def test_a_connection_that_never_comes_up_is_given_up() -> None:
+    release = threading.Event()
+    network = NETWORK.model_copy(update={"call_seconds": 0.1})
+    chain = BittensorChain(network, SimpleNamespace(ss58_address=OWN), lambda: release.wait(10))
+    with pytest.raises(ChainAwayError, match="no answer"):
+        chain.refresh()
+    release.set()
 
 
 def test_our_address_is_announced_only_when_it_differs() -> None:
@@ -133,7 +148,7 @@ def test_our_address_is_announced_only_when_it_differs() -> None:
 
 def test_an_announcement_the_chain_refuses_is_an_error() -> None:
     chain = chain_of(FakeSubtensor(success=False))
-    with pytest.raises(ChainError, match="refused our address"):
+    with pytest.raises(ChainError, match=r"refused to announce our address .*: too often"):
         chain.announce("192.0.2.1", 8091)
 
 
@@ -180,8 +195,64 @@ def test_what_we_commit_with_is_what_the_sdk_asks_for() -> None:
     assert chain_of(FakeSubtensor(committed=stored)).commitment() == decode_metadata(stored) == "abc"
 
 
+def test_the_reset_is_upstreams_extrinsic() -> None:
+    sent: list[Any] = []
+
+    class Substrate(FakeSubtensor):
+        def get_current_block(self) -> int:
+            return 6405
+
+        def get_block_hash(self, block: int | None = None) -> str:
+            return f"0x{block:064x}"
+
+        def get_last_bonds_reset(self, netuid: int, hotkey_ss58: str) -> Any:
+            assert (netuid, hotkey_ss58) == (2, OWN)
+            return SimpleNamespace(value=None)
+
+        def compose_call(self, call_module: str, call_function: str, call_params: dict[str, Any]) -> Any:
+            sent.append((f"{call_module}.{call_function}", call_params))
+            return "call"
+
+        def sign_and_send_extrinsic(self, call: Any, wallet: Any, sign_with: str, period: int, **_: Any) -> Any:
+            sent.append((call, getattr(wallet, sign_with).ss58_address, period))
+            return SimpleNamespace(success=self.success, message="too often")
+
+    subtensor = Substrate()
+    chain = chain_of(subtensor)
+    assert chain.place() is None
+    chain.refresh()
+    assert chain.place() == (0, 3)
+    assert (chain.block(), chain.block_hash(16), chain.last_reset()) == (6405, "0x" + "10".zfill(64), 0)
+    chain.reset_bonds()
+    info = {"fields": [[{"ResetBondsFlag": b""}]]}
+    assert sent == [("Commitments.set_commitment", {"netuid": 2, "info": info}), ("call", OWN, 10)]
+    subtensor.success = False
+    with pytest.raises(ChainError, match="the chain refused to reset our bonds: too often"):
+        chain.reset_bonds()
+
+
+@pytest.mark.slow
+def test_the_sdk_has_what_is_asked_of_it() -> None:
+    """Names and parameters only; no chain is at hand."""
+    from bittensor.core.subtensor import Subtensor
+
+    def takes(method: Any, *arguments: Any, **named: Any) -> None:
+        inspect.signature(method).bind(None, *arguments, **named)
+
+    takes(Subtensor.metagraph, 2, lite=True)
+    takes(Subtensor.is_hotkey_registered, OWN, netuid=2)
+    takes(Subtensor.serve_axon, 2, None)
+    takes(Subtensor.get_commitment_metadata, 2, OWN)
+    takes(Subtensor.set_commitment, None, 2, "text", wait_for_finalization=False)
+    takes(Subtensor.get_current_block)
+    takes(Subtensor.get_block_hash, 1)
+    takes(Subtensor.get_last_bonds_reset, 2, OWN)
+    takes(Subtensor.compose_call, "Commitments", "set_commitment", {})
+    takes(Subtensor.sign_and_send_extrinsic, None, None, sign_with="hotkey", period=10, wait_for_finalization=False)
+
+
 def test_a_commitment_the_chain_refuses_is_an_error() -> None:
-    with pytest.raises(ChainError, match="refused the commitment 'abc': too often"):
+    with pytest.raises(ChainError, match="the chain refused to commit 'abc': too often"):
         chain_of(FakeSubtensor(success=False)).commit("abc")
 
 
@@ -217,34 +288,28 @@ def test_what_we_announce_with_is_what_the_sdk_asks_for() -> None:
     assert call["ip"] == (192 << 24) + (2 << 8) + 1
 
 
-class Lines(logging.Handler):
-    """Keeps what is logged."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
-
-
 @pytest.fixture
 def lines() -> Lines:
     return Lines()
 
 
-def watch(subtensor: FakeSubtensor, lines: Lines, until: Callable[[], bool]) -> BittensorChain:
+def watch(
+    subtensor: FakeSubtensor,
+    lines: Lines,
+    until: Callable[[], bool],
+    begun: Callable[[ChainWatch], None] = lambda watcher: watcher.start(),
+    **settings: Any,
+) -> BittensorChain:
     """Runs a watch until something is so."""
     log = logging.Logger("test")
     log.addHandler(lines)
-    chain = chain_of(subtensor)
-    watcher = ChainWatch(chain, NETWORK, ("192.0.2.1", 8091), log)
-    watcher.start()
-    end = time.monotonic() + 5
-    while not until():
-        assert time.monotonic() < end, lines.lines
-        time.sleep(0.005)
-    watcher.stop()
+    chain = chain_of(subtensor, **settings)
+    watcher = ChainWatch(chain, NETWORK.model_copy(update=settings), ("192.0.2.1", 8091), log)
+    begun(watcher)
+    try:
+        wait_until(until)
+    finally:
+        watcher.stop()
     return chain
 
 
@@ -264,13 +329,90 @@ def test_the_watch_announces_and_refreshes(lines: Lines) -> None:
 
 
 def test_the_watch_survives_a_chain_that_is_away(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("omron_miner.chain._FIRST_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr("omron_miner.chain_watch._FIRST_PAUSE_SECONDS", 0.02)
     subtensor = FakeSubtensor(fails=TimeoutError("away"))
     watch(subtensor, lines, lambda: len(lines.lines) >= 3)
-    pauses = [float(line.split()[-2]) for line in lines.lines if "next try" in line]
-    assert len(pauses) >= 3
+    assert all("The chain is away" in line for line in lines.lines)
     subtensor.fails = None
     watch(subtensor, lines, lambda: bool(subtensor.served))
+
+
+def test_each_try_waits_longer_than_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("omron_miner.chain_watch._FIRST_PAUSE_SECONDS", 0.01)
+    times: list[float] = []
+
+    def metagraph(**_: Any) -> Any:
+        times.append(time.monotonic())
+        raise TimeoutError("away")
+
+    subtensor = FakeSubtensor()
+    monkeypatch.setattr(subtensor, "metagraph", lambda netuid, lite: metagraph())
+    watch(subtensor, Lines(), lambda: len(times) == 5, lambda watcher: watcher.start(stale=True))
+    waits = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert all(wait >= 0.01 * 2**power for power, wait in enumerate(waits))
+
+
+def test_a_chain_that_comes_back_is_said_and_read(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("omron_miner.chain_watch._FIRST_PAUSE_SECONDS", 0.02)
+    subtensor = FakeSubtensor(fails=TimeoutError("away"))
+
+    def come_back() -> bool:
+        if lines.lines:
+            subtensor.fails = None
+        return "The chain answers again" in lines.lines
+
+    chain = watch(subtensor, lines, come_back, lambda watcher: watcher.start(stale=True), metagraph_sync_seconds=60.0)
+    assert chain.validator(VALIDATOR) is not None
+
+
+def test_a_refused_address_does_not_hold_up_the_rest(lines: Lines) -> None:
+    subtensor = FakeSubtensor(success=False, registered=False)
+    said = "no longer registered"
+    watch(subtensor, lines, lambda: any(said in line for line in lines.lines), metagraph_sync_seconds=60.0)
+    assert sum("refused to announce" in line for line in lines.lines) == 1, "it was tried again too soon"
+
+
+@pytest.mark.parametrize("refused", [0, 1, 1000])
+def test_refusals_have_the_list_read_early_but_not_often(refused: int) -> None:
+    subtensor, count = FakeSubtensor(address=("192.0.2.1", 8091)), [0]
+    original = subtensor.metagraph
+
+    def metagraph(netuid: int, lite: bool) -> Any:
+        count[0] += 1
+        return original(netuid, lite)
+
+    subtensor.metagraph = metagraph  # type: ignore[method-assign]
+
+    def begun(watcher: ChainWatch) -> None:
+        watcher.start()
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until:
+            for _ in range(refused):
+                watcher.want_refresh()
+            time.sleep(0.01)
+
+    settings = {"metagraph_sync_seconds": 60.0, "early_sync_seconds": 0.2}
+    watch(subtensor, Lines(), lambda: True, begun, **settings)
+    assert count[0] <= 2
+    assert (count[0] > 0) is (refused > 0)
+
+
+def test_a_watch_survives_what_nobody_foresaw(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("omron_miner.chain_watch._FIRST_PAUSE_SECONDS", 0.01)
+    subtensor = FakeSubtensor()
+    calls = iter([ZeroDivisionError()])
+
+    def also() -> float:
+        for error in calls:
+            raise error
+        return 60.0
+
+    log = logging.Logger("test")
+    log.addHandler(lines)
+    watcher = ChainWatch(chain_of(subtensor), NETWORK, ("192.0.2.1", 8091), log, also)
+    watcher.start()
+    wait_until(lambda: subtensor.served and any("nobody foresaw" in line for line in lines.lines))
+    watcher.stop()
 
 
 def test_a_lost_registration_is_said(lines: Lines) -> None:

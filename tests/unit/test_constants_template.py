@@ -47,6 +47,22 @@ def test_an_operators_value_reaches_the_package() -> None:
     assert constants.deadlines.circuit_timeout_seconds == 50.0
 
 
+def test_capacities_and_the_reset_can_be_set() -> None:
+    circuits = {"b" * 64: 2, "a" * 64: 400}
+    constants = parse_constants(
+        render(
+            miner_capacities_compute_units=circuits,
+            miner_reset_bonds=True,
+            omron_network="finney",
+            omron_external_ip="192.0.2.1",
+        )
+    )
+    assert dict(constants.capacities.compute_units) == circuits
+    assert constants.reset.bonds
+    with pytest.raises(ConfigError, match=r"reset\.bonds"):
+        parse_constants(render(miner_reset_bonds=True))
+
+
 def test_a_port_out_of_range_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match=r"axon\.port"):
         parse_constants(render(omron_axon_port=80))

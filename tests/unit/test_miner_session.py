@@ -13,10 +13,11 @@ import pytest
 from bittensor import Synapse
 
 from omron_miner.axon_server import ServedRequest
-from omron_miner.chain import LocalChain, Validator
+from omron_miner.chain import LocalChain
 from omron_miner.constants import Access
 from omron_miner.miner_session import ConstantOutputs, _Refusals, refusal
 from omron_miner.protocol import ProofOfWeightsSynapse, QueryForCapacities, QueryZkProof, WireProofSystem
+from omron_miner.subnet_list import Validator
 
 OWN, OTHER = "5Own", "5Other"
 

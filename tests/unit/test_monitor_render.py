@@ -1,12 +1,9 @@
-"""The summary as text and JSON, and how it gets to disk."""
+"""The summary as text and JSON."""
 
 from __future__ import annotations
 
 import json
-import os
-import stat
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -15,10 +12,7 @@ from hypothesis import strategies as st
 from monitor_samples import GIB, NOW, host, life, request, summary_of
 from omron_miner.events import FailureKind
 from omron_miner.monitor.model import SwapDevice
-from omron_miner.monitor.render import WIDTH, duration, size, to_json, to_text, write_atomically
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from omron_miner.monitor.render import WIDTH, duration, size, to_json, to_text
 
 
 def row(text: str, name: str) -> list[str]:
@@ -115,35 +109,6 @@ def test_the_json_is_versioned_and_has_the_same_numbers() -> None:
 def test_no_data_is_null_in_the_json() -> None:
     requests = json.loads(to_json(summary_of()))["requests"]
     assert requests["success_percent"] is requests["proof_seconds"] is requests["last_utc"] is None
-
-
-def test_a_file_is_replaced_whole_and_everyone_may_read_it(tmp_path: Path) -> None:
-    file = tmp_path / "summary.json"
-    old_umask = os.umask(0o077)
-    try:
-        write_atomically(file, "old")
-        before = file.stat().st_ino
-        write_atomically(file, "new ✓")
-    finally:
-        os.umask(old_umask)
-    assert file.read_text(encoding="utf-8") == "new ✓"
-    assert file.stat().st_ino != before
-    assert stat.S_IMODE(file.stat().st_mode) == 0o644
-    assert list(tmp_path.iterdir()) == [file]
-
-
-def test_on_a_full_disk_the_old_file_stays_and_no_rest_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "summary.json"
-    write_atomically(file, "old")
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_atomically(file, "new")
-    assert file.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [file]
 
 
 @pytest.mark.parametrize(

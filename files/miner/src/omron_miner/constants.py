@@ -44,6 +44,17 @@ class Network(_Section):
     chain_endpoint: str = Field("", description="websocket address of a node of your own; empty: bittensor's default")
     metagraph_sync_seconds: Seconds = Field(3600.0, description="how often the list of validators is refreshed")
     registration_check_seconds: Seconds = Field(600.0, description="how often our own registration is looked up")
+    early_sync_seconds: float = Field(
+        600.0, ge=0, description="a refused hotkey has the list read anew, at most so often; 0: never"
+    )
+    call_seconds: Seconds = Field(
+        30.0, description="longest wait for an answer of the chain; 4 times it for extrinsics"
+    )
+    copy_file: Path = Field(
+        Path("/var/lib/omron-miner/validators.json"),
+        description="the last list of validators, to start with",
+    )
+    copy_days: float = Field(7.0, gt=0, description="a copy older than this is not used at the start")
     local_validator_hotkeys: tuple[Ss58, ...] = Field((), description="on local: the hotkeys that may ask")
 
 
@@ -158,6 +169,20 @@ class Sessions(_Section):
     minimum_free_bytes: int = Field(67_108_864, ge=0, description="less free than this counts as full")
 
 
+class Capacities(_Section):
+    """What validators are told of the circuits' capacities; they only log it."""
+
+    compute_units: tuple[tuple[CircuitId, Annotated[int, Field(ge=0)]], ...] = Field(
+        (), description="circuit id and its units; for others, the most proofs at a time"
+    )
+
+
+class Reset(_Section):
+    """The bonds reset of upstream's miners, which validators no longer ask for."""
+
+    bonds: bool = Field(False, description="reset our bonds on upstream's schedule; replaces a text commitment")
+
+
 class Log(_Section):
     """What is written where; rotation is logrotate's."""
 
@@ -209,12 +234,17 @@ class Constants(_Section):
     circuits: Circuits = Circuits()
     competition: Competition = Competition()
     sessions: Sessions = Sessions()
+    capacities: Capacities = Capacities()
+    reset: Reset = Reset()
     log: Log = Log()
     monitor: Monitor = Monitor()
 
     @model_validator(mode="after")
     def _real_networks_are_guarded(self) -> Constants:
-        if self.network.name != "local":
+        if self.network.name == "local":
+            if self.reset.bonds:
+                raise ValueError("reset.bonds is for real networks only")
+        else:
             if not self.access.blacklist:
                 raise ValueError("access.blacklist must be true on a real network")
             if self.network.local_validator_hotkeys:

@@ -27,7 +27,10 @@ from pydantic_core import to_json
 from omron_miner import circuit_needs
 from omron_miner.allowance import Allowances
 from omron_miner.axon_server import TOO_DEEP, AxonServer, ServedRequest, current_request, too_deep
-from omron_miner.chain import Chain, ChainWatch, open_chain
+from omron_miner.bond_reset import BondReset
+from omron_miner.chain import Chain, ChainAwayError, ChainError, open_chain
+from omron_miner.chain_bittensor import BittensorChain
+from omron_miner.chain_watch import ChainWatch, moment
 from omron_miner.circuit import Circuit, Number, validate_inputs
 from omron_miner.circuit_store import CircuitStore
 from omron_miner.competition import NOT_TAKING_PART, Answer, CompetitionWatch
@@ -161,15 +164,18 @@ class MinerSession:
         store: CircuitStore,
         events: EventLog,
         competition: CompetitionWatch | None = None,
+        on_refused: Callable[[], None] = lambda: None,
     ) -> None:
         """`wallet` is a bittensor wallet with its hotkey. Without a `competition` it takes part in none.
 
+        `on_refused` is called in the axon's loop when a hotkey is refused for what the chain's list says of it.
         Opens nothing yet.
         """
         self._constants = constants
         self._hotkey: str = wallet.hotkey.ss58_address
         self._chain, self._pool, self._store, self._events = chain, pool, store, events
         self._competition = competition
+        self._on_refused = on_refused
         self._constant_outputs = ConstantOutputs()
         self._refusals = _Refusals(events.lines)
         self._stopping = False
@@ -232,7 +238,7 @@ class MinerSession:
         )
 
     async def query_for_capacities(self, synapse: QueryForCapacities) -> QueryForCapacities:
-        """Each circuit's compute units: proofs made at the same time. Validators only log it."""
+        """Each circuit's compute units: the constants', else proofs made at the same time. Validators only log it."""
         return QueryForCapacities(capacities=await self._capacities())
 
     async def competition(self, synapse: Competition) -> Competition:
@@ -294,7 +300,8 @@ class MinerSession:
 
     async def _capacities(self) -> dict[str, int]:
         ids = await asyncio.to_thread(self._store.ids)
-        return dict.fromkeys(ids, self._pool.capacity()["workers"])
+        units = dict(self._constants.capacities.compute_units)
+        return {one: units.get(one, self._pool.capacity()["workers"]) for one in ids}
 
     async def _answer(self, synapse: str, circuit_id: object, inputs: object) -> ProofResult:
         """Admits, proves, and leaves the outcome with the request. Never raises for what a request can cause."""
@@ -350,10 +357,13 @@ class MinerSession:
 
     def _refusal(self, hotkey: str) -> str | None:
         try:
-            return refusal(self._chain, self._constants.access, self._hotkey, hotkey)
+            reason = refusal(self._chain, self._constants.access, self._hotkey, hotkey)
+            if reason is not None and hotkey:
+                self._on_refused()
         except Exception:
             self._events.lines.exception("The blacklist failed; the request is refused")
             return "Not allowed"
+        return reason
 
     def _admit(self, request: ServedRequest) -> str | None:
         """Takes it from its hotkey's allowance, until it is done; says why when that is used up."""
@@ -449,22 +459,19 @@ def _serve(constants: Constants, wallet: Any, events: EventLog, stop: threading.
     store = CircuitStore(constants.circuits)
     pool = ProverPool(constants, lambda detail: events.life("worker_lost", detail, logging.WARNING))
     chain = open_chain(constants, wallet)
+    watch = watch_of(chain, constants, events.lines)
     competition = None
     if constants.competition.enabled:
         competition = CompetitionWatch(constants.competition, chain, wallet.hotkey, events.lines)
-    session = MinerSession(constants, wallet, chain, pool, store, events, competition)
+    session = MinerSession(constants, wallet, chain, pool, store, events, competition, watch.want_refresh)
     session.server.open()
     ids = _usable_circuits(constants, store, events)
     SessionStorage(constants.sessions).sweep()
-    _check_registration(chain, constants, wallet)
-    axon = constants.axon
-    watch = ChainWatch(
-        chain, constants.network, (axon.external_ip or axon.bind_ip, axon.external_port or axon.port), events.lines
-    )
+    stale = not read_chain(chain, constants, wallet.hotkey.ss58_address, events.lines)
     pool.start()
     try:
         session.start()
-        watch.start()
+        watch.start(stale)
         if competition:
             competition.start()
         _say_started(constants, wallet, ids, store, events)
@@ -506,15 +513,37 @@ def _warn_of_memory(circuit: Circuit, log: logging.Logger) -> None:
         log.warning("Not enough memory: %s", why)
 
 
-def _check_registration(chain: Chain, constants: Constants, wallet: Any) -> None:
-    """Reads the chain once. Raises OmronError when our hotkey is not registered, ChainError when it cannot be read."""
-    if not chain.is_registered():
-        network, hotkey = constants.network, wallet.hotkey.ss58_address
-        raise OmronError(
-            f"hotkey {hotkey} is not registered on netuid {network.netuid} of {network.name}",
-            f"btcli subnet register --netuid {network.netuid} --network {network.name}",
-        )
-    chain.refresh()
+def read_chain(chain: Chain, constants: Constants, hotkey: str, log: logging.Logger) -> bool:
+    """Reads the chain once; False when it is away and the list of an earlier run stands in for it.
+
+    Raises OmronError when our hotkey is not registered, ChainError when the chain is away and there is no such list.
+    """
+    network = constants.network
+    try:
+        if not chain.is_registered():
+            raise OmronError(
+                f"hotkey {hotkey} is not registered on netuid {network.netuid} of {network.name}",
+                f"btcli subnet register --netuid {network.netuid} --network {network.name}",
+            )
+        chain.refresh()
+    except ChainAwayError as away:
+        try:
+            chain.use_copy()
+        except ChainError as none:
+            raise ChainError(f"{away.message}, and {none.message}", none.hint) from away
+        log.warning("The chain is away; using the list of validators of %s: %s", moment(chain.read_at()), away)
+        return False
+    return True
+
+
+def watch_of(chain: Chain, constants: Constants, log: logging.Logger) -> ChainWatch:
+    """What watches the chain while the miner serves. Not started."""
+    axon, network = constants.axon, constants.network
+    address = (axon.external_ip or axon.bind_ip, axon.external_port or axon.port)
+    also = None
+    if constants.reset.bonds and isinstance(chain, BittensorChain):
+        also = BondReset(chain, network.netuid, log).step
+    return ChainWatch(chain, network, address, log, also)
 
 
 def _say_started(constants: Constants, wallet: Any, ids: list[str], store: CircuitStore, events: EventLog) -> None:

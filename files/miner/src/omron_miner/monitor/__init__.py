@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from omron_miner.errors import OmronError
+from omron_miner.files import write_atomically
 from omron_miner.monitor import alerts, prometheus
 from omron_miner.monitor.answers import answer
 from omron_miner.monitor.collect import LogReader
@@ -20,7 +21,7 @@ from omron_miner.monitor.host import Counters, circuit_files, collect_host, read
 from omron_miner.monitor.html import to_html
 from omron_miner.monitor.intake import take_in
 from omron_miner.monitor.model import Host, Summary, Versions
-from omron_miner.monitor.render import to_json, to_text, write_atomically
+from omron_miner.monitor.render import to_json, to_text
 from omron_miner.monitor.summarize import limits_of, sample_of, summarize
 
 if TYPE_CHECKING:

@@ -1,10 +1,8 @@
-"""Writes a `Summary` down: as JSON for machines, as text of at most 100 columns for people, and safely to disk."""
+"""Writes a `Summary` down: as JSON for machines, as text of at most 100 columns for people."""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import is_dataclass
 from math import floor
 from typing import TYPE_CHECKING, Any
@@ -13,7 +11,6 @@ from omron_miner.monitor.model import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
     from omron_miner.monitor.model import Requests, Stats, Summary, Target
 
@@ -52,24 +49,6 @@ def to_text(summary: Summary) -> str:
         if block:
             lines += [*([""] if lines else []), *block]
     return "".join(f"{_printable(line)}\n" for line in lines)
-
-
-def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:
-    """Replaces the file at `path` in one step: a reader sees the old or the new one, never a part.
-
-    Raises OSError, with the old file untouched, when the disk is full or not writable.
-    """
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _head(summary: Summary) -> Iterator[str]:

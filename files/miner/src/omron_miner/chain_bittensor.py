@@ -1,0 +1,252 @@
+"""The subnet on a real chain, by way of bittensor's Subtensor. Only this module knows that.
+
+The SDK waits minutes for a node that accepts and never answers, so every call has a time limit: it runs in a thread
+that is left to itself when the limit is over, and the connection is thrown away.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from omron_miner import subnet_list
+from omron_miner.chain import ChainAwayError, ChainError, check_commitment
+from omron_miner.errors import OmronError
+from omron_miner.events import LOGGER_NAME
+from omron_miner.subnet_list import NotBelieved, SubnetList, Validator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from omron_miner.constants import Network
+
+_T = TypeVar("_T")
+_EXTRINSIC_FACTOR = 4.0
+"""An extrinsic waits for blocks, one every 12 s: its limit is this many times that of a question."""
+_RESET_BLOCKS = 10
+"""A reset is worth nothing after its window: the extrinsic is valid for as many blocks as upstream's."""
+
+
+class BittensorChain:
+    """The subnet on a real chain.
+
+    Any thread may call; the connection is used by one at a time, but for `validator` and `read_at`, which need none.
+    After an error the connection is thrown away and the next call makes a new one. `connect` makes a Subtensor; tests
+    give their own.
+    """
+
+    def __init__(self, network: Network, hotkey: Any, connect: Callable[[], Any] | None = None) -> None:
+        self._network = network
+        self._hotkey = hotkey
+        self._connect = connect or self._subtensor
+        self._connection: Any = None
+        self._one_at_a_time = threading.RLock()
+        self._list = SubnetList()
+
+    def refresh(self) -> None:
+        """See `Chain`. One metagraph call, some seconds on a public node. Keeps a copy for the next start."""
+        netuid, own = self._network.netuid, self._hotkey.ss58_address
+
+        def read(chain: Any) -> SubnetList:
+            return subnet_list.from_metagraph(chain.metagraph(netuid, lite=True), netuid, own)
+
+        self._list = found = self._ask("read the list of validators", read)
+        if own not in found.validators:
+            return  # and who is not registered has nothing to start again with
+        try:
+            subnet_list.save(found, self._network, own)
+        except OSError as error:
+            logging.getLogger(LOGGER_NAME).warning(
+                "Cannot keep the list of validators in %s for a start without the chain: %s",
+                self._network.copy_file,
+                error,
+            )
+
+    def use_copy(self) -> None:
+        """See `Chain`. Reads `network.copy_file`."""
+        try:
+            self._list = subnet_list.load(self._network, self._hotkey.ss58_address)
+        except NotBelieved as error:
+            raise ChainError(
+                f"no list of validators to start with: {error}", "start again when the chain is back"
+            ) from None
+
+    def read_at(self) -> float:
+        """See `Chain`."""
+        return self._list.time
+
+    def is_registered(self) -> bool:
+        """See `Chain`. One storage query."""
+        netuid, own = self._network.netuid, self._hotkey.ss58_address
+        return bool(self._ask("look up our registration", lambda chain: chain.is_hotkey_registered(own, netuid=netuid)))
+
+    def announce(self, ip: str, port: int) -> bool:
+        """See `Chain`. Compares with the last `refresh`; an announcement is an extrinsic and takes a block or two."""
+        if self._list.own_address == (ip, port):
+            return False
+        endpoint, netuid = _Endpoint(ip, port, self._wallet()), self._network.netuid
+        self._send(f"announce our address {ip}:{port}", lambda chain: chain.serve_axon(netuid, endpoint))
+        return True
+
+    def commitment(self) -> str | None:
+        """See `Chain`. One storage query."""
+        netuid, own = self._network.netuid, self._hotkey.ss58_address
+        found = self._ask("read our commitment", lambda chain: chain.get_commitment_metadata(netuid, own))
+        return _text_of(found)
+
+    def commit(self, text: str) -> None:
+        """See `Chain`. Returns when the extrinsic is in a block; that block may still be dropped."""
+        check_commitment(text)
+        netuid, wallet = self._network.netuid, self._wallet()
+        self._send(
+            f"commit {text!r}", lambda chain: chain.set_commitment(wallet, netuid, text, wait_for_finalization=False)
+        )
+
+    def validator(self, hotkey: str) -> Validator | None:
+        """See `Chain`."""
+        return self._list.validators.get(hotkey)
+
+    def close(self) -> None:
+        """See `Chain`. A connection that is just used is closed under its user, whose call then fails."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            # Closing says goodbye and waits for an answer, which a node that hangs does not give.
+            threading.Thread(target=_close, args=(connection,), name="chain-close", daemon=True).start()
+
+    def place(self) -> tuple[int, int] | None:
+        """See `bond_reset.ResetChain`."""
+        found = self._list.validators
+        own = found.get(self._hotkey.ss58_address)
+        return (own.uid, len(found)) if own else None
+
+    def block(self) -> int:
+        """See `bond_reset.ResetChain`."""
+        return int(self._ask("read the block number", lambda chain: chain.get_current_block()))
+
+    def block_hash(self, number: int) -> str | None:
+        """See `bond_reset.ResetChain`."""
+        found = self._ask(f"read the hash of block {number}", lambda chain: chain.get_block_hash(number))
+        return str(found) if found else None
+
+    def last_reset(self) -> int:
+        """See `bond_reset.ResetChain`."""
+        netuid, own = self._network.netuid, self._hotkey.ss58_address
+        found = self._ask("look up our last reset", lambda chain: chain.get_last_bonds_reset(netuid, own))
+        return int(getattr(found, "value", found) or 0)
+
+    def reset_bonds(self) -> None:
+        """See `bond_reset.ResetChain`. The commitment upstream makes: a flag, and no text."""
+        parameters = {"netuid": self._network.netuid, "info": {"fields": [[{"ResetBondsFlag": b""}]]}}
+
+        def reset(chain: Any) -> Any:
+            call = chain.compose_call("Commitments", "set_commitment", parameters)
+            return chain.sign_and_send_extrinsic(
+                call, self._wallet(), sign_with="hotkey", period=_RESET_BLOCKS, wait_for_finalization=False
+            )
+
+        self._send("reset our bonds", reset)
+
+    def _send(self, what: str, extrinsic: Callable[[Any], Any]) -> None:
+        made = self._ask(what, extrinsic, _EXTRINSIC_FACTOR)
+        if not made.success:
+            raise ChainError(f"the chain refused to {what}: {made.message}")
+
+    def _ask(self, what: str, question: Callable[[Any], _T], factor: float = 1.0) -> _T:
+        limit = self._network.call_seconds * factor
+        with self._one_at_a_time:
+            try:
+                until = time.monotonic() + limit
+                if self._connection is None:
+                    self._connection = _within(limit, self._connect)
+                connection = self._connection
+                return _within(until - time.monotonic(), lambda: question(connection))
+            except Exception as error:  # the SDK lets sockets', JSON's and its own errors through
+                self.close()
+                name = self._network.chain_endpoint or self._network.name
+                why = f"no answer in {limit:g} s" if isinstance(error, _NoAnswer) else _words(error)
+                raise ChainAwayError(f"could not {what} on {name}: {why}") from error
+
+    def _wallet(self) -> _HotkeyOnly:
+        return _HotkeyOnly(self._hotkey, _Address(self._list.own_coldkey))
+
+    def _subtensor(self) -> Any:
+        import bittensor
+
+        return bittensor.Subtensor(network=self._network.chain_endpoint or self._network.name)
+
+
+class _NoAnswer(Exception):
+    """The time was over."""
+
+
+def _within(seconds: float, work: Callable[[], _T]) -> _T:
+    """What `work` returns or raises, done in another thread. Raises _NoAnswer when it takes longer."""
+    done: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:  # whatever it is, it belongs to who waits
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="chain-call", daemon=True).start()
+    try:
+        return done.result(max(0.0, seconds))
+    except FutureTimeoutError:
+        if done.done():  # work's own, and in some Pythons the same class
+            raise
+        raise _NoAnswer from None
+
+
+def _words(error: Exception) -> str:
+    """One line of an error of any kind; some of the SDK's hold whole answers."""
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, (NotBelieved, OmronError)) else f"{type(error).__name__}: {text}"
+
+
+def _close(connection: Any) -> None:
+    with suppress(Exception):  # it may be broken, which is often why it is closed
+        connection.close()
+
+
+def _text_of(metadata: Any) -> str | None:
+    """The text in what `get_commitment_metadata` found; None for no commitment and for one that is no text.
+
+    The shape is what `decode_metadata` of the SDK's chain_data takes apart: the first field, as {type: hex}.
+    """
+    try:
+        [value] = metadata["info"]["fields"][0].values()
+        return bytes.fromhex(value.removeprefix("0x")).decode() or None
+    except (LookupError, ValueError, TypeError, AttributeError):
+        return None
+
+
+@dataclass(frozen=True)
+class _Address:
+    ss58_address: str
+
+
+@dataclass(frozen=True)
+class _HotkeyOnly:
+    """What the SDK asks of a wallet when it serves an axon; the coldkey's address comes from the chain itself."""
+
+    hotkey: Any
+    coldkeypub: _Address
+
+    def unlock_hotkey(self) -> Any:
+        return self.hotkey
+
+
+@dataclass(frozen=True)
+class _Endpoint:
+    """What the SDK asks of an axon when it serves it."""
+
+    external_ip: str
+    external_port: int
+    wallet: _HotkeyOnly
