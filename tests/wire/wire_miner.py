@@ -23,7 +23,7 @@ from omron_miner.circuit_store import CircuitStore
 from omron_miner.competition import CompetitionWatch
 from omron_miner.constants import Access, Axon, Circuits, Constants, Deadlines, Log, Network, Prover, Sessions, Wallet
 from omron_miner.events import EventLog, LifeEvent, RequestEvent, from_json
-from omron_miner.miner_session import MinerSession
+from omron_miner.miner_session import MinerSession, read_chain, watch_of
 from omron_miner.protocol import QueryZkProof
 from omron_miner.prover import ProverPool
 from omron_miner.query import Dendrite
@@ -198,13 +198,16 @@ def running(constants: Constants, circuit: Circuit, chain: Chain | None = None) 
     pool = ProverPool(constants, lambda detail: events.life("worker_lost", detail))
     store = CircuitStore(constants.circuits)
     chain = chain or open_chain(constants, wallet)
+    watch = watch_of(chain, constants, events.lines)
     competition = None
     if constants.competition.enabled:
         competition = CompetitionWatch(constants.competition, chain, wallet.hotkey, events.lines)
-    session = MinerSession(constants, wallet, chain, pool, store, events, competition)
+    session = MinerSession(constants, wallet, chain, pool, store, events, competition, watch.want_refresh)
     session.server.open()
+    stale = not read_chain(chain, constants, wallet.hotkey.ss58_address, events.lines)
     pool.start()
     session.start()
+    watch.start(stale)
     if competition:
         competition.start()
     try:
@@ -213,6 +216,7 @@ def running(constants: Constants, circuit: Circuit, chain: Chain | None = None) 
         if competition:
             competition.stop()
         stopped = session.stop()
+        watch.stop()
         events.close()
     assert stopped
     assert session_files(constants) == []
