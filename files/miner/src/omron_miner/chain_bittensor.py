@@ -7,6 +7,7 @@ that is left to itself when the limit is over, and the connection is thrown away
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from concurrent.futures import Future
@@ -177,7 +178,9 @@ class BittensorChain:
 
     def _subtensor(self) -> Any:
         import bittensor
+        from async_substrate_interface.sync_substrate import SubstrateInterface
 
+        SubstrateInterface.__del__ = _close_aside  # type: ignore[method-assign]
         return bittensor.Subtensor(network=self._network.chain_endpoint or self._network.name)
 
 
@@ -213,6 +216,13 @@ def _words(error: Exception) -> str:
 def _close(connection: Any) -> None:
     with suppress(Exception):  # it may be broken, which is often why it is closed
         connection.close()
+
+
+def _close_aside(substrate: Any) -> None:
+    """In place of the SDK's `__del__`, which waits for the node; at the process's end for a thread that is no more."""
+    socket = getattr(substrate, "ws", None)
+    if socket is not None and not sys.is_finalizing():
+        threading.Thread(target=_close, args=(socket,), name="chain-close", daemon=True).start()
 
 
 def _text_of(metadata: Any) -> str | None:

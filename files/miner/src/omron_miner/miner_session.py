@@ -482,6 +482,7 @@ def _serve(constants: Constants, wallet: Any, events: EventLog, stop: threading.
             competition.stop()
         answered = session.stop()
         watch.stop()
+        chain.close()
     events.life("stopped", "" if answered else "some requests could not be answered")
 
 
