@@ -51,8 +51,9 @@ def refuses_to_serve(constants: Constants) -> str:
     return done.stderr
 
 
-def test_the_health_gate_gets_a_verified_proof(served: Constants, tiny_circuit: Circuit) -> None:
-    done = command(served, "query", "--json")
+@pytest.mark.parametrize("transport", ["axon", "http"])
+def test_the_health_gate_gets_a_verified_proof(served: Constants, tiny_circuit: Circuit, transport: str) -> None:
+    done = command(served, "query", "--json", "--transport", transport)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)
     assert (report["status"], report["verified"], report["circuit_id"]) == (200, True, tiny_circuit.id)
@@ -69,29 +70,34 @@ def test_a_person_is_told_the_same_in_words(served: Constants, tiny_circuit: Cir
     assert "round trip" in done.stdout
 
 
-def test_a_stranger_is_told_that_it_may_not_ask(served: Constants, tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", ["axon", "http"])
+def test_a_stranger_is_told_that_it_may_not_ask(served: Constants, tmp_path: Path, transport: str) -> None:
     stranger = constants_in(tmp_path, served.circuits)
     [hotkey] = [json.loads(command(served, "hotkey", "show", "--json").stdout)["ss58"]]
-    done = command(stranger, "query", "--port", str(served.axon.port), "--miner-hotkey", hotkey)
+    port = str(served.axon.port)
+    done = command(stranger, "query", "--port", port, "--miner-hotkey", hotkey, "--transport", transport)
     assert done.returncode == 1
     assert "Hotkey is not registered" in done.stdout
     assert "omron_local_validator_hotkeys" in done.stderr
 
 
-def test_asking_with_another_miners_hotkey_is_told_apart(served: Constants) -> None:
-    done = command(served, "query", "--json", "--miner-hotkey", VALIDATOR.ss58_address)
+@pytest.mark.parametrize("transport", ["axon", "http"])
+def test_asking_with_another_miners_hotkey_is_told_apart(served: Constants, transport: str) -> None:
+    done = command(served, "query", "--json", "--transport", transport, "--miner-hotkey", VALIDATOR.ss58_address)
     assert (done.returncode, json.loads(done.stdout)["status"]) == (1, 401)
     assert "--miner-hotkey" in done.stderr
 
 
-def test_nobody_there_is_told_apart(served: Constants) -> None:
-    done = command(served, "query", "--json", "--port", str(free_port()))
+@pytest.mark.parametrize("transport", ["axon", "http"])
+def test_nobody_there_is_told_apart(served: Constants, transport: str) -> None:
+    done = command(served, "query", "--json", "--transport", transport, "--port", str(free_port()))
     assert (done.returncode, json.loads(done.stdout)["status"]) == (1, 503)
     assert "is the miner up" in done.stderr
 
 
-def test_no_answer_in_time_is_told_apart(served: Constants) -> None:
-    done = command(served, "query", "--json", "--timeout", "0.05")
+@pytest.mark.parametrize("transport", ["axon", "http"])
+def test_no_answer_in_time_is_told_apart(served: Constants, transport: str) -> None:
+    done = command(served, "query", "--json", "--transport", transport, "--timeout", "0.02")
     assert (done.returncode, json.loads(done.stdout)["status"]) == (1, 408)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -142,6 +143,13 @@ def serve_command(context: click.Context) -> None:
 @click.option("--circuit-directory", type=path_argument, help="Folder of model_<id> folders to verify with.")
 @click.option("--input", "input_file", type=path_argument, help="JSON file of inputs.  [default: an example]")
 @click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds to wait, as validators do.")
+@click.option(
+    "--transport",
+    type=click.Choice(["axon", "http"]),
+    default="axon",
+    show_default=True,
+    help="bittensor's axon, or the signed HTTP of the subnet's testnet; the miner serves both on its port.",
+)
 @as_json
 @click.pass_context
 def query_command(
@@ -156,6 +164,7 @@ def query_command(
     circuit_directory: Path | None,
     input_file: Path | None,
     timeout: float,
+    transport: Literal["axon", "http"],
     as_json: bool,
 ) -> None:
     """Ask a miner for a proof as a validator would, and verify it; exit 0 only if it verifies.
@@ -187,6 +196,7 @@ def query_command(
         inputs,
         circuits,
         timeout,
+        transport,
     )
     click.echo(json.dumps(asdict(report)) if as_json else query.to_text(report))
     if hint := query.hint(report):

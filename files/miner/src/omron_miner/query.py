@@ -1,7 +1,8 @@
 """Asks a miner for a proof exactly as a validator would, and verifies what comes back.
 
-A real bittensor dendrite, signed, over TCP; the proof is then verified in another process with the circuit's own
-verification key and the inputs that were sent. The deploy's health gate is this with the miner's own hotkey.
+A real bittensor dendrite, or the signed HTTP transport, over TCP; the proof is then verified in another process with
+the circuit's own verification key and the inputs that were sent. The deploy's health gate is this with the miner's own
+hotkey.
 """
 
 import asyncio
@@ -9,19 +10,30 @@ import json
 import time
 import uuid
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import aiohttp
 import bittensor
 
 from omron_miner.circuit import Circuit, CircuitType
 from omron_miner.circuit_store import CircuitStore
 from omron_miner.constants import Circuits
 from omron_miner.errors import CircuitError
-from omron_miner.protocol import ProofOfWeightsSynapse, QueryZkProof, WireProofSystem
+from omron_miner.http_transport import signed_headers
+from omron_miner.protocol import (
+    ProofOfWeightsBody,
+    ProofOfWeightsSynapse,
+    QueryZkProof,
+    QueryZkProofBody,
+    WireProofSystem,
+)
 from omron_miner.verifier import Verdict, verify_elsewhere
 
 VALIDATORS_TIMEOUT_SECONDS = 60.0
 """How long validators wait for a circuit that names no other time."""
+
+Transport = Literal["axon", "http"]
+"""bittensor's axon and dendrite, or plain signed HTTP."""
 
 HINTS = {
     401: "the signature was refused: name the miner's hotkey with --miner-hotkey, and check both clocks",
@@ -77,31 +89,42 @@ def query_miner(
     inputs: dict[str, Any],
     circuits: Circuits,
     timeout: float = VALIDATORS_TIMEOUT_SECONDS,
+    transport: Transport = "axon",
 ) -> QueryReport:
     """Asks for a proof of `circuit` for `inputs` and verifies it. Does not raise for what the miner does.
 
     `keypair` signs; `timeout` in seconds; `circuits` says where the SRS and EZKL's cache are.
     """
-    synapse, round_trip = asyncio.run(_ask(keypair, miner_hotkey, host, port, _request(circuit, inputs), timeout))
-    status = int(synapse.dendrite.status_code or 0)
-    proof = ""
-    if status != 200:
-        verdict = Verdict(False, [], str(synapse.dendrite.status_message), 0.0)
+    if transport == "http":
+        answer = asyncio.run(_ask_http(keypair, miner_hotkey, host, port, circuit, inputs, timeout))
     else:
-        proof, problem = _reply(synapse)
-        verdict = Verdict(False, [], problem, 0.0) if problem else verify_elsewhere(circuit, inputs, proof, circuits)
+        answer = asyncio.run(_ask_axon(keypair, miner_hotkey, host, port, _request(circuit, inputs), timeout))
+    if answer.problem:
+        verdict = Verdict(False, [], answer.problem, 0.0)
+    else:
+        verdict = verify_elsewhere(circuit, inputs, answer.proof, circuits)
     return QueryReport(
         circuit_id=circuit.id,
         circuit=circuit.label,
         address=f"{host}:{port}",
-        status=status,
-        round_trip_s=round(round_trip, 6),
+        status=answer.status,
+        round_trip_s=round(answer.seconds, 6),
         verified=verdict.verified,
         verify_s=round(verdict.seconds, 6),
-        proof_bytes=len(proof),
+        proof_bytes=len(answer.proof),
         outputs=verdict.outputs,
         detail=verdict.detail,
     )
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What came back: a proof, or the problem in words."""
+
+    status: int
+    seconds: float
+    proof: str = ""
+    problem: str = ""
 
 
 def _request(circuit: Circuit, inputs: dict[str, Any]) -> bittensor.Synapse:
@@ -113,14 +136,48 @@ def _request(circuit: Circuit, inputs: dict[str, Any]) -> bittensor.Synapse:
     return QueryZkProof(query_input={"public_inputs": inputs, "model_id": circuit.id}, query_output="")
 
 
-async def _ask(
+async def _ask_axon(
     keypair: Any, miner_hotkey: str, host: str, port: int, synapse: bittensor.Synapse, timeout: float
-) -> tuple[Any, float]:
+) -> _Answer:
     target = bittensor.AxonInfo(version=1, ip=host, port=port, ip_type=4, hotkey=miner_hotkey, coldkey="")
     async with Dendrite(keypair) as dendrite:
         began = time.perf_counter()
-        answer = await dendrite.call(target, synapse, timeout=timeout, deserialize=False)
-        return answer, time.perf_counter() - began
+        synapse = await dendrite.call(target, synapse, timeout=timeout, deserialize=False)
+        seconds = time.perf_counter() - began
+    status = int(synapse.dendrite.status_code or 0)
+    if status != 200:
+        return _Answer(status, seconds, problem=str(synapse.dendrite.status_message))
+    return _Answer(status, seconds, *_reply(synapse))
+
+
+async def _ask_http(
+    keypair: Any, miner_hotkey: str, host: str, port: int, circuit: Circuit, inputs: dict[str, Any], timeout: float
+) -> _Answer:
+    """Timed as its validators do: signing is not in it, but connecting and reading the whole answer are."""
+    if circuit.circuit_type is CircuitType.PROOF_OF_WEIGHTS:
+        route = ProofOfWeightsBody.name
+        system = circuit.proof_system.value
+        asked = {"subnet_uid": 2, "verification_key_hash": circuit.id, "proof_system": system, "inputs": inputs}
+        asked |= {"proof": "", "public_signals": ""}
+    else:
+        route = QueryZkProofBody.name
+        asked = {"model_id": circuit.id, "query_input": inputs, "query_output": ""}
+    body = json.dumps(asked).encode()
+    headers = signed_headers(keypair, miner_hotkey, body)
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}/{route}"
+    began = time.perf_counter()
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout)) as session,
+            session.post(url, data=body, headers=headers) as response,
+        ):
+            status, text = response.status, await response.text(errors="replace")
+    except asyncio.TimeoutError:
+        return _Answer(408, time.perf_counter() - began, problem=f"no answer in {timeout:g} s")
+    except aiohttp.ClientError as error:
+        return _Answer(503, time.perf_counter() - began, problem=f"{type(error).__name__}: {error}")
+    seconds = time.perf_counter() - began
+    return _Answer(status, seconds, *_http_reply(status, text))
 
 
 class Dendrite(bittensor.Dendrite):  # type: ignore[misc]  # bittensor ships no types we can follow
@@ -141,17 +198,38 @@ def _reply(synapse: Any) -> tuple[str, str]:
         proof, signals = synapse.proof, synapse.public_signals
         if not proof:
             return "", "the miner sent no proof; its log says why"
-    else:
-        try:
-            reply = json.loads(synapse.query_output or "")
-            proof, signals = str(reply["proof"]), str(reply["public_signals"])
-        except (ValueError, KeyError, TypeError):
-            return "", f"the miner says: {(synapse.query_output or 'nothing')[:300]}"
+        return proof, _signals_problem(signals)
+    return _proof_in(synapse.query_output or "")
+
+
+def _http_reply(status: int, text: str) -> tuple[str, str]:
+    if status == 200:
+        return _proof_in(text)
+    try:
+        said = json.loads(text)
+    except ValueError:
+        said = text
+    if isinstance(said, dict):
+        said = said.get("detail", text)
+    return "", f"the miner says: {str(said)[:300] or 'nothing'}"
+
+
+def _proof_in(text: str) -> tuple[str, str]:
+    """As `_reply`, of the JSON object that carries both strings."""
+    try:
+        reply = json.loads(text)
+        proof, signals = str(reply["proof"]), str(reply["public_signals"])
+    except (ValueError, KeyError, TypeError):
+        return "", f"the miner says: {text[:300] or 'nothing'}"
+    return proof, _signals_problem(signals)
+
+
+def _signals_problem(signals: str) -> str:
     try:
         usable = isinstance(found := json.loads(signals), list) and bool(found)
     except ValueError:
         usable = False
-    return proof, "" if usable else "its public signals are not a non-empty list"
+    return "" if usable else "its public signals are not a non-empty list"
 
 
 def hint(report: QueryReport) -> str | None:
