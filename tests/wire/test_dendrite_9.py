@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from building import ROOT
+from omron_miner.competition import NOT_TAKING_PART
 from omron_miner.events import FailureKind
 from omron_miner.verifier import verify_elsewhere
 from wire_miner import STRANGER, VALIDATOR, Miner, constants_in, row_of, running
@@ -114,10 +115,10 @@ def test_each_synapse_is_answered_as_its_validator_reads_it(asker: Asker, miner:
 
 
 def test_a_competition_call_is_answered_at_once_and_never_hangs(asker: Asker, miner: Miner) -> None:
-    call = ("Competition", {"id": 1, "hash": "ab" * 32, "file_name": "commitment"}, "commitment")
+    """Of a miner that takes part in none."""
+    call = ("Competition", {"id": 1, "hash": "ab" * 32, "file_name": "commitment"}, "error")
     [answer] = ask(asker, miner, call)
-    assert answer["status"] in (200, 404)
-    assert answer["fields"]["commitment"] is None
+    assert (answer["status"], answer["fields"]["error"]) == (200, NOT_TAKING_PART)
     assert answer["process_time"] < 5
 
 
