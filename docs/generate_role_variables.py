@@ -24,7 +24,10 @@ ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "docs/role-variables.md"
 SHARED = ROOT / "playbooks/group_vars/all.yml"
 # As they run; others follow by name.
-ORDER = ("preflight", "swap", "shm", "cpu_governor", "pm2", "wanted", "miner", "monitor")
+ORDER = (
+    *("preflight", "swap", "shm", "cpu_governor", "kernel", "clock", "firewall"),
+    *("pm2", "wanted", "miner", "monitor"),
+)
 
 HEAD = """\
 # Variables

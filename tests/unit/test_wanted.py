@@ -75,12 +75,20 @@ def test_the_playbook_writes_down_the_roles_defaults(tmp_path: Path) -> None:
     assert written(tmp_path, {}) == {
         "swap": {"off": True},
         "shm": {"size": "75%"},
-        "cpu": {"governor": "performance"},
+        "cpu": {"governor": "performance", "energy_preference": "performance"},
+        "kernel": {"sysctl": {"vm.overcommit_memory": "0"}},
+        "clock": {"synchronised": True},
+        "firewall": {"tcp_ports": [8091]},
         "limits": {"nofile": 65536},
     }
 
 
 @pytest.mark.slow
+def test_a_port_that_only_this_host_can_reach_is_opened_nowhere(tmp_path: Path) -> None:
+    assert "firewall" not in written(tmp_path, {"miner_axon_bind_ip": "127.0.0.1"})
+
+
+@pytest.mark.slow
 def test_the_playbook_writes_down_nothing_about_roles_that_are_off(tmp_path: Path) -> None:
-    roles = ("swap", "shm", "cpu_governor", "pm2")
+    roles = ("swap", "shm", "cpu_governor", "kernel", "clock", "firewall", "pm2")
     assert written(tmp_path, {f"{role}_enabled": False for role in roles}) == {}
