@@ -56,16 +56,19 @@ def tiny_circuit(proving_constants: Constants, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(scope="session")
 def altered_circuit(proving_constants: Constants, tmp_path_factory: pytest.TempPathFactory) -> Circuit:
-    """The tiny model with one weight changed, built with the same run args and the same SRS."""
+    """The tiny model with one number changed, built with the same run args and the same SRS.
+
+    It is a bias of an output: a weight after a Relu changes nothing where that is 0.
+    """
     import onnx  # here: most tests need neither it nor this
     from onnx import numpy_helper
 
     place = tmp_path_factory.mktemp("altered")
     model = onnx.load(MODELS / "tiny.onnx")
-    (weight,) = [one for one in model.graph.initializer if one.name == "output.dense.weight"]
-    values = numpy_helper.to_array(weight).copy()
-    values[0, 0] += 0.5
-    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    (bias,) = [one for one in model.graph.initializer if one.name == "output.dense.bias"]
+    values = numpy_helper.to_array(bias).copy()
+    values[0] += 0.5
+    bias.CopyFrom(numpy_helper.from_array(values, bias.name))
     onnx.save(model, place / "altered.onnx")
     settings = place / "altered.settings.json"
     settings.write_text(render_run_args("tiny"))

@@ -68,3 +68,12 @@ def test_what_exceeds_memory_or_disk_is_refused_before_it_is_killed_for_it() -> 
         check_fit("age", RUN_ARGS, huge, 24 << 30, PLENTY)
     with pytest.raises(CircuitError, match=r"does not fit the disk: .* free are 0\.1 GiB"):
         check_fit("demo", RUN_ARGS, DEMO, PLENTY, 100 * MB)
+
+
+@pytest.mark.parametrize(("logrows", "columns", "measured_mb"), [(10, 17, 33.2), (9, 33, 49.6)])
+def test_many_columns_are_slow_but_prove_and_make_the_key_large(logrows: int, columns: int, measured_mb: float) -> None:
+    """tiny.onnx at decomp_base 16384; both proofs verified."""
+    tiny = {**DEMO, "num_rows": 300, "model_instance_shapes": [[1, 4], [1, 2]], "required_lookups": []}
+    run_args = changed(logrows=logrows)
+    assert any(f"needs {columns} columns" in one for one in check_fit("tiny", run_args, tiny, PLENTY, PLENTY))
+    assert pk_estimate_bytes(run_args, tiny) == pytest.approx(measured_mb * MB, rel=0.45)

@@ -498,6 +498,43 @@ def circuit_evaluate_command(
     context.exit(1 if report.refusal else 0)
 
 
+@circuit_group.command("rewrite")
+@click.argument("model", type=path_argument)
+@click.option("--out", type=path_argument, required=True, help="Where to write the rewritten model.")
+@click.option("--data", type=path_argument, help="File or folder of inputs (.npy, .json).  [default: none of yours]")
+@click.option("--settings", type=path_argument, help='EZKL run args as {"run_args": {...}}.  [default: EZKL\'s own]')
+@click.option("--low", type=float, default=-1.0, show_default=True, help="No honest input holds a smaller number.")
+@click.option("--high", type=float, default=1.0, show_default=True, help="No honest input holds a larger number.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws the random inputs.")
+@as_json
+def circuit_rewrite_command(
+    model: Path,
+    out: Path,
+    data: Path | None,
+    settings: Path | None,
+    low: float,
+    high: float,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Rewrite an ONNX model so that its circuit has fewer cells, and bound what reaches its tables.
+
+    Each rewrite is checked on inputs and dropped when the outputs change beyond rounding or the cells become more.
+    Exit 1 when a sample leaves a table.
+    """
+    from omron_miner.run_args import RunArgs, read_run_args
+    from omron_miner.tune.job import Job, rewrite_file
+    from omron_miner.tune.report import to_json, to_text
+
+    if not low < high:
+        raise click.UsageError(f"--low {low:g} must be below --high {high:g}")
+    run_args = read_run_args(settings) if settings else RunArgs()
+    report = rewrite_file(Job(model, out, data, run_args, low, high, seed), _progress)
+    click.echo(to_json(report) if as_json else to_text(report), nl=False)
+    if not report.ranges or any(one.verdict == "exceeded" for one in report.ranges.places):
+        raise click.exceptions.Exit(1)
+
+
 # --- the competition ------------------------------------------------------------------------------------------------
 
 

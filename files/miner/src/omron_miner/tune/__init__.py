@@ -1,0 +1,6 @@
+"""Makes circuits cheaper to prove: rewrites an ONNX model in small checked passes and bounds what its tables must hold.
+
+``graph`` is a model that passes change, ``passes`` are the rewrites, ``rewrite`` runs and checks them, ``samples`` are
+the inputs they are checked on, ``ranges`` bounds the values that reach a table, ``measure`` asks EZKL. Not for
+building circuits (`circuit_build`) nor for serving. Needs the packages of ``omron-miner[tune]``.
+"""

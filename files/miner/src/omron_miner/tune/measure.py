@@ -1,0 +1,147 @@
+"""What EZKL says of a model: how many cells its circuit has, and the numbers that reach its tables.
+
+Each question is asked in a process of its own, since EZKL aborts on what it does not like. No keys are made.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omron_miner.errors import CircuitError
+from omron_miner.isolated import ProcessLostError
+from omron_miner.isolated import run as run_isolated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from omron_miner.run_args import RunArgs
+    from omron_miner.tune.graph import Graph
+    from omron_miner.tune.running import Feed
+
+_REFUSED = 300
+
+
+@dataclass(frozen=True)
+class Size:
+    """A circuit's size as in EZKL's settings.json, at given run args."""
+
+    rows: int
+    """Of the advice columns, all blocks together."""
+    cells: int
+    """Rows × inner columns, and what Freivalds' check of products takes in columns of its own."""
+    lookups: int
+    """Different lookup tables."""
+    lookup_scales: Mapping[str, int] = field(default_factory=dict)
+    """The largest scale (binary places) at which each tabulated function is looked up, by EZKL's name of it."""
+
+
+@dataclass(frozen=True)
+class Reached:
+    """The numbers, as EZKL's integers, that reached tables while one input was run."""
+
+    lowest: int
+    highest: int
+    outputs: list[list[float]]
+
+
+def circuit_size(graph: Graph, run_args: RunArgs) -> Size:
+    """Size of the circuit that EZKL makes of a model. Raises CircuitError when it takes it not."""
+    with tempfile.TemporaryDirectory(prefix="omron-miner-tune-") as place:
+        (Path(place) / "model.onnx").write_bytes(graph.to_model().SerializeToString())
+        settings = _isolated(place, _settings, place, run_args)
+    einsum = (settings.get("einsum_params") or {}).get("total_einsum_col_size", 0)
+    return Size(
+        rows=settings["num_rows"],
+        cells=settings["num_rows"] * run_args.num_inner_cols + einsum,
+        lookups=len(settings["required_lookups"]),
+        lookup_scales=_scales(settings["required_lookups"]),
+    )
+
+
+def reached_numbers(graph: Graph, run_args: RunArgs, feeds: Sequence[Feed]) -> list[Reached | str]:
+    """What reaches the tables for each feed in EZKL's own arithmetic, or in words why it cannot be run.
+
+    Raises CircuitError when EZKL does not take the model at all.
+    """
+    rows = [[feed[one.name].ravel().tolist() for one in graph.inputs] for feed in feeds]
+    with tempfile.TemporaryDirectory(prefix="omron-miner-tune-") as place:
+        (Path(place) / "model.onnx").write_bytes(graph.to_model().SerializeToString())
+        answers: list[Reached | str] = _isolated(place, _witnesses, place, run_args, rows)
+    return answers
+
+
+def _isolated(place: str, function: Callable[..., Any], *arguments: object) -> Any:
+    try:
+        return run_isolated(function, *arguments, environment={"EZKL_REPO_PATH": place})
+    except ProcessLostError as error:
+        raise CircuitError(f"EZKL does not take the model: {error.message}"[:_REFUSED], error.hint) from error
+
+
+def _scales(lookups: list[Any]) -> dict[str, int]:
+    """Binary places per table: EZKL writes {"Tanh": {"scale": 128.0}}, or {"Div": {"denom": …}} without a scale."""
+    scales: dict[str, int] = {}
+    for lookup in lookups:
+        if isinstance(lookup, dict):
+            ((name, values),) = lookup.items()
+            factor = values.get("scale") if isinstance(values, dict) else None
+            if isinstance(factor, int | float) and factor > 0:
+                scales[name] = max(scales.get(name, -64), round(_log2(factor)))
+    return scales
+
+
+def _log2(number: float) -> float:
+    import math
+
+    return math.log2(number)
+
+
+# --- in the process of its own --------------------------------------------------------------------------------------
+
+
+def _settings(place: str, run_args: RunArgs) -> dict[str, Any]:
+    import ezkl
+
+    from omron_miner.circuit_build import native_run_args
+    from omron_miner.proof_handlers.base import ProofError
+    from omron_miner.proof_handlers.ezkl_handler import call
+
+    path = Path(place) / "settings.json"
+    model = str(Path(place) / "model.onnx")
+    try:
+        call(ezkl.gen_settings, model=model, output=str(path), py_run_args=native_run_args(run_args))
+    except ProofError as error:
+        raise CircuitError(f"EZKL does not take the model: {error.message}"[:_REFUSED]) from error
+    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return settings
+
+
+def _witnesses(place: str, run_args: RunArgs, rows: list[list[list[float]]]) -> list[Reached | str]:
+    import ezkl
+
+    from omron_miner.proof_handlers.base import ProofError
+    from omron_miner.proof_handlers.ezkl_handler import call
+
+    folder = Path(place)
+    scales = _settings(place, run_args)["model_output_scales"]
+    model, compiled, settings, data, witness = (
+        str(folder / name) for name in ("model.onnx", "model.compiled", "settings.json", "input.json", "witness.json")
+    )
+    call(ezkl.compile_circuit, model=model, compiled_circuit=compiled, settings_path=settings)
+    answers: list[Reached | str] = []
+    for row in rows:
+        (folder / "input.json").write_text(json.dumps({"input_data": row}), encoding="utf-8")
+        try:
+            made = call(ezkl.gen_witness, data=data, model=compiled, output=witness)
+        except ProofError as error:
+            answers.append(error.message[:_REFUSED])
+            continue
+        outputs = [
+            [ezkl.felt_to_float(felt, scale) for felt in felts]
+            for felts, scale in zip(made["outputs"], scales, strict=True)
+        ]
+        answers.append(Reached(int(made["min_lookup_inputs"]), int(made["max_lookup_inputs"]), outputs))
+    return answers

@@ -1,0 +1,49 @@
+"""The rewrites, one small module each, in the order they are run.
+
+A pass is a function from a `Graph` that it changes to the number of places it changed. Its docstring says what it
+does, why it is exact or how inexact, and what it saves; `Pass.error` is the difference it may make (see
+`running.difference`), beyond which `rewrite` drops it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from omron_miner.tune.passes.attributes import write_attributes
+from omron_miner.tune.passes.batch_norm import fold_batch_norm
+from omron_miner.tune.passes.constants import fold_constants
+from omron_miner.tune.passes.im2col import convolutions_as_matmul
+from omron_miner.tune.passes.max_pool import pool_before_activation
+from omron_miner.tune.passes.merge import merge_products
+from omron_miner.tune.passes.pads import fold_pads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from omron_miner.tune.graph import Graph
+
+ROUNDING = 1e-5
+"""What sums of 32-bit floats in another order may differ by, relative to the largest output."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A named rewrite and the largest difference it may make."""
+
+    name: str
+    run: Callable[[Graph], int]
+    error: float
+    counted: bool = True
+    """Whether EZKL is asked for the circuit's size after it; not when it only prepares for others."""
+
+
+EXACT = (
+    Pass("fold-constants", fold_constants, 0.0, counted=False),
+    Pass("write-attributes", write_attributes, 0.0, counted=False),
+    Pass("fold-pads", fold_pads, 0.0, counted=False),
+    Pass("fold-batch-norm", fold_batch_norm, ROUNDING),
+    Pass("pool-before-activation", pool_before_activation, 0.0),
+    Pass("conv-as-matmul", convolutions_as_matmul, ROUNDING),
+    Pass("merge-matmuls", merge_products, ROUNDING),
+)

@@ -1,0 +1,74 @@
+"""Convolutions as one product of two matrices."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from omron_miner.tune.graph import attributes
+
+if TYPE_CHECKING:
+    import onnx
+
+    from omron_miner.tune.graph import Array, Graph
+
+
+def convolutions_as_matmul(graph: Graph) -> int:
+    """Turns a convolution into a Gather of its windows by constant indices and a MatMul with its weights.
+
+    Exact but for rounding: the same products in another order. Zeros around the image and the 1 that a bias is
+    multiplied by are two numbers put behind the image, which the Gather takes from. A Gather by constants costs no
+    cells. EZKL 23.0.5 checks a MatMul by Freivalds' algorithm: cells grow with its sides, not with their product.
+    EZKL 22.0.1 has no such check; what remains is the bias, a cell an output. Only a batch of one and a convolution
+    that is not grouped.
+    """
+    changed = 0
+    for node in [one for one in graph.nodes if one.op_type == "Conv"]:
+        source, target = graph.shape(node.input[0]), graph.shape(node.output[0])
+        if source is None or target is None or source[0] != 1 or not graph.constant_inputs(node):
+            continue
+        have = attributes(node)
+        if have.get("group", 1) != 1 or have.get("auto_pad", b"NOTSET") != b"NOTSET":
+            continue
+        _replace(graph, node, source, target)
+        changed += 1
+    return changed
+
+
+def _replace(graph: Graph, node: onnx.NodeProto, source: tuple[int, ...], target: tuple[int, ...]) -> None:
+    weight = graph.constants[node.input[1]]
+    matrix = weight.reshape(len(weight), -1)
+    size, stem = math.prod(source), node.output[0]
+    indices = window_indices(node, source, weight.shape[2:], zero=size)
+    if len(node.input) > 2 and node.input[2]:
+        matrix = np.concatenate([matrix, graph.constants[node.input[2]][:, None]], axis=1)
+        indices = np.concatenate([indices, np.full((1, indices.shape[1]), size + 1)])
+    behind = graph.constant(f"{stem}.zero_one", np.array([0, 1], np.float32))
+    graph.remove(node)
+    flat = graph.node("Concat", [graph.reshape(node.input[0], (size,), stem), behind], stem, axis=0)
+    picked = graph.node("Gather", [flat, graph.constant(f"{stem}.at", indices.ravel())], stem, axis=0)
+    columns = graph.reshape(picked, indices.shape, stem)
+    product = graph.node("MatMul", [graph.constant(f"{stem}.w", matrix.astype(np.float32)), columns], stem)
+    graph.reshape(product, target, stem, node.output[0])
+
+
+def window_indices(node: onnx.NodeProto, source: tuple[int, ...], kernel: tuple[int, ...], zero: int) -> Array:
+    """Where in the flat image each window's numbers are, a row per weight and a column per window.
+
+    `zero` stands for the zeros around the image.
+    """
+    have, sides = attributes(node), len(kernel)
+    strides, dilations = have.get("strides") or [1] * sides, have.get("dilations") or [1] * sides
+    pads = have.get("pads") or [0] * 2 * sides
+    image = np.arange(math.prod(source), dtype=np.int64).reshape(source[1:])
+    around = [(0, 0), *zip(pads[:sides], pads[sides:], strict=True)]
+    padded = np.pad(image, around, constant_values=zero)
+    spans = [(size - 1) * apart + 1 for size, apart in zip(kernel, dilations, strict=True)]
+    axes = tuple(range(1, sides + 1))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=axes)
+    steps = (1, *strides, *dilations)
+    windows = windows[tuple(slice(None, None, step) for step in steps)]
+    ordered = np.moveaxis(windows, range(1, sides + 1), range(-sides, 0))
+    return ordered.reshape(source[1] * math.prod(kernel), -1)

@@ -1,0 +1,143 @@
+"""Do the numbers that reach a circuit's tables stay in them? Bounds for every lookup and every taking apart.
+
+A value outside a lookup table, or with more digits than `decomp_base` and `decomp_legs` hold, cannot be proved at all.
+Three answers are put side by side: bounds that hold for every input (`intervals`), the largest that samples reach in
+floats, and, from EZKL itself, the integers that reached its tables for the same samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from omron_miner.tune.intervals import bound_tensors
+from omron_miner.tune.measure import Reached, reached_numbers
+from omron_miner.tune.running import run_model
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from omron_miner.run_args import RunArgs
+    from omron_miner.tune.graph import Graph
+    from omron_miner.tune.running import Feed
+
+TABULATED = {
+    *("Tanh", "Sigmoid", "Erf", "Exp", "Log", "Sqrt", "Reciprocal", "HardSwish", "HardSigmoid", "Softplus", "Gelu"),
+    *("Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh", "Elu", "Selu", "Mish"),
+}
+"""What EZKL answers from a lookup table, by ONNX's names."""
+_TAKEN_APART = {"Relu", "LeakyRelu", "MaxPool", "Max", "Min", "Clip", "Abs", "Greater", "Less"}
+_MOST_WITNESSES = 6
+"""Samples run by EZKL, which is slow: those that reach furthest in most places."""
+_MULTIPLIED = {"Mul", "MatMul", "Conv", "Gemm"}
+
+
+@dataclass(frozen=True)
+class Range:
+    """One place where a circuit can hold only so large a number. Numbers are EZKL's integers, without sign."""
+
+    node: str
+    op: str
+    kind: str
+    """`lookup`: a table of `lookup_range`; `digits`: `decomp_legs` digits of base `decomp_base`."""
+    limit: int
+    bound: int | None
+    """No input within the bounds given for it exceeds this; None when it could not be bounded."""
+    seen: int
+    """The largest that a sample reached."""
+
+    @property
+    def margin(self) -> float | None:
+        """Limit over bound: from 1 on no input can leave the range; None without a bound."""
+        return None if self.bound is None else self.limit / max(1, self.bound)
+
+    @property
+    def verdict(self) -> str:
+        """`safe` for every input, `by samples` when only samples are known to stay within, `exceeded` by a sample."""
+        if self.seen > self.limit:
+            return "exceeded"
+        return "safe" if self.bound is not None and self.bound <= self.limit else "by samples"
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Every place, and what EZKL itself met on the samples."""
+
+    places: list[Range]
+    reached: Mapping[str, Reached | str]
+    """Per sample: the integers that reached a lookup table, or why EZKL could not run it."""
+
+    @property
+    def wide_enough(self) -> tuple[int, int] | None:
+        """The smallest symmetric lookup_range that no input can leave; None when a lookup has no bound."""
+        bounds = [one.bound for one in self.places if one.kind == "lookup"]
+        known = [bound for bound in bounds if bound is not None]
+        return (-max(known), max(known)) if known and len(known) == len(bounds) else None
+
+
+def find_ranges(graph: Graph, run_args: RunArgs, feeds: Mapping[str, Feed], low: float, high: float) -> Ranges:
+    """Bounds for inputs within `low` and `high`, and what `feeds` reach. Raises CircuitError when EZKL fails on it."""
+    graph = graph.copy()
+    places = _places(graph, run_args)
+    if not places:
+        return Ranges([], {})
+    names = sorted({name for _node, _op, _kind, name, _scale in places})
+    computed = [name for name in names if graph.producer(name)]
+    runs = run_model(graph, list(feeds.values()), computed) if computed else []
+    largest = {name: [float(np.abs(run[at]).max(initial=0)) for run in runs] for at, name in enumerate(computed)}
+    seen = {name: max(each) for name, each in largest.items()}
+    seen |= {name: max(abs(low), abs(high)) for name in names if name not in seen}
+    bounds = bound_tensors(graph, low, high)
+    found = [
+        Range(node, op, kind, _limit(kind, run_args), _integer(_largest(bounds.get(name)), scale),
+              _integer(seen[name], scale) or 0)
+        for node, op, kind, name, scale in places
+    ]  # fmt: skip
+    furthest = [list(feeds)[int(np.argmax(each))] for each in largest.values()] or list(feeds)
+    chosen = sorted(set(furthest), key=lambda what: -furthest.count(what))[:_MOST_WITNESSES]
+    answers = reached_numbers(graph, run_args, [feeds[what] for what in chosen])
+    reached = dict(zip(chosen, answers, strict=True))
+    return Ranges(found, reached)
+
+
+def _places(graph: Graph, run_args: RunArgs) -> list[tuple[str, str, str, str, int]]:
+    """The places that hold only so large a number, each as (node, operation, kind, tensor, binary places there).
+
+    Products add the places of both factors and are scaled back once these exceed the larger of input_scale and
+    param_scale by scale_rebase_multiplier.
+    """
+    most = max(run_args.input_scale, run_args.param_scale) * run_args.scale_rebase_multiplier
+    scales = {one.name: run_args.input_scale for one in graph.inputs}
+    places = []
+    for node in graph.nodes:
+        given = [scales.get(name, run_args.param_scale) for name in node.input if name]
+        data = [scales[name] for name in node.input if name in scales]
+        name, out = node.name or node.output[0], max(data, default=run_args.param_scale)
+        if node.op_type in TABULATED:
+            places.append((name, node.op_type, "lookup", node.input[0], out))
+        elif node.op_type in _TAKEN_APART:
+            places.append((name, node.op_type, "digits", node.input[0], out))
+        elif node.op_type in _MULTIPLIED and (out := sum(given[:2])) > most:
+            places.append((name, f"{node.op_type} scaled back", "digits", node.output[0], out))
+            out = most
+        scales.update(dict.fromkeys(node.output, out))
+    return places
+
+
+def _limit(kind: str, run_args: RunArgs) -> int:
+    if kind == "lookup":
+        return int(min(-run_args.lookup_range[0], run_args.lookup_range[1]))
+    return int(run_args.decomp_base**run_args.decomp_legs - 1)
+
+
+def _largest(bounds: tuple[np.ndarray, np.ndarray] | None) -> float | None:
+    if bounds is None:
+        return None
+    largest = max(float(np.abs(one).max(initial=0)) for one in bounds)
+    return largest if np.isfinite(largest) else None
+
+
+def _integer(number: float | None, scale: int) -> int | None:
+    return None if number is None else int(np.ceil(number * 2.0**scale))

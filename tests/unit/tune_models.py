@@ -1,0 +1,78 @@
+"""Small models for the tests of rewriting: made here, run by onnxruntime."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from omron_miner.tune.graph import Graph, read_graph
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+node = helper.make_node
+random = np.random.default_rng(7)
+
+
+def weights(*shape: int) -> Any:
+    return (random.standard_normal(shape) * 0.3).astype(np.float32)
+
+
+def model(
+    nodes: list[Any], constants: dict[str, Any], shape: tuple[int, ...], outputs: tuple[str, ...] = ("y",)
+) -> Any:
+    graph = helper.make_graph(
+        nodes,
+        "model",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [onnx.ValueInfoProto(name=name) for name in outputs],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    made = onnx.shape_inference.infer_shapes(made)
+    onnx.checker.check_model(made, full_check=True)
+    return made
+
+
+def graph(*given: Any, **named: Any) -> Graph:
+    return Graph(model(*given, **named))
+
+
+def conv_net(path: Path) -> Graph:
+    """As frameworks export them: two normalised streams over one image, pooled, flattened by computed shapes."""
+    convs = {f"w{stream}": weights(2, 1, 3, 3) for stream in (1, 2)}
+    norms = {
+        f"{what}{stream}": values
+        for stream in (1, 2)
+        for what, values in (
+            ("factor", np.array([1.5, -0.5], np.float32)),
+            ("offset", weights(2)),
+            ("mean", weights(2)),
+            ("variance", np.array([0.5, 2.0], np.float32)),
+        )
+    }
+    nodes: list[Any] = []
+    for stream, activation in ((1, "Relu"), (2, "Tanh")):
+        names = [f"{what}{stream}" for what in ("factor", "offset", "mean", "variance")]
+        nodes += [
+            node("Conv", ["x", f"w{stream}"], [f"c{stream}"], pads=[1, 1, 1, 1]),
+            node("BatchNormalization", [f"c{stream}", *names], [f"n{stream}"]),
+            node(activation, [f"n{stream}"], [f"a{stream}"]),
+            node("MaxPool", [f"a{stream}"], [f"p{stream}"], kernel_shape=[2, 2], strides=[2, 2]),
+        ]
+    nodes += [
+        node("Add", ["p1", "p2"], ["sum"]),
+        node("Shape", ["sum"], ["sizes"]),
+        node("Gather", ["sizes", "zero"], ["batch"], axis=0),
+        node("Unsqueeze", ["batch", "axes"], ["first"]),
+        node("Concat", ["first", "rest"], ["flat_shape"], axis=0),
+        node("Reshape", ["sum", "flat_shape"], ["flat"]),
+        node("Gemm", ["flat", "dense"], ["d"]),
+        node("Tanh", ["d"], ["y"]),
+    ]
+    whole = {"zero": np.int64(0), "axes": np.array([0]), "rest": np.array([-1]), "dense": weights(18, 3)}
+    path.write_bytes(model(nodes, {**convs, **norms, **whole}, (1, 1, 6, 6)).SerializeToString())
+    return read_graph(path)
