@@ -17,6 +17,8 @@ from omron_miner import doctor, srs
 from omron_miner.circuit import ProofSystem
 from omron_miner.circuit_store import CircuitStore
 from omron_miner.cli import main
+from omron_miner.competition_status import Status as CompetitionStatus
+from omron_miner.competition_status import write_status
 from omron_miner.doctor import Check, Status, circuits, firewall, machine, probes
 from omron_miner.monitor import host, model
 
@@ -671,3 +673,23 @@ def test_names_that_are_not_ours_cannot_move_the_terminals_cursor() -> None:
     text = doctor.to_text([Check("circuit", Status.OK, "loads", "evil\x1b[2J\nname")])
     assert "\x1b[2J" not in text
     assert "evil?[2J name" in text
+
+
+def test_the_competition_is_looked_at_only_where_it_is_on(config: Path) -> None:
+    def found(section: str) -> dict[str, Check]:
+        config.write_text(f"{before}\n[competition]\n{section}\nstatus_file = {json.dumps(str(status_file))}\n")
+        return {check.name: check for check in doctor.examine(config) if check.name.startswith("competition")}
+
+    before, status_file = config.read_text(), config.parent / "competition.json"
+    assert found("enabled = false") == {}
+    on = 'enabled = true\nbucket = "circuits"\nendpoint = "https://minio.example"'
+    checks = found(on)
+    assert checks["competition"].status is Status.WARN
+    assert "minio.example" in checks["competition storage"].live
+    write_status(
+        status_file, CompetitionStatus(int(time.time()), prepared="ab" * 32, error="No URLs", problem="mend it")
+    )
+    assert (found(on)["competition"].live, found(on)["competition"].advice) == ("an error: No URLs", "mend it")
+    write_status(status_file, CompetitionStatus(int(time.time()), prepared="ab" * 32))
+    checks = found(on.replace("minio.example", "a.r2.cloudflarestorage.com"))
+    assert [check.status for check in checks.values()] == [Status.OK, Status.OK]

@@ -26,7 +26,7 @@ import pytest
 
 from omron_miner.events import LifeEvent
 from omron_miner.http_transport import signed_headers
-from omron_miner.protocol import ProofOfWeightsSynapse, QueryForCapacities, QueryZkProof
+from omron_miner.protocol import Competition, ProofOfWeightsSynapse, QueryForCapacities, QueryZkProof
 from omron_miner.verifier import verify_elsewhere
 from omron_miner.wallet import read_address
 from wire_miner import STRANGER, VALIDATOR, Caller, constants_in, events_of, row_of, serving, session_files, wait_until
@@ -149,11 +149,21 @@ class Odd:
     def addressed(self, circuit_id: Any, inputs: Any) -> tuple[bool, str, bytes]:
         """Whether it is the SDK's, its route and its body."""
         body: Any
-        route = self.source.choice(["QueryZkProof", "ProofOfWeightsSynapse", "query-zk-proof", "proof-of-weights"])
+        routes = [
+            "QueryZkProof",
+            "ProofOfWeightsSynapse",
+            "Competition",
+            "query-zk-proof",
+            "proof-of-weights",
+            "competition",
+        ]
+        route = self.source.choice(routes)
         if route == "QueryZkProof":
             body = {"query_input": {"public_inputs": inputs, "model_id": circuit_id}, "query_output": ""}
         elif route == "query-zk-proof":
             body = {"query_input": inputs, "model_id": circuit_id}
+        elif route.lower() == "competition":
+            body = {"id": inputs if isinstance(inputs, int) else 1, "hash": circuit_id, "file_name": circuit_id}
         else:
             body = {"verification_key_hash": circuit_id, "inputs": inputs, "proof": "", "public_signals": ""}
         return route[0].isupper(), route, json.dumps(body).encode()
@@ -161,8 +171,14 @@ class Odd:
     def headers(self, sdk: bool, route: str, body: bytes) -> dict[str, str]:
         if not sdk:
             return signed_headers(VALIDATOR, self.caller.hotkey, body)
-        weights = ProofOfWeightsSynapse(verification_key_hash="", inputs={}, proof="", public_signals="")
-        return self.caller.signed_headers(QueryZkProof() if route == "QueryZkProof" else weights)
+        synapses = {
+            "QueryZkProof": QueryZkProof(),
+            "Competition": Competition(id=1, hash="", file_name=""),
+            "ProofOfWeightsSynapse": ProofOfWeightsSynapse(
+                verification_key_hash="", inputs={}, proof="", public_signals=""
+            ),
+        }
+        return self.caller.signed_headers(synapses[route])
 
     def request(self, sdk: bool, route: str, body: bytes) -> bytes:
         return self.raw(route, self.headers(sdk, route, body), body)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from omron_miner.constants import read_constants
-from omron_miner.doctor import circuits, knobs, machine, probes, service
+from omron_miner.doctor import circuits, competition, knobs, machine, probes, service
 from omron_miner.doctor.check import Check, Status, worst
 from omron_miner.doctor.report import to_json, to_text
 from omron_miner.errors import ConfigError
@@ -54,5 +54,6 @@ def _of_miner(constants: Constants) -> list[probes.Group]:
         ("circuits", lambda: circuits.circuits(constants)),
         ("files", lambda: service.files(constants)),
         ("axon port", lambda: service.port(constants.axon)),
+        ("competition", lambda: competition.offered(constants.competition)),
         ("service", lambda: service.units(constants.monitor)),
     ]
