@@ -15,9 +15,7 @@ from omron_miner.session_storage import Session, SessionStorage
 from omron_miner.verified_model_session import ProofResult, prove_verified
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from omron_miner.circuit import Circuit, Number
+    from omron_miner.circuit import Circuit, Inputs
     from omron_miner.constants import Constants
     from omron_miner.proof_handlers.base import Proof
 
@@ -39,12 +37,12 @@ def prove_with_failing_verifications(circuit: Circuit, constants: Constants, fai
 
         @staticmethod
         def verify(
-            circuit: Circuit, rows: Sequence[Sequence[Number]], proof: str, session: Session, srs_directory: Path
+            circuit: Circuit, rows: Inputs, proof: str, session: Session, srs_directory: Path, signals: str = ""
         ) -> Proof:
             left[0] -= 1
             if left[0] >= 0:
                 raise VerificationError("said to fail")
-            return real.verify(circuit, rows, proof, session, srs_directory)
+            return real.verify(circuit, rows, proof, session, srs_directory, signals)
 
     with mock.patch("omron_miner.verified_model_session.get_handler", return_value=Handler):
         return prove(circuit, example_inputs(circuit), constants)

@@ -223,7 +223,8 @@ def test_private_inputs_have_no_known_size_but_must_be_numbers(tmp_path: Path) -
 def test_examples_are_reproducible_valid_and_differ_by_seed(circuit: Circuit) -> None:
     first = example_inputs(circuit)
     assert first == example_inputs(circuit) != example_inputs(circuit, seed=1)
-    assert len(validate_inputs(circuit, first)[0]) == 4
+    [row] = validate_inputs(circuit, first)
+    assert len(row) == 4
 
 
 def test_input_files_may_be_named_values_or_ezkls_input_data(tmp_path: Path) -> None:

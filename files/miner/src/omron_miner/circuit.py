@@ -1,9 +1,10 @@
 """One circuit on disk: what its folder must hold, what its settings say, and what a request for it must look like.
 
-A circuit is a folder ``model_<id>`` as validators ship it: ``metadata.json``, ``settings.json``, ``model.compiled``,
-``vk.key`` and ``pk.key``. Folders we built also hold ``build.json`` (how), ``checksums.json`` and ``input.json`` (an
-example). Everything here reads headers and small files: EZKL is never imported, because opening a file of another
-version with it aborts the whole process. Finding and caching circuits is `circuit_store`'s job, proving the handlers'.
+A circuit is a folder ``model_<id>`` as validators ship it. An EZKL one holds ``metadata.json``, ``settings.json``,
+``model.compiled``, ``vk.key`` and ``pk.key``; for CIRCOM's see `circuit_circom`. Folders we built also hold
+``build.json`` (how), ``checksums.json`` and ``input.json`` (an example). Everything here reads headers and small
+files: EZKL is never imported, because opening a file of another version with it aborts the whole process. Finding and
+caching circuits is `circuit_store`'s job, proving the handlers'.
 """
 
 from __future__ import annotations
@@ -19,21 +20,30 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
 from importlib import metadata as distributions
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from omron_miner import circuit_circom as circom
 from omron_miner.errors import CircuitError, InputError
+from omron_miner.errors import refuse_circuit as _refuse
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from omron_miner.circuit_circom import CircomSettings
+
 Number = float | int | bool
+Inputs = list[list[Number]] | dict[str, list[int]]
+"""A request's inputs once they passed `validate_inputs`: EZKL's by place, CIRCOM's by name."""
 
 FOLDER_PREFIX = "model_"
 METADATA, SETTINGS, COMPILED, VK, PK = "metadata.json", "settings.json", "model.compiled", "vk.key", "pk.key"
 CHECKSUMS, BUILD, EXAMPLE_INPUT = "checksums.json", "build.json", "input.json"
 REQUIRED_FILES = (METADATA, SETTINGS, COMPILED, VK, PK)
+"""Of an EZKL circuit."""
+CIRCOM_FILES = (METADATA, SETTINGS, circom.WASM, circom.VERIFICATION_KEY, circom.ZKEY)
+"""Of a CIRCOM circuit."""
 
 _ID = re.compile(r"[a-f0-9]{64}")
 _HASHED_AT_LOAD_BYTES = 1 << 20
@@ -131,7 +141,33 @@ class Circuit:
     circuit_type: CircuitType
     timeout_seconds: float | None
     """What metadata.json says; None leaves it to the constants."""
-    settings: Settings
+    ezkl: Settings | None
+    """None unless EZKL proves it."""
+    circom: CircomSettings | None = None
+    """None unless it is a CIRCOM circuit."""
+
+    @property
+    def settings(self) -> Settings:
+        """EZKL's settings. Raises CircuitError for a circuit of another system."""
+        if self.ezkl is None:
+            raise CircuitError(f"{self.label} has no EZKL settings", "name an EZKL circuit")
+        return self.ezkl
+
+    @property
+    def logrows(self) -> int | None:
+        """Of the SRS it needs; None when it needs none (CIRCOM: all is in its key)."""
+        return self.ezkl.logrows if self.ezkl else None
+
+    @property
+    def rows(self) -> int:
+        """Of EZKL's table, or of CIRCOM's constraint system."""
+        return self.ezkl.num_rows if self.ezkl else self._circom.domain_size
+
+    @property
+    def _circom(self) -> CircomSettings:
+        if self.circom is None:
+            raise CircuitError(f"{self.label} is not a CIRCOM circuit", "name a CIRCOM circuit")
+        return self.circom
 
     @property
     def label(self) -> str:
@@ -140,18 +176,18 @@ class Circuit:
 
     @property
     def model_compiled(self) -> Path:
-        """EZKL's compiled model."""
-        return self.directory / COMPILED
+        """EZKL's compiled model, or circom's witness program."""
+        return self.directory / (COMPILED if self.ezkl else circom.WASM)
 
     @property
     def pk(self) -> Path:
         """The proving key."""
-        return self.directory / PK
+        return self.directory / (PK if self.ezkl else circom.ZKEY)
 
     @property
     def vk(self) -> Path:
         """The verification key."""
-        return self.directory / VK
+        return self.directory / (VK if self.ezkl else circom.VERIFICATION_KEY)
 
     @property
     def settings_file(self) -> Path:
@@ -174,6 +210,9 @@ def load_circuit(directory: Path) -> Circuit:
     Raises CircuitError when a file is missing or malformed, the circuit was made by another EZKL version than the
     installed one, its keys and settings do not belong together as far as the disk shows, or a checksum differs.
     """
+    id_of(directory)
+    if (directory / METADATA).is_file() and read_metadata(directory).proof_system is ProofSystem.CIRCOM:
+        return _load_circom(directory)
     meta, settings = load_without_key(directory)
     if not (directory / PK).is_file():
         _refuse(directory, f"{PK} is missing", "omron-miner circuit sync downloads it where metadata.json names it")
@@ -181,6 +220,18 @@ def load_circuit(directory: Path) -> Circuit:
     check_files(directory, hash_up_to_bytes=_HASHED_AT_LOAD_BYTES)
     circuit_id = id_of(directory)
     return Circuit(circuit_id, directory, meta.name, meta.version, meta.proof_system, meta.type, meta.timeout, settings)
+
+
+def _load_circom(directory: Path) -> Circuit:
+    for name in CIRCOM_FILES:
+        if not (directory / name).is_file():
+            hint = "omron-miner circuit sync downloads it where metadata.json names it"
+            _refuse(directory, f"{name} is missing", hint if name == circom.ZKEY else "copy the folder again")
+    meta, settings = read_metadata(directory), circom.load_settings(directory)
+    check_files(directory, hash_up_to_bytes=_HASHED_AT_LOAD_BYTES)
+    return Circuit(
+        id_of(directory), directory, meta.name, meta.version, meta.proof_system, meta.type, meta.timeout, None, settings
+    )
 
 
 def load_without_key(directory: Path) -> tuple[Metadata, Settings]:
@@ -194,9 +245,7 @@ def load_without_key(directory: Path) -> tuple[Metadata, Settings]:
             _refuse(directory, f"{name} is missing", "copy the folder again")
     meta = read_metadata(directory)
     if meta.proof_system is not ProofSystem.EZKL:
-        _refuse(
-            directory, f"{meta.proof_system.value} circuits are not served yet", "remove the folder or ignore its id"
-        )
+        _refuse(directory, f"it is a {meta.proof_system.value} circuit, not EZKL's", "name an EZKL circuit")
     settings = _read_settings(directory)
     if settings.version != ezkl_version():
         message = f"was made by EZKL {settings.version}, installed is {ezkl_version()}"
@@ -225,7 +274,7 @@ def fingerprint(directory: Path) -> tuple[tuple[str, int, int], ...]:
 def write_checksums(directory: Path) -> None:
     """Records size and SHA-256 of the circuit's files in checksums.json. Raises OSError."""
     files = {name: {"bytes": (directory / name).stat().st_size, "sha256": sha256(directory / name)}
-             for name in REQUIRED_FILES}  # fmt: skip
+             for name in _own_files(directory)}  # fmt: skip
     (directory / CHECKSUMS).write_text(json.dumps(files, indent=1) + "\n", encoding="utf-8")
 
 
@@ -236,7 +285,7 @@ def check_files(directory: Path, hash_up_to_bytes: float = math.inf) -> bool:
     """
     try:
         recorded = json.loads((directory / CHECKSUMS).read_text(encoding="utf-8"))
-        wanted = {name: (int(recorded[name]["bytes"]), str(recorded[name]["sha256"])) for name in REQUIRED_FILES}
+        wanted = {name: (int(recorded[name]["bytes"]), str(recorded[name]["sha256"])) for name in _own_files(directory)}
     except FileNotFoundError:
         return False
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -250,6 +299,11 @@ def check_files(directory: Path, hash_up_to_bytes: float = math.inf) -> bool:
     return True
 
 
+def _own_files(directory: Path) -> tuple[str, ...]:
+    """The files its proof system wants. Without a key of circom's it counts as EZKL's."""
+    return CIRCOM_FILES if (directory / circom.ZKEY).is_file() else REQUIRED_FILES
+
+
 def sha256(path: Path) -> str:
     """The file's SHA-256 in hex, read in pieces. Raises OSError."""
     digest = hashlib.sha256()
@@ -259,8 +313,15 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def validate_inputs(circuit: Circuit, inputs: Mapping[str, object]) -> list[list[Number]]:
-    """A request's inputs as EZKL takes them: the mapping's values in their order, each a flat list of finite numbers.
+def validate_inputs(circuit: Circuit, inputs: Mapping[str, object]) -> Inputs:
+    """A request's inputs as its proof system takes them. Raises InputError when it would not."""
+    if circuit.circom:
+        return circom.validate_inputs(circuit.name, circuit.circom, inputs)
+    return _ezkl_inputs(circuit, inputs)
+
+
+def _ezkl_inputs(circuit: Circuit, inputs: Mapping[str, object]) -> list[list[Number]]:
+    """The mapping's values in their order, each a flat list of finite numbers.
 
     A lone number stands for a list of one. Raises InputError on NaN, infinity, strings, nested lists, numbers too
     large to quantise, anything but 0 and 1 for a Bool (EZKL would panic), or other counts than the circuit takes
@@ -286,17 +347,27 @@ def example_inputs(circuit: Circuit, seed: int = 0) -> dict[str, list[Number]]:
     """Inputs to try the circuit with: those in its ``input.json`` for seed 0, otherwise random ones of its shapes.
 
     Random values are in [-1, 1] for floats and 0 or 1 for the rest, which every circuit's lookup tables should hold.
-    Raises InputError when the inputs are private and there is no input.json to learn their shapes from.
+    A CIRCOM circuit, whose bounds nobody tells, gets its example's lists in another order. Raises InputError when there
+    is no input.json but for an EZKL circuit with public inputs, whose shapes its settings tell.
     """
     path = circuit.directory / EXAMPLE_INPUT
     example = read_input_file(path) if path.is_file() else None
     if example and seed == 0:
         return example
+    if circuit.circom:
+        if not example:
+            raise InputError(f"{circuit.name} has no {EXAMPLE_INPUT}", f"put an example at {path}")
+        return _shuffled(example, seed)
     sizes: Sequence[int] | None = circuit.settings.input_sizes
     sizes = sizes or ([len(row) for row in example.values()] if example else None)
     if not sizes:
         raise InputError(f"{circuit.name} has private inputs and no {EXAMPLE_INPUT}", f"put an example at {path}")
     return random_inputs(sizes, circuit.settings.input_types, seed)
+
+
+def _shuffled(example: dict[str, list[Number]], seed: int) -> dict[str, list[Number]]:
+    source = random.Random(seed)  # noqa: S311  examples, not secrets
+    return {name: source.sample(row, len(row)) if isinstance(row, list) else row for name, row in example.items()}
 
 
 def random_inputs(sizes: Sequence[int], types: Sequence[str], seed: int) -> dict[str, list[Number]]:
@@ -407,10 +478,6 @@ def _check_pk(directory: Path) -> None:
         head = file.read(len(vk))
     if head != vk:
         _refuse(directory, f"{PK} and {VK} do not belong together", "copy or build the circuit again")
-
-
-def _refuse(directory: Path, message: str, hint: str, cause: BaseException | None = None) -> NoReturn:
-    raise CircuitError(f"circuit {directory.name}: {message}", hint) from cause
 
 
 def _number(value: object, place: str, kind: str, limit: float) -> Number:

@@ -138,7 +138,8 @@ def prove_once(circuit: Circuit, inputs: Mapping[str, object], constants: Consta
     Raises InputError for inputs it does not take, SrsError when there is no SRS to prove with, CircuitError when EZKL's
     process is lost.
     """
-    check_srs(circuit.settings.logrows, constants.circuits.srs_directory, constants.network.name)
+    if circuit.logrows is not None:
+        check_srs(circuit.logrows, constants.circuits.srs_directory, constants.network.name)
     result: ProofResult = _isolated(
         circuit.name, constants, prove_verified, circuit, files.validate_inputs(circuit, inputs),
         SessionStorage(constants.sessions), constants.circuits.srs_directory,
@@ -196,8 +197,9 @@ def _build(name: str, onnx: Path, run_args: RunArgs, constants: Constants, place
 
 def _prove_example(circuit: Circuit, constants: Constants, srs: Source, say: Say) -> tuple[ProofResult, int]:
     timings: dict[str, float] = {}
-    with _step("SRS", circuit.name, timings, say):
-        _make_srs(circuit.settings.logrows, constants, srs, say)
+    if circuit.logrows is not None:
+        with _step("SRS", circuit.name, timings, say):
+            _make_srs(circuit.logrows, constants, srs, say)
     with _step("example proof", circuit.name, timings, say):
         return _proved(circuit, example_inputs(circuit), constants), _peak()
 

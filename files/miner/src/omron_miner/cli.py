@@ -38,7 +38,7 @@ class _Group(click.Group):
 )
 @click.pass_context
 def main(context: click.Context, config: Path) -> None:
-    """Omron (Bittensor subnet 2) miner: verified EZKL proofs, fast."""
+    """Omron (Bittensor subnet 2) miner: verified proofs, fast."""
     context.obj = config
 
 
@@ -249,10 +249,16 @@ input_option = click.option(
 @circuit_option
 @input_option
 @click.option("--out", type=path_argument, help="Where to write the proof; with --json it is printed if not given.")
+@click.option("--public", type=path_argument, help="Where to write the public signals.")
 @as_json
 @click.pass_context
 def prove_command(
-    context: click.Context, id_or_name: str, input_file: Path | None, out: Path | None, as_json: bool
+    context: click.Context,
+    id_or_name: str,
+    input_file: Path | None,
+    out: Path | None,
+    public: Path | None,
+    as_json: bool,
 ) -> None:
     """Prove a circuit once and verify the proof, without the miner; exit 1 when that fails."""
     import json
@@ -269,6 +275,8 @@ def prove_command(
     result = prove_once(circuit, inputs, constants)
     if out and result.verified:
         _write(out, result.proof)
+    if public and result.verified:
+        _write(public, result.public_signals)
     report = asdict(result)
     if out:
         report = {**report, "proof": "", "public_signals": "", "proof_file": str(out) if result.verified else None}
@@ -286,11 +294,17 @@ def prove_command(
 @main.command("verify")
 @circuit_option
 @click.option("--proof", "proof_file", type=path_argument, required=True, help="The proof's JSON file.")
+@click.option("--public", type=path_argument, help="The JSON file of its public signals; CIRCOM's proofs need it.")
 @input_option
 @as_json
 @click.pass_context
 def verify_command(
-    context: click.Context, id_or_name: str, proof_file: Path, input_file: Path | None, as_json: bool
+    context: click.Context,
+    id_or_name: str,
+    proof_file: Path,
+    public: Path | None,
+    input_file: Path | None,
+    as_json: bool,
 ) -> None:
     """Verify a proof as the validator that asked with these inputs would; exit 1 when it does not verify."""
     import json
@@ -305,11 +319,12 @@ def verify_command(
     inputs = read_input_file(input_file) if input_file else example_inputs(circuit)
     try:
         proof = proof_file.read_text(encoding="utf-8")
+        signals = public.read_text(encoding="utf-8") if public else ""
     except (OSError, UnicodeDecodeError) as error:
         raise OmronError(
             f"cannot read the proof {proof_file}: {error}", "omron-miner prove --out writes one"
         ) from error
-    verdict = verify_elsewhere(circuit, inputs, proof, constants.circuits)
+    verdict = verify_elsewhere(circuit, inputs, proof, constants.circuits, signals)
     text = f"verified in {verdict.seconds:.3f} s" if verdict.verified else f"does not verify: {verdict.detail}"
     click.echo(json.dumps({"circuit_id": circuit.id, **asdict(verdict)}) if as_json else f"{circuit.label}: {text}")
     context.exit(0 if verdict.verified else 1)
@@ -371,8 +386,9 @@ def circuit_list_command(context: click.Context, as_json: bool) -> None:
                 "name": one.name,
                 "version": one.version,
                 "type": one.circuit_type.value,
-                "logrows": one.settings.logrows,
-                "rows": one.settings.num_rows,
+                "proof_system": one.proof_system.value,
+                "logrows": one.logrows,
+                "rows": one.rows,
                 "pk_bytes": one.pk.stat().st_size,
             }
             for one in circuits
@@ -381,7 +397,8 @@ def circuit_list_command(context: click.Context, as_json: bool) -> None:
         return
     for one in circuits:
         size = f"{one.pk.stat().st_size / 1e6:.0f} MB key"
-        click.echo(f"{one.id}  {one.label}  logrows {one.settings.logrows}  {one.settings.num_rows} rows  {size}")
+        needs = f"  logrows {one.logrows}" if one.logrows else ""
+        click.echo(f"{one.id}  {one.label}{needs}  {one.rows} rows  {size}")
     for folder, reason in refused.items():
         click.echo(f"{folder}  REFUSED  {reason}")
     if not circuits and not refused:

@@ -6,6 +6,11 @@ Anything a person can cause or mend (bad input, a missing file, a wrong version,
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 
 class OmronError(Exception):
     """What is wrong, and in `hint` the next thing to try.
@@ -32,6 +37,11 @@ class ConfigError(OmronError):
 
 class CircuitError(OmronError):
     """A circuit's folder is incomplete, inconsistent or of another EZKL version."""
+
+
+def refuse_circuit(directory: Path, message: str, hint: str, cause: BaseException | None = None) -> NoReturn:
+    """Raises CircuitError that names the circuit's folder."""
+    raise CircuitError(f"circuit {directory.name}: {message}", hint) from cause
 
 
 class InputError(OmronError):

@@ -31,7 +31,7 @@ from omron_miner.bond_reset import BondReset
 from omron_miner.chain import Chain, ChainAwayError, ChainError, open_chain
 from omron_miner.chain_bittensor import BittensorChain
 from omron_miner.chain_watch import ChainWatch, moment
-from omron_miner.circuit import Circuit, Number, validate_inputs
+from omron_miner.circuit import Circuit, Inputs, validate_inputs
 from omron_miner.circuit_store import CircuitStore
 from omron_miner.competition import NOT_TAKING_PART, Answer, CompetitionWatch
 from omron_miner.constants import Access, Constants
@@ -325,7 +325,7 @@ class MinerSession:
         request.outcome = _Outcome(uuid.uuid4().hex, synapse, named, circuit, given, result)
         return result
 
-    async def _prove(self, circuit: Circuit, rows: list[list[Number]], request: ServedRequest) -> ProofResult:
+    async def _prove(self, circuit: Circuit, rows: Inputs, request: ServedRequest) -> ProofResult:
         """Hands the job to the pool and waits for it or for the caller to leave, whose job is then given up."""
         limit = self._constants.deadlines.circuit_timeout_seconds
         if circuit.timeout_seconds is not None:
@@ -491,7 +491,8 @@ def _usable_circuits(constants: Constants, store: CircuitStore, events: EventLog
     usable, reasons = [], list(store.refused().values())
     for circuit in map(store.get, store.ids()):
         try:
-            check_srs(circuit.settings.logrows, constants.circuits.srs_directory, constants.network.name)
+            if circuit.logrows is not None:
+                check_srs(circuit.logrows, constants.circuits.srs_directory, constants.network.name)
             usable.append(circuit.id)
             _warn_of_memory(circuit, events.lines)
         except SrsError as error:

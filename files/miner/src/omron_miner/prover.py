@@ -46,12 +46,12 @@ from omron_miner.pacing import Pace
 from omron_miner.proof_handlers import get_handler
 from omron_miner.session_storage import SessionStorage
 from omron_miner.verified_model_session import ProofResult, prove_verified
-from omron_miner.warm_up import keep_memory, read_through
+from omron_miner.warm_up import keep_memory, load_keys, read_through
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from omron_miner.circuit import Number
+    from omron_miner.circuit import Inputs
     from omron_miner.constants import Constants
 
 # Workers ignore SIGTERM, so waiting for it to work only delays the SIGKILL that follows.
@@ -70,6 +70,8 @@ _MEMORY_MARGIN = 1.2
 """Memory a proof may take, in times of the most its circuit took so far."""
 _MOST_AT_A_TIME = 4
 """Workers when `prover.workers` is 0, cores permitting: more would share what four fill."""
+_SHARE_OF_START = 0.5
+"""Of `prover.start_seconds`, after which no further key is loaded: the first request then loads it."""
 _OVERDUE = 2
 """A worn worker is replaced when the pool is idle, or at the latest after this many times its proofs."""
 _OOM_SCORE_ADJUSTMENT = "500"
@@ -79,7 +81,7 @@ _OOM_SCORE_ADJUSTMENT = "500"
 @dataclass(eq=False)
 class _Job:
     circuit_id: str
-    rows: list[list[Number]]
+    rows: Inputs
     deadline: float  # time.monotonic
     submitted: float = field(default_factory=time.monotonic)
     dispatched: float | None = None
@@ -172,7 +174,7 @@ class ProverPool:
             self.close(0)
             raise OmronError("the prover did not start in time", "see the log, run omron-miner doctor") from error
 
-    def submit(self, circuit_id: str, rows: list[list[Number]], deadline: float) -> Future[ProofResult]:
+    def submit(self, circuit_id: str, rows: Inputs, deadline: float) -> Future[ProofResult]:
         """Queues a proof that must be done at `deadline` (`time.monotonic` seconds). Returns at once.
 
         `rows` are inputs that passed `circuit.validate_inputs`.
@@ -524,7 +526,9 @@ def _warm_up(constants: Constants, parent: int) -> None:
         EventLog(constants.log)
     get_handler(ProofSystem.EZKL)  # loads EZKL: the slow part, here rather than in the first request
     _bench = _Bench(constants, CircuitStore(constants.circuits), SessionStorage(constants.sessions))
-    read_through(_bench.store.usable(), constants.circuits.srs_directory)
+    usable = _bench.store.usable()
+    read_through(usable, constants.circuits.srs_directory)
+    load_keys(usable, _SHARE_OF_START * constants.prover.start_seconds)
 
 
 def worker_count(constants: Constants) -> int:
@@ -545,7 +549,7 @@ def _resident(pid: int) -> int:
         return 0
 
 
-def _prove(circuit_id: str, rows: list[list[Number]], deadline: float) -> ProofResult:
+def _prove(circuit_id: str, rows: Inputs, deadline: float) -> ProofResult:
     """One job. `deadline` is the parent's `time.monotonic`, which is the same clock in every process on Linux."""
     if _bench is None:
         raise RuntimeError("the worker was not warmed up")

@@ -102,7 +102,7 @@ def query_miner(
     if answer.problem:
         verdict = Verdict(False, [], answer.problem, 0.0)
     else:
-        verdict = verify_elsewhere(circuit, inputs, answer.proof, circuits)
+        verdict = verify_elsewhere(circuit, inputs, answer.proof, circuits, answer.signals)
     return QueryReport(
         circuit_id=circuit.id,
         circuit=circuit.label,
@@ -124,6 +124,7 @@ class _Answer:
     status: int
     seconds: float
     proof: str = ""
+    signals: str = ""
     problem: str = ""
 
 
@@ -192,17 +193,17 @@ class Dendrite(bittensor.Dendrite):  # type: ignore[misc]  # bittensor ships no 
         self._session = None
 
 
-def _reply(synapse: Any) -> tuple[str, str]:
-    """The proof, and what is wrong when there is none. Strict where validators are."""
+def _reply(synapse: Any) -> tuple[str, str, str]:
+    """The proof, its public signals, and what is wrong when there is none. Strict where validators are."""
     if isinstance(synapse, ProofOfWeightsSynapse):
         proof, signals = synapse.proof, synapse.public_signals
         if not proof:
-            return "", "the miner sent no proof; its log says why"
-        return proof, _signals_problem(signals)
+            return "", "", "the miner sent no proof; its log says why"
+        return proof, signals, _signals_problem(signals)
     return _proof_in(synapse.query_output or "")
 
 
-def _http_reply(status: int, text: str) -> tuple[str, str]:
+def _http_reply(status: int, text: str) -> tuple[str, str, str]:
     if status == 200:
         return _proof_in(text)
     try:
@@ -211,17 +212,17 @@ def _http_reply(status: int, text: str) -> tuple[str, str]:
         said = text
     if isinstance(said, dict):
         said = said.get("detail", text)
-    return "", f"the miner says: {str(said)[:300] or 'nothing'}"
+    return "", "", f"the miner says: {str(said)[:300] or 'nothing'}"
 
 
-def _proof_in(text: str) -> tuple[str, str]:
+def _proof_in(text: str) -> tuple[str, str, str]:
     """As `_reply`, of the JSON object that carries both strings."""
     try:
         reply = json.loads(text)
         proof, signals = str(reply["proof"]), str(reply["public_signals"])
     except (ValueError, KeyError, TypeError):
-        return "", f"the miner says: {text[:300] or 'nothing'}"
-    return proof, _signals_problem(signals)
+        return "", "", f"the miner says: {text[:300] or 'nothing'}"
+    return proof, signals, _signals_problem(signals)
 
 
 def _signals_problem(signals: str) -> str:

@@ -1,6 +1,6 @@
 """One request from input to verified proof, with a timing per phase.
 
-Runs inside a worker process: everything EZKL does happens here, behind the process wall. A request's faults (a
+Runs inside a worker process: everything native code does happens here, behind the process wall. A request's faults (a
 proof that cannot be made or does not verify, no time left) come back as a `ProofResult`, never as an
 exception. Nothing here knows about HTTP, queues or other processes.
 """
@@ -20,10 +20,10 @@ from omron_miner.proof_handlers import get_handler
 from omron_miner.proof_handlers.base import Proof, ProofError, VerificationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from omron_miner.circuit import Circuit, Number
+    from omron_miner.circuit import Circuit, Inputs
     from omron_miner.proof_handlers.base import ProofHandler
     from omron_miner.session_storage import Session, SessionStorage
 
@@ -104,7 +104,7 @@ class _Request:
     clock: _Clock
     tries: int = 0
 
-    def run(self, rows: Sequence[Sequence[Number]], storage: SessionStorage) -> Proof:
+    def run(self, rows: Inputs, storage: SessionStorage) -> Proof:
         """Tries until a proof verifies. Raises OmronError or OSError."""
         with self.clock.phase("input"):
             handler = get_handler(self.circuit.proof_system)
@@ -113,9 +113,7 @@ class _Request:
         except _RamDiskFullError:
             return self._tries(handler, rows, storage, on_disk=True)
 
-    def _tries(
-        self, handler: ProofHandler, rows: Sequence[Sequence[Number]], storage: SessionStorage, on_disk: bool = False
-    ) -> Proof:
+    def _tries(self, handler: ProofHandler, rows: Inputs, storage: SessionStorage, on_disk: bool = False) -> Proof:
         with storage.session(on_disk=on_disk) as session:
             while True:
                 begun = time.monotonic()
@@ -129,7 +127,7 @@ class _Request:
                         raise
                     session.discard()
 
-    def _try(self, handler: ProofHandler, rows: Sequence[Sequence[Number]], session: Session) -> Proof:
+    def _try(self, handler: ProofHandler, rows: Inputs, session: Session) -> Proof:
         with self.clock.phase("input"):
             handler.write_input(rows, session)
         with self.clock.phase("witness"):
@@ -138,7 +136,7 @@ class _Request:
             self.tries += 1
             proof = handler.prove(self.circuit, session, self.srs_directory, compact=self.compact)
         with self.clock.phase("verify"):
-            handler.verify(self.circuit, rows, proof.proof, session, self.srs_directory)
+            handler.verify(self.circuit, rows, proof.proof, session, self.srs_directory, proof.public_signals)
         return proof
 
     def result(self, proof: Proof | None, failure: FailureKind | None = None, detail: str = "") -> ProofResult:
@@ -160,7 +158,7 @@ class _Request:
 
 def prove_verified(
     circuit: Circuit,
-    rows: Sequence[Sequence[Number]],
+    rows: Inputs,
     storage: SessionStorage,
     srs_directory: Path,
     *,

@@ -35,24 +35,30 @@ class Verdict:
     seconds: float
 
 
-def verify_elsewhere(circuit: Circuit, inputs: Mapping[str, object], proof: str, circuits: Circuits) -> Verdict:
-    """Verifies `proof` (a wire string) of `circuit` for `inputs` as a validator would who asked with them.
+def verify_elsewhere(
+    circuit: Circuit, inputs: Mapping[str, object], proof: str, circuits: Circuits, signals: str = ""
+) -> Verdict:
+    """Verifies `proof` and `signals` (wire strings) of `circuit` for `inputs` as a validator would who asked with them.
 
-    `circuits` says where the SRS and EZKL's cache are. Does not raise for anything a proof can cause.
+    EZKL's proofs need no `signals`.     `circuits` says where the SRS and EZKL's cache are. Does not raise for
+    anything a proof can cause.
     """
     began = time.perf_counter()
     environment = {"EZKL_REPO_PATH": str(circuits.ezkl_directory)}
     try:
-        outputs = isolated.run(_verify, circuit, dict(inputs), proof, circuits.srs_directory, environment=environment)
+        outputs = isolated.run(
+            _verify, circuit, dict(inputs), proof, circuits.srs_directory, signals, environment=environment
+        )
     except OmronError as error:
         return Verdict(False, [], str(error), time.perf_counter() - began)
     return Verdict(True, outputs, "", time.perf_counter() - began)
 
 
-def _verify(circuit: Circuit, inputs: dict[str, object], proof: str, srs_directory: Path) -> list[float]:
+def _verify(circuit: Circuit, inputs: dict[str, object], proof: str, srs_directory: Path, signals: str) -> list[float]:
     """In the other process: the outputs. Raises OmronError when the proof does not verify."""
     from omron_miner.proof_handlers import get_handler
 
     with tempfile.TemporaryDirectory(prefix="omron-verify-") as directory:
         rows, session = validate_inputs(circuit, inputs), Session(Path(directory))
-        return get_handler(circuit.proof_system).verify(circuit, rows, proof, session, srs_directory).outputs
+        handler = get_handler(circuit.proof_system)
+        return handler.verify(circuit, rows, proof, session, srs_directory, signals).outputs

@@ -2,19 +2,22 @@
 
 Each piece was measured (docs/performance.md). Runs in the worker's process only; nothing here is needed for a proof to
 be right, so nothing here fails. No circuit is tried: EZKL aborts on some broken files, and a worker must start all the
-same.
+same; a CIRCOM key's sections were counted before it gets here.
 """
 
 from __future__ import annotations
 
 import ctypes
 import logging
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import psutil
 
+from omron_miner.errors import OmronError
 from omron_miner.events import LOGGER_NAME
+from omron_miner.proof_handlers import get_handler
 from omron_miner.srs import srs_path
 
 if TYPE_CHECKING:
@@ -49,7 +52,7 @@ def read_through(circuits: Iterable[Circuit], srs_directory: Path) -> int:
 
     The smallest files first, and no more than half of the free memory: what would push out the rest is left cold.
     """
-    wanted = {path for one in circuits for path in (one.pk, one.vk, one.model_compiled, _srs(one, srs_directory))}
+    wanted = {path for one in circuits for path in _files(one, srs_directory)}
     sizes = []
     for path in wanted:
         with suppress(OSError):
@@ -70,5 +73,26 @@ def read_through(circuits: Iterable[Circuit], srs_directory: Path) -> int:
     return read
 
 
-def _srs(circuit: Circuit, srs_directory: Path) -> Path:
-    return srs_path(srs_directory, circuit.settings.logrows)
+def load_keys(circuits: Iterable[Circuit], seconds: float) -> int:
+    """Loads the keys of CIRCOM circuits into this process, the smallest first, for `seconds`; how many are loaded.
+
+    What does not load is said and left to the first request, which fails over it in words.
+    """
+    until, loaded = time.monotonic() + seconds, 0
+    for circuit in sorted((one for one in circuits if one.circom), key=lambda one: one.rows):
+        if time.monotonic() > until:
+            _log.warning("No time to load the key of %s before its first request", circuit.label)
+            break
+        try:
+            get_handler(circuit.proof_system).load(circuit)
+            loaded += 1
+        except (OmronError, OSError) as error:
+            _log.error("The key of %s does not load: %s", circuit.label, error)
+    return loaded
+
+
+def _files(circuit: Circuit, srs_directory: Path) -> list[Path]:
+    """What a proof of the circuit reads each time; a CIRCOM one reads nothing once its key is loaded."""
+    if circuit.logrows is None:
+        return []
+    return [circuit.pk, circuit.vk, circuit.model_compiled, srs_path(srs_directory, circuit.logrows)]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from omron_miner.errors import OmronError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
-    from omron_miner.circuit import Circuit, Number
+    from omron_miner.circuit import Circuit
     from omron_miner.session_storage import Session
 
 
@@ -27,8 +26,8 @@ class VerificationError(OmronError):
 class Proof:
     """A proof as it goes over the wire, and what it says.
 
-    `proof` is the JSON text of the proof system's whole proof file, `public_signals` that of its instances;
-    `outputs` are the model's public outputs as floats, all in one list.
+    `proof` is the JSON text of the proof system's whole proof file, `public_signals` that of its instances or public
+    signals; `outputs` are the public outputs as floats, all in one list.
     """
 
     proof: str
@@ -39,10 +38,14 @@ class Proof:
 class ProofHandler(Protocol):
     """The three steps of a request. All files go to the request's session; `srs_directory` holds ``kzg<k>.srs``.
 
-    A handler is used by one thread at a time, in a process that may be lost: native code can abort it.
+    `rows` are what `circuit.validate_inputs` made of the request for this proof system. A handler is used by one
+    thread at a time, in a process that may be lost: native code can abort it.
     """
 
-    def write_input(self, rows: Sequence[Sequence[Number]], session: Session) -> None:
+    def load(self, circuit: Circuit) -> None:
+        """Takes into memory what a proof of the circuit needs, if the system can keep it there. Raises ProofError."""
+
+    def write_input(self, rows: Any, session: Session) -> None:
         """Leaves validated inputs in the session. Raises OSError."""
 
     def witness(self, circuit: Circuit, session: Session) -> None:
@@ -52,9 +55,11 @@ class ProofHandler(Protocol):
         """Proves the session's witness; `compact`: without what no verification reads. Raises ProofError."""
 
     def verify(
-        self, circuit: Circuit, rows: Sequence[Sequence[Number]], proof: str, session: Session, srs_directory: Path
+        self, circuit: Circuit, rows: Any, proof: str, session: Session, srs_directory: Path, signals: str = ""
     ) -> Proof:
-        """Verifies a proof's wire string as a validator would who asked with these inputs.
+        """Verifies a proof's wire strings as a validator would who asked with these inputs.
+
+        `signals` are the public signals that came with it; EZKL's proofs hold their own and need none.
 
         Returns what the proof says. Raises VerificationError when it does not verify.
         """

@@ -40,7 +40,10 @@ _loops = threading.local()
 class EzklHandler:
     """`base.ProofHandler` for EZKL."""
 
-    def write_input(self, rows: Sequence[Sequence[Number]], session: Session) -> None:
+    def load(self, circuit: Circuit) -> None:
+        """Nothing: EZKL reads its files for every proof."""
+
+    def write_input(self, rows: object, session: Session) -> None:
         """Writes input.json. Raises OSError."""
         session.path(INPUT).write_bytes(to_json({"input_data": rows}))
 
@@ -91,7 +94,13 @@ class EzklHandler:
         return Proof(text, signals, _outputs(circuit, instances))
 
     def verify(
-        self, circuit: Circuit, rows: Sequence[Sequence[Number]], proof: str, session: Session, srs_directory: Path
+        self,
+        circuit: Circuit,
+        rows: Sequence[Sequence[Number]],
+        proof: str,
+        session: Session,
+        srs_directory: Path,
+        signals: str = "",
     ) -> Proof:
         """The validator's criterion (upstream's ezkl_handler): instances rebuilt from the request's own inputs.
 
