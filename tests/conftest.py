@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import circom_building
 from building import MODELS, RunArgsFile, constants_below, render_run_args
 from omron_miner.circuit import load_circuit
 from omron_miner.circuit_build import build_circuit
@@ -75,3 +76,10 @@ def altered_circuit(proving_constants: Constants, tmp_path_factory: pytest.TempP
     constants = constants_below(place)
     shutil.copytree(proving_constants.circuits.srs_directory, constants.circuits.srs_directory)
     return load_circuit(Path(build_circuit("altered", place / "altered.onnx", settings, constants).directory))
+
+
+@pytest.fixture(scope="session")
+def circom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CIRCOM circuit's folder, compiled and keyed for tests (some seconds); copy it to change it."""
+    place = tmp_path_factory.mktemp("circom_circuit")
+    return circom_building.build(place / "circuits", items=4, bits=16, power=8, work=place / "work")

@@ -114,7 +114,6 @@ def test_a_file_that_is_no_key_is_refused(tmp_path: Path, junk: bytes) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"proof_system": "CIRCOM"}, "CIRCOM circuits are not served yet"),
         ({"proof_system": "ABACUS"}, "proof_system"),
         ({"type": "proof_of_cake"}, "type"),
         ({"timeout": -1}, "timeout"),

@@ -396,9 +396,20 @@ def test_an_ezkl_that_is_not_shipped_is_refused_once(folder: Path, version: Any)
 
 
 def test_another_proof_system_is_refused_for_that_reason_alone(folder: Path) -> None:
-    (folder / "metadata.json").write_text('{"proof_system": "CIRCOM"}')
+    (folder / "metadata.json").write_text('{"proof_system": "JOLT"}')
     (folder / "pk.key").unlink()
-    assert "is a CIRCOM circuit" in only(circuits({"name": "a", "folder": str(folder)}))
+    assert "is a JOLT circuit" in only(circuits({"name": "a", "folder": str(folder)}))
+
+
+def test_a_circom_folder_is_asked_for_its_own_files(folder: Path) -> None:
+    (folder / "metadata.json").write_text('{"proof_system": "CIRCOM"}')
+    assert "lacks circuit.wasm, verification_key.json, circuit.zkey" in only(
+        circuits({"name": "a", "folder": str(folder)})
+    )
+    for name in ("circuit.wasm", "verification_key.json", "circuit.zkey"):
+        (folder / name).write_bytes(b"x")
+    (folder / "settings.json").write_text('{"public_inputs": {}}')
+    assert not circuits({"name": "a", "folder": str(folder)})
 
 
 def test_a_folder_must_bear_its_circuits_id(folder: Path) -> None:

@@ -19,8 +19,12 @@ from typing import Any
 NETWORKS = ("local", "test", "finney")
 BUILT_IN_MODELS = ("demo", "tiny")
 COMPETITION_FILES = ("model.compiled", "settings.json")
-CIRCUIT_FILES = ("model.compiled", "settings.json", "vk.key", "pk.key", "metadata.json")
-FETCHED_FILE = "pk.key"  # where the folder lacks it and metadata.json names its address, the host fetches it
+CIRCUIT_FILES = {
+    "EZKL": ("model.compiled", "settings.json", "vk.key", "pk.key", "metadata.json"),
+    "CIRCOM": ("circuit.wasm", "settings.json", "verification_key.json", "circuit.zkey", "metadata.json"),
+}
+# Where the folder lacks it and metadata.json names its address, the host fetches it.
+FETCHED_FILES = {"EZKL": "pk.key", "CIRCOM": "circuit.zkey"}
 EZKL_VERSIONS = ("22.0.1", "23.0.5")  # the miner's package has a lock for each
 LOGROWS = range(1, 27)  # what public SRS files exist for
 DEFAULT_LOGROWS = 16
@@ -291,10 +295,10 @@ def _model_problems(where: str, circuit: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def _address(metadata: Mapping[str, Any] | None) -> str | None:
-    """Where the host can fetch the proving key, by metadata.json; the host judges whether it may."""
+def _address(metadata: Mapping[str, Any] | None, key: str) -> str | None:
+    """Where the host can fetch the proving key `key`, by metadata.json; the host judges whether it may."""
     files = metadata.get("external_files") if metadata else None
-    address = files.get(FETCHED_FILE) if isinstance(files, Mapping) else None
+    address = files.get(key) if isinstance(files, Mapping) else None
     return address if isinstance(address, str) and re.match(r"https?://", address) else None
 
 
@@ -309,16 +313,19 @@ def _folder_problems(where: str, value: Any, ezkl_version: Any) -> list[str]:
         problems.append(
             f"{where}: folder {value} is not named model_<64 hex digits>: keep the name the circuit came with"
         )
-    missing = [name for name in CIRCUIT_FILES if not (folder / name).is_file() or not (folder / name).stat().st_size]
     metadata = _json_object(folder / "metadata.json")
-    if missing == [FETCHED_FILE] and not (folder / FETCHED_FILE).exists() and _address(metadata):
-        missing = []
-    system = str(metadata.get("proof_system", "")) if metadata else ""
-    if metadata and system.upper() != "EZKL":
+    system = str(metadata.get("proof_system", "")) if metadata else "EZKL"
+    if system not in CIRCUIT_FILES:
+        known = " and ".join(CIRCUIT_FILES)
         return [
             *problems,
-            f"{where}: folder {value} is a {system or 'nameless'} circuit, only EZKL's are proved: remove it",
+            f"{where}: folder {value} is a {system or 'nameless'} circuit, only {known} ones are proved: remove it",
         ]
+    files = [folder / name for name in CIRCUIT_FILES[system]]
+    missing = [file.name for file in files if not file.is_file() or not file.stat().st_size]
+    key = FETCHED_FILES[system]
+    if missing == [key] and not (folder / key).exists() and _address(metadata, key):
+        missing = []
     if missing:
         problems.append(
             f"{where}: folder {value} lacks {', '.join(missing)} (or they are empty): fetch the whole circuit"
@@ -329,7 +336,9 @@ def _folder_problems(where: str, value: Any, ezkl_version: Any) -> list[str]:
         settings = _json_object(folder / "settings.json")
         if settings is None:
             problems.append(f"{where}: settings.json in {value} is not a JSON object: fetch the circuit again")
-        elif ezkl_version in EZKL_VERSIONS and (version := settings.get("version")) != ezkl_version:
+        elif (
+            system == "EZKL" and ezkl_version in EZKL_VERSIONS and (version := settings.get("version")) != ezkl_version
+        ):
             either = f"set omron_ezkl_version to {version} or " if version in EZKL_VERSIONS else ""
             problems.append(
                 f"{where}: folder {value} was compiled by EZKL {version or '(unknown)'}, {ezkl_version} is to be "

@@ -211,7 +211,7 @@ def load_circuit(directory: Path) -> Circuit:
     installed one, its keys and settings do not belong together as far as the disk shows, or a checksum differs.
     """
     id_of(directory)
-    if (directory / METADATA).is_file() and read_metadata(directory).proof_system is ProofSystem.CIRCOM:
+    if key_name(directory) == circom.ZKEY:
         return _load_circom(directory)
     meta, settings = load_without_key(directory)
     if not (directory / PK).is_file():
@@ -223,19 +223,37 @@ def load_circuit(directory: Path) -> Circuit:
 
 
 def _load_circom(directory: Path) -> Circuit:
-    for name in CIRCOM_FILES:
-        if not (directory / name).is_file():
-            hint = "omron-miner circuit sync downloads it where metadata.json names it"
-            _refuse(directory, f"{name} is missing", hint if name == circom.ZKEY else "copy the folder again")
-    meta, settings = read_metadata(directory), circom.load_settings(directory)
+    meta = check_without_key(directory)
+    if not (directory / circom.ZKEY).is_file():
+        hint = "omron-miner circuit sync downloads it where metadata.json names it"
+        _refuse(directory, f"{circom.ZKEY} is missing", hint)
+    settings = circom.load_settings(directory)
     check_files(directory, hash_up_to_bytes=_HASHED_AT_LOAD_BYTES)
     return Circuit(
         id_of(directory), directory, meta.name, meta.version, meta.proof_system, meta.type, meta.timeout, None, settings
     )
 
 
+def check_without_key(directory: Path) -> Metadata:
+    """All that `load_circuit` checks but the proving key, whatever the proof system. Raises CircuitError."""
+    id_of(directory)
+    if key_name(directory) != circom.ZKEY:
+        return load_without_key(directory)[0]
+    for name in CIRCOM_FILES:
+        if name != circom.ZKEY and not (directory / name).is_file():
+            _refuse(directory, f"{name} is missing", "copy the folder again")
+    circom.load_without_key(directory)
+    return read_metadata(directory)
+
+
+def key_name(directory: Path) -> str:
+    """The name of the proving key's file, by metadata.json; EZKL's without one. Raises CircuitError."""
+    is_circom = (directory / METADATA).is_file() and read_metadata(directory).proof_system is ProofSystem.CIRCOM
+    return circom.ZKEY if is_circom else PK
+
+
 def load_without_key(directory: Path) -> tuple[Metadata, Settings]:
-    """All that `load_circuit` reads and checks but the proving key, which may be missing; EZKL can open the rest.
+    """Of an EZKL circuit, all that `load_circuit` reads and checks but the proving key, which may be missing; EZKL can open the rest.
 
     Raises CircuitError as that does.
     """
@@ -300,8 +318,8 @@ def check_files(directory: Path, hash_up_to_bytes: float = math.inf) -> bool:
 
 
 def _own_files(directory: Path) -> tuple[str, ...]:
-    """The files its proof system wants. Without a key of circom's it counts as EZKL's."""
-    return CIRCOM_FILES if (directory / circom.ZKEY).is_file() else REQUIRED_FILES
+    """The files its proof system wants."""
+    return CIRCOM_FILES if key_name(directory) == circom.ZKEY else REQUIRED_FILES
 
 
 def sha256(path: Path) -> str:

@@ -25,6 +25,8 @@ _BASE_MODULUS = 2188824287183927522224640574525727508869631115729782366268903789
 """The field that coordinates of BN254's points are in."""
 _MONTGOMERY = 1 << 256
 """snarkjs' keys hold coordinates multiplied by this."""
+ZKEY_MAGIC = b"zkey\1\0\0\0"
+"""What a proving key begins with: its kind and its format's version."""
 _WASM_MAGIC = b"\0asm\1\0\0\0"
 _COORDINATE_BYTES = 32
 _POINT_BYTES = 2 * _COORDINATE_BYTES
@@ -58,19 +60,29 @@ class CircomSettings:
 
 def load_settings(directory: Path) -> CircomSettings:
     """Reads and checks all files of a CIRCOM circuit. Raises CircuitError."""
+    order, sizes, key = load_without_key(directory)
+    header = _ZkeyHeader.read(directory)
+    if header.public != sum(sizes):
+        refuse_circuit(directory, f"{ZKEY} has {header.public} public signals, {SETTINGS} names {sum(sizes)}", _AGAIN)
+    if (header.alpha, header.delta) != (_pair(key["vk_alpha_1"]), _pair(key["vk_delta_2"])):
+        refuse_circuit(directory, f"{ZKEY} and {VERIFICATION_KEY} do not belong together", _AGAIN)
+    return CircomSettings(order, sizes, header.wires, header.domain_size)
+
+
+def load_without_key(directory: Path) -> tuple[tuple[str, ...], tuple[int, ...], dict[str, Any]]:
+    """All that `load_settings` checks but the proving key: the public signals, their sizes, the verification key.
+
+    Raises CircuitError.
+    """
     order, sizes = _public_signals(directory)
     with (directory / WASM).open("rb") as file:
         if file.read(len(_WASM_MAGIC)) != _WASM_MAGIC:
             refuse_circuit(directory, f"{WASM} is not a WebAssembly module", _AGAIN)
     key = _verification_key(directory)
-    header = _ZkeyHeader.read(directory)
-    public = sum(sizes)
-    for name, count in ((VERIFICATION_KEY, key["nPublic"]), (ZKEY, header.public)):
-        if count != public:
-            refuse_circuit(directory, f"{name} has {count} public signals, {SETTINGS} names {public}", _AGAIN)
-    if (header.alpha, header.delta) != (_pair(key["vk_alpha_1"]), _pair(key["vk_delta_2"])):
-        refuse_circuit(directory, f"{ZKEY} and {VERIFICATION_KEY} do not belong together", _AGAIN)
-    return CircomSettings(order, sizes, header.wires, header.domain_size)
+    if key["nPublic"] != sum(sizes):
+        message = f"{VERIFICATION_KEY} has {key['nPublic']} public signals, {SETTINGS} names {sum(sizes)}"
+        refuse_circuit(directory, message, _AGAIN)
+    return order, sizes, key
 
 
 def validate_inputs(name: str, settings: CircomSettings, inputs: Mapping[str, object]) -> dict[str, list[int]]:
@@ -203,9 +215,8 @@ class _ZkeyHeader:
 
 def _sections(file: BinaryIO, size: int) -> Iterator[tuple[int, tuple[int, int]]]:
     """Number, and place and length in bytes, of each section of an iden3 binary file. Raises ValueError."""
-    if file.read(4) != b"zkey":
+    if file.read(len(ZKEY_MAGIC)) != ZKEY_MAGIC:
         raise ValueError("it does not begin with zkey")
-    file.read(4)  # version
     count, at = int.from_bytes(file.read(4), "little"), 12
     for _ in range(min(count, 64)):
         head = _read(file, at, 12)

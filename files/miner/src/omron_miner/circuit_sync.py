@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING
 
 from omron_miner import circuit as files
 from omron_miner import downloads
-from omron_miner.circuit import Metadata, id_of, load_circuit, load_without_key, read_metadata
+from omron_miner.circuit import Metadata, check_without_key, id_of, key_name, load_circuit, read_metadata
 from omron_miner.circuit_build import CheckResult, Source, check_circuit
+from omron_miner.circuit_circom import ZKEY_MAGIC
 from omron_miner.downloads import DownloadError, Rules
 from omron_miner.errors import CircuitError, OmronError
 from omron_miner.isolated import ProcessLostError
@@ -188,10 +189,12 @@ class _Job:
 
 def _key_of(directory: Path) -> _Key:
     """What metadata.json says of the key. Raises CircuitError for a circuit that could not serve with it either."""
-    meta, _ = load_without_key(directory)
+    meta = check_without_key(directory)
     _check_names(directory, meta)
-    vk = (directory / files.VK).read_bytes()  # a proving key begins with it
-    return _Key(files.PK, meta.external_files.get(files.PK), vk)
+    name = key_name(directory)
+    # EZKL's begins with its verification key, circom's with its kind.
+    head = (directory / files.VK).read_bytes() if name == files.PK else ZKEY_MAGIC
+    return _Key(name, meta.external_files.get(name), head)
 
 
 def _check_names(directory: Path, meta: Metadata) -> None:

@@ -117,7 +117,7 @@ class _Run:
     def _set(self, name: str, values: list[int], shared: int) -> None:
         high, low = _hash(name)
         size = self._call("getInputSignalSize", high, low)
-        if size < 0:
+        if size < 1:
             raise ProofError(f"the circuit has no input {name[:40]!r}")
         if size != len(values):
             raise ProofError(f"input {name[:40]!r} has {len(values)} value(s), the circuit takes {size}")
