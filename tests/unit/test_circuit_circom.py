@@ -141,7 +141,11 @@ def shorten(folder: Path) -> None:
 
 def replace(name: str, content: str | bytes) -> Callable[[Path], None]:
     data = content.encode() if isinstance(content, str) else content
-    return lambda folder: (folder / name).write_bytes(data) and None
+
+    def write(folder: Path) -> None:
+        (folder / name).write_bytes(data)
+
+    return write
 
 
 def public_inputs(order: Any, sizes: Any) -> str:

@@ -46,7 +46,7 @@ def circuit(directory: Path, **sizes: int) -> Any:
     for name in ("pk", "vk", "model_compiled"):
         (directory / name).write_bytes(b"x" * sizes.get(name, 10))
     paths = {name: directory / name for name in ("pk", "vk", "model_compiled")}
-    return SimpleNamespace(settings=SimpleNamespace(logrows=11), **paths)
+    return SimpleNamespace(logrows=11, **paths)
 
 
 def test_keys_models_and_the_srs_are_read_once_each(tmp_path: Path) -> None:

@@ -253,9 +253,9 @@ def key_name(directory: Path) -> str:
 
 
 def load_without_key(directory: Path) -> tuple[Metadata, Settings]:
-    """Of an EZKL circuit, all that `load_circuit` reads and checks but the proving key, which may be missing; EZKL can open the rest.
+    """Of an EZKL circuit, all that `load_circuit` checks but the proving key, which may be missing.
 
-    Raises CircuitError as that does.
+    EZKL can open the rest. Raises CircuitError as that does.
     """
     id_of(directory)
     for name in REQUIRED_FILES:
