@@ -85,7 +85,7 @@ def measure(circuit: Circuit, items: int, rounds: int) -> dict[str, Any]:
     began = time.perf_counter()
     get_handler(circuit.proof_system).load(circuit)
     load_s = time.perf_counter() - began
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:  # noqa: S108  where both keep a request's files
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
         place = Path(name)
         for turn in range(rounds + 1):  # the first is not counted: it reads files that others find in memory
             asked = circom_building.inputs(items, seed=turn)
