@@ -53,7 +53,7 @@ class Proved:
 
 @click.command(cls=Command)
 @click.option("--items", type=click.IntRange(1), default=256, show_default=True, help="Scores.")
-@click.option("--bits", type=click.IntRange(17, 250), default=190, show_default=True, help="Constraints a score.")
+@click.option("--bits", type=click.IntRange(33, 250), default=190, show_default=True, help="Constraints a score.")
 @click.option("--power", type=click.IntRange(4, 22), default=16, show_default=True, help="2^power holds them all.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Proofs of each.")
 @json_option

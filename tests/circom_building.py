@@ -75,13 +75,13 @@ def inputs(items: int, seed: int = 0) -> dict[str, Any]:
         "block_number": [4_000_000 + place for place in range(items)],
         "miner_uid": [place if place % 4 else -1 for place in range(items)],
     }
-    return {**lists, "scaling": 10**8, "RATE_OF_DECAY": 4 * 10**7, "MAXIMUM_RESPONSE_TIME_DECIMAL": 60_000}
+    return {**lists, "scaling": 10**8, "RATE_OF_DECAY": 4 * 10**7, "MAXIMUM_RESPONSE_TIME_DECIMAL": 99_000_000}
 
 
 def new_scores(asked: dict[str, Any]) -> list[int]:
     """What the circuit computes, in Python."""
     kept = [score * (asked["scaling"] - asked["RATE_OF_DECAY"]) for score in asked["previous_score"]]
-    left = [asked["MAXIMUM_RESPONSE_TIME_DECIMAL"] - seconds for seconds in asked["response_time"]]
+    left = [60 * asked["scaling"] - seconds for seconds in asked["response_time"]]
     return [one + (more if proved else 0) for one, more, proved in zip(kept, left, asked["verified"], strict=True)]
 
 

@@ -82,4 +82,4 @@ def altered_circuit(proving_constants: Constants, tmp_path_factory: pytest.TempP
 def circom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CIRCOM circuit's folder, compiled and keyed for tests (some seconds); copy it to change it."""
     place = tmp_path_factory.mktemp("circom_circuit")
-    return circom_building.build(place / "circuits", items=4, bits=16, power=8, work=place / "work")
+    return circom_building.build(place / "circuits", items=4, bits=36, power=9, work=place / "work")

@@ -38,7 +38,7 @@ template Scores(N, BITS) {
     for (var i = 0; i < N; i++) {
         verified[i] * (verified[i] - 1) === 0;
         left[i] = Bits(BITS);
-        left[i].in <== MAXIMUM_RESPONSE_TIME_DECIMAL - response_time[i]; // no slower than the maximum
+        left[i].in <== 60 * scaling - response_time[i]; // within a minute
         kept[i] <== previous_score[i] * (scaling - RATE_OF_DECAY);
         won[i] <== verified[i] * left[i].in;
         new_score[i] <== kept[i] + won[i];

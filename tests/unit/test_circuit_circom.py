@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -19,7 +20,8 @@ from omron_miner.circuit import (
     validate_inputs,
     write_checksums,
 )
-from omron_miner.circuit_circom import FIELD_MODULUS, CircomSettings, outputs, validators_signals
+from omron_miner.circuit_circom import FIELD_MODULUS, CircomSettings, outputs, validators_signals, weights_example
+from omron_miner.circuit_circom import validate_inputs as circom_inputs
 from omron_miner.errors import CircuitError, InputError
 
 if TYPE_CHECKING:
@@ -243,3 +245,14 @@ def test_examples_come_from_the_folder(circuit: Circuit) -> None:
     (circuit.directory / "input.json").unlink()
     with pytest.raises(InputError, match=r"has no input\.json"):
         example_inputs(circuit)
+
+
+def test_a_proof_of_weights_is_tried_with_what_validators_make_up() -> None:
+    lists = ["previous_score", "verified", "response_time", "miner_uid"]
+    order = ["new_score", "block_number_out", "miner_uid_out", "validator_uid_out", *lists, "scaling"]
+    settings = dataclasses.replace(SETTINGS, order=tuple(order), sizes=(3,) * 8 + (1,))
+    example = weights_example(settings)
+    assert example is not None
+    assert list(example) == [*lists, "scaling"], "inputs only"
+    assert circom_inputs("weights", settings, example)["verified"] == [0, 1, 1]
+    assert weights_example(dataclasses.replace(settings, order=(*order[:-1], "unheard_of"))) is None

@@ -365,17 +365,19 @@ def example_inputs(circuit: Circuit, seed: int = 0) -> dict[str, list[Number]]:
     """Inputs to try the circuit with: those in its ``input.json`` for seed 0, otherwise random ones of its shapes.
 
     Random values are in [-1, 1] for floats and 0 or 1 for the rest, which every circuit's lookup tables should hold.
-    A CIRCOM circuit, whose bounds nobody tells, gets its example's lists in another order. Raises InputError when there
-    is no input.json but for an EZKL circuit with public inputs, whose shapes its settings tell.
+    A CIRCOM circuit, whose bounds nobody tells, gets its example's lists in another order. Without an input.json
+    there are examples for EZKL circuits with public inputs, whose shapes the settings tell, and for the subnet's proofs
+    of weights. Raises InputError for the others.
     """
     path = circuit.directory / EXAMPLE_INPUT
     example = read_input_file(path) if path.is_file() else None
     if example and seed == 0:
         return example
     if circuit.circom:
+        example = example or circom.weights_example(circuit.circom)
         if not example:
             raise InputError(f"{circuit.name} has no {EXAMPLE_INPUT}", f"put an example at {path}")
-        return _shuffled(example, seed)
+        return _shuffled(example, seed) if seed else example
     sizes: Sequence[int] | None = circuit.settings.input_sizes
     sizes = sizes or ([len(row) for row in example.values()] if example else None)
     if not sizes:

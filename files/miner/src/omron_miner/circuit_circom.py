@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from omron_miner.errors import InputError, refuse_circuit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 SETTINGS, WASM, VERIFICATION_KEY, ZKEY = "settings.json", "circuit.wasm", "verification_key.json", "circuit.zkey"
@@ -40,6 +40,35 @@ _INTEGER = re.compile(r"-?[0-9]{1,78}")
 _LARGEST_WHOLE_FLOAT = 1 << 53
 """Beyond it a float is not one integer but several."""
 _AGAIN = "copy the circuit again"
+_SCALE = 10**8
+"""Of the numbers in the subnet's proofs of weights."""
+_WEIGHTS_OUTPUTS = {"new_score", "block_number_out", "miner_uid_out", "validator_uid_out"}
+_WEIGHTS: dict[str, Callable[[int], int | bool]] = {
+    "maximum_score": lambda _: _SCALE // 256,
+    "previous_score": lambda place: _SCALE // 256 * (place % 97) // 97,
+    "verified": lambda place: place % 3 != 0,
+    "proof_size": lambda place: _SCALE * (place % 5000),
+    "response_time": lambda place: _SCALE * (10 + place % 20),
+    "competition": lambda place: _SCALE * (place % 89) // 89,
+    "maximum_response_time": lambda _: _SCALE * 40,
+    "minimum_response_time": lambda _: _SCALE * 5,
+    "validator_uid": lambda place: place % 256,
+    "block_number": lambda place: 3_000_000 + place,
+    "miner_uid": lambda place: place % 256,
+}
+"""Lists of a proof of weights, by the place in them, in the order in which validators send them."""
+_WEIGHTS_SCALARS = {
+    "scaling": _SCALE,
+    "RATE_OF_DECAY": _SCALE * 4 // 10,
+    "RATE_OF_RECOVERY": _SCALE // 10,
+    "FLATTENING_COEFFICIENT": _SCALE * 9 // 10,
+    "PROOF_SIZE_THRESHOLD": _SCALE * 3648,
+    "PROOF_SIZE_WEIGHT": 0,
+    "RESPONSE_TIME_WEIGHT": _SCALE,
+    "COMPETITION_WEIGHT": 0,
+    "MAXIMUM_RESPONSE_TIME_DECIMAL": _SCALE * 99 // 100,
+}
+"""Its scalars, with upstream's values (`_validator/scoring/reward.py`)."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +130,20 @@ def validate_inputs(name: str, settings: CircomSettings, inputs: Mapping[str, ob
         if len(row) != known.get(key, len(row)):
             raise InputError(f"input {_shown(key)} has {len(row)} value(s), {name} takes {known[key]}")
     return rows
+
+
+def weights_example(settings: CircomSettings) -> dict[str, Any] | None:
+    """Inputs as a validator makes them up for one of the subnet's proofs of weights; None for another circuit.
+
+    The same for everybody, so that a key is tried with what it will be asked. Names, scale and the incentive's numbers
+    are upstream's (`_WEIGHTS`); times lie between 0 and a minute.
+    """
+    sizes = dict(zip(settings.order, settings.sizes, strict=True))
+    named = {name: size for name, size in sizes.items() if name not in _WEIGHTS_OUTPUTS}
+    if not (sizes.keys() >= _WEIGHTS_OUTPUTS and named.keys() <= _WEIGHTS.keys() | _WEIGHTS_SCALARS.keys()):
+        return None
+    lists = {name: [_WEIGHTS[name](place) for place in range(named[name])] for name in _WEIGHTS if name in named}
+    return lists | {name: value for name, value in _WEIGHTS_SCALARS.items() if name in named}
 
 
 def validators_signals(settings: CircomSettings, inputs: Mapping[str, list[int]], public: list[int]) -> list[int]:
