@@ -35,7 +35,7 @@ from omron_miner.circuit import Circuit, ezkl_version, load_circuit
 from omron_miner.competition_report import Limits, Plan, Report, Setup, gib, read_reference, run_text
 from omron_miner.competition_score import Conclusion, Run
 from omron_miner.errors import CircuitError, ConfigError, OmronError
-from omron_miner.isolated import ProcessLostError
+from omron_miner.isolated import ProcessLostError, killed_after, limit_address_space
 from omron_miner.isolated import run as run_isolated
 from omron_miner.proof_handlers.base import ProofError, VerificationError
 from omron_miner.session_storage import SessionStorage
@@ -292,12 +292,10 @@ def _make_keys(folder: Path, srs: Path, limits: Limits) -> tuple[float, int]:
 
     from omron_miner.proof_handlers.ezkl_handler import call
 
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    allowed = limits.setup_bytes if hard == resource.RLIM_INFINITY else min(hard, limits.setup_bytes)
-    resource.setrlimit(resource.RLIMIT_AS, (allowed, hard))
+    limit_address_space(limits.setup_bytes)
     model, vk, pk = (str(folder / name) for name in (files.COMPILED, files.VK, files.PK))
     begun = time.perf_counter()
-    with _killed_after(limits.setup_seconds):
+    with killed_after(limits.setup_seconds):
         call(ezkl.setup, model=model, vk_path=vk, pk_path=pk, srs_path=str(srs))
     return time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
@@ -341,7 +339,7 @@ def _run(
         handler.write_input([row], session)
         try:
             begun = time.perf_counter()
-            with _killed_after(step_seconds):
+            with killed_after(step_seconds):
                 handler.witness(circuit, session)
             witness_s = time.perf_counter() - begun
         except ProofError as error:
@@ -353,10 +351,10 @@ def _run(
             return Run(index, False, handler.witnessed_outputs(circuit, session), witness_s=witness_s)
         try:
             begun = time.perf_counter()
-            with _killed_after(step_seconds):
+            with killed_after(step_seconds):
                 proof = handler.prove(circuit, session, srs_directory)
             prove_s = time.perf_counter() - begun
-            with _killed_after(step_seconds):
+            with killed_after(step_seconds):
                 handler.verify(circuit, [row], proof.proof, session, srs_directory)
         except (ProofError, VerificationError) as error:
             return Run(index, True, verified=False, witness_s=witness_s, detail=_brief(error))
@@ -370,17 +368,6 @@ def _run(
         verify_s=time.perf_counter() - begun - prove_s,
         proof_bytes=len(json.loads(proof.proof)["proof"]),
     )
-
-
-@contextmanager
-def _killed_after(seconds: float) -> Iterator[None]:
-    """Has the kernel kill this process when what is inside takes longer: nothing else stops native code."""
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 # --- words ----------------------------------------------------------------------------------------------------------

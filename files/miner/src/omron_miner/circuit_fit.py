@@ -53,10 +53,14 @@ def check_fit(
 def pk_estimate_bytes(run_args: RunArgs, settings: dict[str, Any]) -> int:
     """Estimated size of the proving key: columns × 2^logrows × the extension that tables in many columns need."""
     blocks = math.ceil(int(settings["num_rows"]) / run_args.usable_rows)
-    columns = _table_columns(run_args, settings)
-    extension = 1 << math.ceil(math.log2(max(1, columns) + 3))  # 4, 8, 16 as measured; 32 with 17 columns
+    extension = extension_of(table_columns(run_args, settings))
     units = 57 * blocks + 56  # per 2^17 rows and unit of extension, in MiB
     return int(2.0 ** (run_args.logrows - 17) * extension * units * _MIB)
+
+
+def extension_of(table_columns: int) -> int:
+    """How many times over columns are evaluated: 4, 8, 16 with 1, 2-4, 8 table columns as measured; 32 with 17."""
+    return 1 << math.ceil(math.log2(max(1, table_columns) + 3))
 
 
 def _check_instances(name: str, run_args: RunArgs, settings: dict[str, Any]) -> None:
@@ -70,7 +74,7 @@ def _check_instances(name: str, run_args: RunArgs, settings: dict[str, Any]) -> 
 
 
 def _check_tables(name: str, run_args: RunArgs, settings: dict[str, Any]) -> list[str]:
-    columns = _table_columns(run_args, settings)
+    columns = table_columns(run_args, settings)
     if columns <= 1:
         return []
     rows = _table_rows(run_args, settings)
@@ -87,7 +91,8 @@ def _table_rows(run_args: RunArgs, settings: dict[str, Any]) -> int:
     return max(tables, default=0)
 
 
-def _table_columns(run_args: RunArgs, settings: dict[str, Any]) -> int:
+def table_columns(run_args: RunArgs, settings: dict[str, Any]) -> int:
+    """Columns that the largest table of a circuit needs; 0 without tables. `settings` is EZKL's settings.json."""
     return math.ceil(_table_rows(run_args, settings) / run_args.usable_rows)
 
 

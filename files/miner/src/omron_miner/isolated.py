@@ -6,10 +6,12 @@ spawned, never forked: a fork of a process that has used EZKL hangs.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -21,7 +23,7 @@ import psutil
 from omron_miner.errors import OmronError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
 
@@ -129,6 +131,24 @@ def die_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+@contextlib.contextmanager
+def killed_after(seconds: float) -> Iterator[None]:
+    """Has the kernel kill this process when what is inside takes longer: nothing else stops native code."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def limit_address_space(size: int) -> None:
+    """Gives this process, from here on, at most `size` bytes of address space (RLIMIT_AS), as validators do."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    allowed = size if hard == resource.RLIM_INFINITY else min(hard, size)
+    resource.setrlimit(resource.RLIMIT_AS, (allowed, hard))
 
 
 def _child(

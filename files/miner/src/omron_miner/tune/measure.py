@@ -74,6 +74,47 @@ def reached_numbers(graph: Graph, run_args: RunArgs, feeds: Sequence[Feed]) -> l
     return answers
 
 
+def shapes_of_each(model: bytes, each: Sequence[RunArgs], tell: Callable[[], None] = lambda: None) -> list[Any]:
+    """For each run args what `circuit_fit` and `cost` read of EZKL's settings.json, or in words why there is none.
+
+    `model` is an ONNX file's content. `tell` is called after each answer.
+    """
+    return _each(_shape, model, each, (), tell)
+
+
+def outputs_of_each(
+    model: bytes, each: Sequence[RunArgs], rows: Sequence[Sequence[Sequence[float]]], tell: Callable[[], None]
+) -> list[Any]:
+    """For each run args a list with what EZKL answers to each of `rows`, without a proof, or in words why it cannot.
+
+    An answer is {"lowest", "highest", "outputs"} as in `Reached`, or why that input has none. `rows` has a list per
+    input of the model. `tell` is called after each run args.
+    """
+    return _each(_answers, model, each, (list(rows),), tell)
+
+
+def _each(
+    ask: Callable[..., Any], model: bytes, each: Sequence[RunArgs], more: tuple[object, ...], tell: Callable[[], None]
+) -> list[Any]:
+    """Answers of `ask` for all run args in one process; one that EZKL dies of is told in words, a new one goes on."""
+    answers: list[Any] = []
+
+    def take(text: str) -> None:
+        answers.append(json.loads(text))
+        tell()
+
+    with tempfile.TemporaryDirectory(prefix="omron-miner-tune-") as place:
+        (Path(place) / "model.onnx").write_bytes(model)
+        while len(answers) < len(each):
+            left = list(each[len(answers) :])
+            try:
+                run_isolated(_ask_each, ask, place, left, more, say=take, environment={"EZKL_REPO_PATH": place})
+            except ProcessLostError as error:
+                if len(answers) < len(each):
+                    take(json.dumps(error.message[:_REFUSED]))
+    return answers
+
+
 def _isolated(place: str, function: Callable[..., Any], *arguments: object) -> Any:
     try:
         return run_isolated(function, *arguments, environment={"EZKL_REPO_PATH": place})
@@ -100,6 +141,32 @@ def _log2(number: float) -> float:
 
 
 # --- in the process of its own --------------------------------------------------------------------------------------
+
+
+def _ask_each(
+    ask: Callable[..., Any], place: str, each: list[RunArgs], more: tuple[object, ...], say: Callable[[str], None]
+) -> None:
+    from omron_miner.proof_handlers.base import ProofError
+
+    for run_args in each:
+        try:
+            answer = ask(place, run_args, *more)
+        except (CircuitError, ProofError) as error:
+            answer = error.message[:_REFUSED]
+        say(json.dumps(answer))
+
+
+def _shape(place: str, run_args: RunArgs) -> dict[str, Any]:
+    settings = _settings(place, run_args)
+    wanted = ("num_rows", "required_lookups", "required_range_checks", "model_instance_shapes")
+    einsum = (settings.get("einsum_params") or {}).get("total_einsum_col_size", 0)
+    return {**{key: settings[key] for key in wanted}, "einsum_cells": einsum}
+
+
+def _answers(place: str, run_args: RunArgs, rows: list[list[list[float]]]) -> list[Any]:
+    from dataclasses import asdict
+
+    return [one if isinstance(one, str) else asdict(one) for one in _witnesses(place, run_args, rows)]
 
 
 def _settings(place: str, run_args: RunArgs) -> dict[str, Any]:

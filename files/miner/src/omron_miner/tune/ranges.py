@@ -77,29 +77,46 @@ class Ranges:
         return (-max(known), max(known)) if known and len(known) == len(bounds) else None
 
 
+class Magnitudes:
+    """How large each tensor of a model becomes: bounds for every input within `low` and `high`, and what feeds reach.
+
+    Of real numbers, so the same at whatever run args.
+    """
+
+    def __init__(self, graph: Graph, feeds: Mapping[str, Feed], low: float, high: float) -> None:
+        self._graph = graph.copy()  # copying sorts the nodes
+        self._given = max(abs(low), abs(high))
+        self._feeds = list(feeds)
+        names = sorted({name for node in self._graph.nodes for name in node.output if name})
+        runs = run_model(self._graph, list(feeds.values()), names) if names else []
+        self._seen = {name: [_most(run[at]) for run in runs] for at, name in enumerate(names)}
+        self._bounds = {name: _largest(one) for name, one in bound_tensors(self._graph, low, high).items()}
+
+    def at(self, run_args: RunArgs) -> list[Range]:
+        """Every place of the circuit at `run_args` that holds only so large a number."""
+        return [
+            Range(node, op, kind, _limit(kind, run_args), _integer(self._bounds.get(name), scale),
+                  _integer(max(self._seen.get(name, [self._given])), scale) or 0)
+            for node, op, kind, name, scale in _places(self._graph, run_args)
+        ]  # fmt: skip
+
+    def furthest(self, run_args: RunArgs) -> list[str]:
+        """The feeds that reach furthest in some place, those that do so in most places first."""
+        names = {name for _node, _op, _kind, name, _scale in _places(self._graph, run_args)}
+        each = [self._feeds[int(np.argmax(self._seen[name]))] for name in sorted(names) if name in self._seen]
+        each = each or self._feeds
+        return sorted(set(each), key=lambda what: -each.count(what))
+
+
 def find_ranges(graph: Graph, run_args: RunArgs, feeds: Mapping[str, Feed], low: float, high: float) -> Ranges:
     """Bounds for inputs within `low` and `high`, and what `feeds` reach. Raises CircuitError when EZKL fails on it."""
-    graph = graph.copy()
-    places = _places(graph, run_args)
+    magnitudes = Magnitudes(graph, feeds, low, high)
+    places = magnitudes.at(run_args)
     if not places:
         return Ranges([], {})
-    names = sorted({name for _node, _op, _kind, name, _scale in places})
-    computed = [name for name in names if graph.producer(name)]
-    runs = run_model(graph, list(feeds.values()), computed) if computed else []
-    largest = {name: [float(np.abs(run[at]).max(initial=0)) for run in runs] for at, name in enumerate(computed)}
-    seen = {name: max(each) for name, each in largest.items()}
-    seen |= {name: max(abs(low), abs(high)) for name in names if name not in seen}
-    bounds = bound_tensors(graph, low, high)
-    found = [
-        Range(node, op, kind, _limit(kind, run_args), _integer(_largest(bounds.get(name)), scale),
-              _integer(seen[name], scale) or 0)
-        for node, op, kind, name, scale in places
-    ]  # fmt: skip
-    furthest = [list(feeds)[int(np.argmax(each))] for each in largest.values()] or list(feeds)
-    chosen = sorted(set(furthest), key=lambda what: -furthest.count(what))[:_MOST_WITNESSES]
+    chosen = magnitudes.furthest(run_args)[:_MOST_WITNESSES]
     answers = reached_numbers(graph, run_args, [feeds[what] for what in chosen])
-    reached = dict(zip(chosen, answers, strict=True))
-    return Ranges(found, reached)
+    return Ranges(places, dict(zip(chosen, answers, strict=True)))
 
 
 def _places(graph: Graph, run_args: RunArgs) -> list[tuple[str, str, str, str, int]]:
@@ -130,6 +147,10 @@ def _limit(kind: str, run_args: RunArgs) -> int:
     if kind == "lookup":
         return int(min(-run_args.lookup_range[0], run_args.lookup_range[1]))
     return int(run_args.decomp_base**run_args.decomp_legs - 1)
+
+
+def _most(array: np.ndarray) -> float:
+    return float(np.abs(array).max(initial=0)) if array.dtype != np.bool_ else 1.0
 
 
 def _largest(bounds: tuple[np.ndarray, np.ndarray] | None) -> float | None:

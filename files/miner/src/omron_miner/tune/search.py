@@ -1,0 +1,220 @@
+"""Looks for run args at which a model is cheap to prove and accurate enough: by EZKL's own counting, without a key.
+
+In two steps, since what a circuit answers depends only on its scales, and what it costs on how it is laid out:
+`arithmetics` are the scales, each run by EZKL on samples and compared with onnxruntime; `layouts` are, for each that is
+accurate, decomposition, inner columns and logrows, counted by gen_settings and ranked by `cost`. Lookup range and
+digits are never chosen but follow from the range bounds, so that no candidate has a table too small. `tune` measures
+the best.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from omron_miner.competition_score import accuracy, is_constant
+from omron_miner.run_args import USABLE_ROWS_LESS, RunArgs
+from omron_miner.tune.cost import Cost, cost
+from omron_miner.tune.measure import outputs_of_each, shapes_of_each
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from omron_miner.tune.ranges import Magnitudes, Range
+
+    Say = Callable[[str], None]
+    Rows = Sequence[Sequence[Sequence[float]]]
+
+SCALES = range(3, 14)
+_OFFSETS = (0, -2, 2)
+"""Of param_scale to input_scale."""
+_REBASES = (1, 2, 3)
+_MOST_ARITHMETICS = 36
+_MOST_LAID_OUT = 12
+"""Arithmetics that are laid out: those with the smallest numbers, which make the smallest tables."""
+_LEGS = (1, 2, 3)
+_INNER = (1, 2)
+_LARGEST_LOGROWS = 22
+_SAMPLED_MARGIN = 2
+"""How much further than its largest sample a number may go when it has no bound."""
+_ROUNDING = 1.02
+"""Bounds are of real numbers; this share, and two, are added for what rounding in the circuit adds."""
+_FEWEST = 2
+_LARGEST_BASE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is searched for: `model` is ONNX, `rows` samples of it (a list per input), `expected` onnxruntime's answers.
+
+    `base` is where everything that is not searched comes from: visibilities, variables.
+    """
+
+    model: bytes
+    base: RunArgs
+    rows: Rows
+    expected: Sequence[Sequence[float]]
+    magnitudes: Magnitudes
+    floor: float = 0.99
+    """Least mean accuracy, 0 to 1; full precision has 1."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """Scales, what they answer, and how large numbers become, as EZKL's integers without sign."""
+
+    run_args: RunArgs
+    accuracy: float
+    """Mean over the samples of exp(−Σ(difference²))."""
+    lookup: int
+    digits: int
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Run args worth measuring."""
+
+    run_args: RunArgs
+    accuracy: float
+    cost: Cost
+
+
+def search(question: Question, best: int, say: Say = print) -> list[Candidate]:
+    """The `best` candidates, cheapest first; fewer or none when EZKL takes no more. The same seed finds the same."""
+    found = arithmetics(question, say)
+    say(f"{len(found)} arithmetics are accurate enough")
+    laid_out = sorted(found, key=lambda one: (max(one.lookup, one.digits), -one.accuracy))[:_MOST_LAID_OUT]
+    return choose(layouts(question, laid_out, say), best)
+
+
+# --- arithmetic -------------------------------------------------------------------------------------------------------
+
+
+def grid(base: RunArgs, seed: int) -> list[RunArgs]:
+    """Run args of all scales to try; beyond the plain ones a draw by `seed`."""
+    plain, other = list[RunArgs](), list[RunArgs]()
+    for rebase in _REBASES:
+        for offset in _OFFSETS:
+            for scale in SCALES:
+                values = {"input_scale": scale, "param_scale": scale + offset, "scale_rebase_multiplier": rebase}
+                (plain if (offset, rebase) == (0, 1) else other).append(changed(base, **values))
+    drawn = random.Random(seed).sample(range(len(other)), _MOST_ARITHMETICS - len(plain))  # noqa: S311  no secret
+    return [*plain, *(other[at] for at in sorted(drawn))]
+
+
+def arithmetics(question: Question, say: Say = print) -> list[Arithmetic]:
+    """Those of the grid whose mean accuracy on the samples is at least the floor and whose output is not constant."""
+    # Wide digits and a wide table, so that only the scales decide what is answered.
+    wide = {"logrows": 17, "decomp_base": 1 << 15, "decomp_legs": 3, "num_inner_cols": 1}
+    tried = [changed(one, **wide, **_unchecked(question.base)) for one in grid(question.base, question.seed)]
+    tell = _counter("arithmetic", len(tried), say)
+    answers = outputs_of_each(question.model, tried, question.rows, tell)
+    found = []
+    for run_args, each in zip(tried, answers, strict=True):
+        if isinstance(each, str) or any(isinstance(one, str) for one in each):
+            continue
+        outputs = [[number for row in one["outputs"] for number in row] for one in each]
+        score = fmean(map(accuracy, outputs, question.expected))
+        if score >= question.floor and not is_constant(outputs):
+            met = max(max(-one["lowest"], one["highest"]) for one in each)
+            places = question.magnitudes.at(run_args)
+            lookup, digits = needed(places, "lookup"), max(needed(places, "digits"), _ends(question, run_args))
+            found.append(Arithmetic(run_args, score, max(lookup, met if lookup else 0), digits))
+    return found
+
+
+def needed(places: Sequence[Range], kind: str) -> int:
+    """The largest number that places of a kind must hold: a bound, or twice what samples reach; 0 without places."""
+    most = [one.seen * _SAMPLED_MARGIN if one.bound is None else one.bound for one in places if one.kind == kind]
+    return math.ceil(max(most) * _ROUNDING) + 2 if most else 0
+
+
+def _ends(question: Question, run_args: RunArgs) -> int:
+    """What inputs and outputs need of the digits when these are checked too."""
+    if run_args.ignore_range_check_inputs_outputs:
+        return 0
+    largest = max(max(map(abs, answer), default=0.0) for answer in question.expected)
+    inputs = max(max(map(abs, row), default=0.0) for sample in question.rows for row in sample)
+    places = max(run_args.input_scale, run_args.param_scale) * (run_args.scale_rebase_multiplier + 1)
+    return math.ceil(_SAMPLED_MARGIN * max(largest, inputs) * 2.0**places)
+
+
+def _unchecked(base: RunArgs) -> dict[str, bool]:
+    """Public inputs are rebuilt by whoever verifies, so that their range needs no check."""
+    return {"ignore_range_check_inputs_outputs": True} if base.input_visibility == "Public" else {}
+
+
+# --- layout -----------------------------------------------------------------------------------------------------------
+
+
+def layouts(question: Question, found: Sequence[Arithmetic], say: Say = print) -> list[Candidate]:
+    """Every layout of each arithmetic that fits its logrows, with its cost."""
+    tried = [(one, layout) for one in found for layout in _layouts(one)]
+    tell = _counter("layout", len(tried), say)
+    shapes = shapes_of_each(question.model, [layout for _, layout in tried], tell)
+    candidates = []
+    for (one, layout), shape in zip(tried, shapes, strict=True):
+        if not isinstance(shape, str):
+            candidates += [Candidate(run_args, one.accuracy, cost) for run_args, cost in _fitting(layout, shape)]
+    return candidates
+
+
+def _layouts(one: Arithmetic) -> list[RunArgs]:
+    """Without logrows yet: lookup range and digits as needed, all numbers of legs and inner columns."""
+    reach = max(1, one.lookup)
+    made = []
+    for legs in _LEGS if one.digits else (1,):
+        base = smallest_base(one.digits, legs)
+        if base > _LARGEST_BASE or (legs > 1 and base == smallest_base(one.digits, legs - 1)):
+            continue
+        logrows = min(_LARGEST_LOGROWS, logrows_for(max(base, 2 * reach + 1 if one.lookup else 0)))
+        values = {"lookup_range": (-reach, reach), "decomp_base": base, "decomp_legs": legs, "logrows": logrows}
+        made += [changed(one.run_args, **values, num_inner_cols=inner) for inner in _INNER]
+    return made
+
+
+def _fitting(layout: RunArgs, shape: dict[str, Any]) -> list[tuple[RunArgs, Cost]]:
+    """The layout at each logrows around the one at which its tables take one column, where it fits."""
+    around = range(layout.logrows - 1, min(layout.logrows + 4, _LARGEST_LOGROWS) + 1)
+    each = [changed(layout, logrows=logrows) for logrows in around if logrows >= 6]
+    return [(one, price) for one in each if (price := cost(one, shape))]
+
+
+def choose(candidates: Sequence[Candidate], best: int) -> list[Candidate]:
+    """The `best` cheapest, of those that cost the same the most accurate."""
+    chosen = dict[tuple[float, int, int], Candidate]()
+    for one in sorted(candidates, key=lambda one: (one.cost.key_mb, -one.accuracy, one.run_args.model_dump_json())):
+        chosen.setdefault((one.cost.key_mb, one.run_args.decomp_legs, one.run_args.num_inner_cols), one)
+    return list(chosen.values())[:best]
+
+
+def smallest_base(number: int, legs: int) -> int:
+    """The smallest power of two, `legs` digits of which hold all numbers up to `number`."""
+    return int(max(_FEWEST, 1 << math.ceil(number.bit_length() / legs)))
+
+
+def logrows_for(rows: int) -> int:
+    """The smallest logrows, 6 at least, at which a table of `rows` fits one column."""
+    return max(6, math.ceil(math.log2(rows + USABLE_ROWS_LESS)))
+
+
+def changed(run_args: RunArgs, **values: object) -> RunArgs:
+    """Run args with other values, checked."""
+    return RunArgs.model_validate({**run_args.model_dump(), **values})
+
+
+def _counter(what: str, count: int, say: Say) -> Callable[[], None]:
+    """Says how far it is, now and then."""
+    done = 0
+
+    def tell() -> None:
+        nonlocal done
+        done += 1
+        if done % max(1, count // 4) == 0 or done == count:
+            say(f"{what} {done} of {count}")
+
+    return tell

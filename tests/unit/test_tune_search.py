@@ -1,0 +1,92 @@
+"""Which run args are worth measuring: the cost model's rule, tables that hold what they must, the same for a seed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from omron_miner.run_args import RunArgs
+from omron_miner.tune.cost import Cost, cost
+from omron_miner.tune.ranges import Range
+from omron_miner.tune.search import Candidate, changed, choose, grid, logrows_for, needed, smallest_base
+
+SHAPE: dict[str, Any] = {
+    "num_rows": 5000,
+    "required_lookups": [{"Tanh": {"scale": 128.0}}],
+    "required_range_checks": [[-1, 1], [0, 1023]],
+    "model_instance_shapes": [[1, 100], [1, 4]],
+    "einsum_cells": 0,
+}
+
+
+def at(logrows: int, **values: Any) -> Cost:
+    found = cost(changed(RunArgs(num_inner_cols=1), logrows=logrows, **values), SHAPE)
+    assert found
+    return found
+
+
+def test_a_key_has_the_size_of_the_fitted_formula() -> None:
+    assert at(17) == Cost(blocks=1, table_columns=1, key_mb=4 * (21 * 3 + 16), prove_s=0.03 * 316)
+    assert at(18).key_mb == 2 * at(17).key_mb
+    assert at(17, num_inner_cols=2).key_mb == 4 * (21 * 6 + 16)
+    shape = {**SHAPE, "num_rows": 300_000, "einsum_cells": 140_000}
+    spread = cost(RunArgs(num_inner_cols=1), shape)
+    assert spread
+    assert (spread.blocks, spread.key_mb) == (3, 4 * (21 * 9 + 16 * 2 + 16))
+
+
+def test_a_lower_logrows_is_not_cheaper_once_a_table_needs_more_columns() -> None:
+    wide, narrow = (-32768, 32768), (-4096, 4096)
+    assert at(16, lookup_range=wide).table_columns == 2
+    assert at(13, lookup_range=wide).key_mb == at(14, lookup_range=wide).key_mb
+    assert at(14, lookup_range=narrow).table_columns == 1
+    assert at(14, lookup_range=narrow).key_mb < at(14, lookup_range=wide).key_mb
+
+
+def test_what_does_not_fit_has_no_cost() -> None:
+    assert cost(RunArgs(logrows=6), SHAPE) is None, "104 instances in 56 rows"
+    few = {**SHAPE, "model_instance_shapes": [[1, 4]]}
+    assert cost(RunArgs(logrows=6), few) is None, "more table columns than was ever tried"
+
+
+@pytest.mark.parametrize(("number", "legs", "base"), [(0, 1, 2), (16383, 1, 16384), (16384, 1, 32768), (16383, 2, 128)])
+def test_digits_hold_the_number_and_no_smaller_base_does(number: int, legs: int, base: int) -> None:
+    assert smallest_base(number, legs) == base
+    assert base**legs > number
+    assert base == 2 or (base // 2) ** legs <= number
+
+
+def test_a_table_fits_one_column_at_its_logrows_and_not_below() -> None:
+    for rows in (100, 65_528, 65_529):
+        logrows = logrows_for(rows)
+        assert rows <= RunArgs(logrows=logrows).usable_rows
+        assert rows > RunArgs(logrows=logrows - 1).usable_rows
+    assert logrows_for(3) == 6
+
+
+def test_a_table_is_wide_enough_for_every_bound_and_twice_the_samples_without_one() -> None:
+    bounded = Range("a", "Tanh", "lookup", 100, bound=1000, seen=10)
+    sampled = Range("b", "Tanh", "lookup", 100, bound=None, seen=700)
+    digits = Range("c", "Relu", "digits", 100, bound=50_000, seen=10)
+    assert 1000 < needed([bounded, digits], "lookup") <= 1000 * 1.02 + 2
+    assert 1400 < needed([bounded, sampled, digits], "lookup") <= 1400 * 1.02 + 3
+    assert needed([digits], "lookup") == 0
+
+
+def test_the_grid_is_the_same_for_a_seed_and_keeps_what_is_not_searched() -> None:
+    base = RunArgs(input_visibility="Public", param_visibility="Fixed", variables=(("batch_size", 3),))
+    assert grid(base, 1) == grid(base, 1)
+    assert grid(base, 1) != grid(base, 2)
+    for one in grid(base, 1):
+        assert (one.input_visibility, one.param_visibility, one.variables) == ("Public", "Fixed", (("batch_size", 3),))
+    assert len({one.model_dump_json() for one in grid(base, 1)}) == len(grid(base, 1))
+
+
+def test_the_cheapest_are_chosen_and_of_the_same_cost_only_the_most_accurate() -> None:
+    def candidate(scale: int, key_mb: float, accuracy: float) -> Candidate:
+        return Candidate(RunArgs(input_scale=scale), accuracy, Cost(1, 1, key_mb, key_mb))
+
+    dear, rough, fine = candidate(1, 9.0, 1.0), candidate(2, 3.0, 0.992), candidate(3, 3.0, 0.999)
+    assert choose([dear, rough, fine], 4) == [fine, dear]
+    assert choose([dear, rough, fine], 1) == [fine]
