@@ -122,7 +122,7 @@ def test_empty_and_missing_queries_are_answered_as_upstream_does(miner: Miner) -
     assert (answer.dendrite.status_code, answer.proof, answer.public_signals) == (200, "", "")
 
 
-def test_a_query_without_a_model_id_has_no_circuit(miner: Miner) -> None:
+def test_a_query_without_a_model_id_has_no_circuit_where_upstreams_default_is_not_served(miner: Miner) -> None:
     [answer] = miner.ask(QueryZkProof(query_input={"public_inputs": {"x": [0.0] * 4}}))
     assert answer.query_output == "Circuit not found"
 

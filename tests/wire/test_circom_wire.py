@@ -12,7 +12,7 @@ import circom_building
 from omron_miner.circuit import load_circuit
 from omron_miner.constants import Circuits
 from omron_miner.http_transport import signed_headers
-from omron_miner.protocol import ProofOfWeightsSynapse, QueryZkProof, WireProofSystem
+from omron_miner.protocol import DEFAULT_CIRCUIT_ID, ProofOfWeightsSynapse, QueryZkProof, WireProofSystem
 from omron_miner.verifier import verify_elsewhere
 from wire_miner import VALIDATOR, Miner, constants_in, running
 
@@ -25,11 +25,11 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def miner(tmp_path_factory: pytest.TempPathFactory, circom_folder: Path) -> Iterator[Miner]:
-    """It serves this circuit alone, and there is no SRS."""
+    """It serves this circuit alone, under the id of upstream's default, and there is no SRS."""
     place = tmp_path_factory.mktemp("circom")
     circuits = Circuits(directory=place / "circuits", srs_directory=place / "srs", ezkl_directory=place / "ezkl")
-    shutil.copytree(circom_folder, circuits.directory / circom_folder.name)
-    circuit = load_circuit(circuits.directory / circom_folder.name)
+    folder = shutil.copytree(circom_folder, circuits.directory / f"model_{DEFAULT_CIRCUIT_ID}")
+    circuit = load_circuit(folder)
     with running(constants_in(place, circuits), circuit) as made:
         yield made
 
@@ -54,6 +54,13 @@ def test_a_dendrite_gets_a_proof_of_weights_and_one_of_computation(miner: Miner)
     assert holds(miner, asked, first.proof, first.public_signals)
     assert not holds(miner, other, first.proof, first.public_signals)
     reply = json.loads(second.query_output)
+    assert holds(miner, asked, reply["proof"], reply["public_signals"])
+
+
+def test_a_query_without_a_model_id_is_for_upstreams_default_circuit(miner: Miner) -> None:
+    asked = circom_building.inputs(4, 4)
+    [answer] = miner.ask(QueryZkProof(query_input={"public_inputs": asked}, query_output=""))
+    reply = json.loads(answer.query_output)
     assert holds(miner, asked, reply["proof"], reply["public_signals"])
 
 

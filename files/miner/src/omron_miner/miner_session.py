@@ -40,6 +40,7 @@ from omron_miner.events import EventLog, FailureKind, RequestEvent, Timings
 from omron_miner.http_transport import HttpTransport, Refusal, Reply, SeenNonces
 from omron_miner.protocol import (
     CAPACITIES_ROUTE,
+    DEFAULT_CIRCUIT_ID,
     DSPERSE_ROUTE,
     Competition,
     CompetitionBody,
@@ -210,12 +211,10 @@ class MinerSession:
         return self.server.join(max(0.1, until - time.monotonic()))
 
     async def query_zk_proof(self, synapse: QueryZkProof) -> QueryZkProof:
-        """A proof of computation. Always 200, as upstream: words instead of a proof when there is none.
-
-        Without a `model_id` upstream falls back to one old circuit; we say that the circuit is not known.
-        """
+        """A proof of computation. Always 200, as upstream: words instead of a proof when there is none."""
         query = synapse.query_input or {}
-        result = await self._answer("QueryZkProof", query.get("model_id"), query.get("public_inputs"))
+        circuit_id = query.get("model_id", DEFAULT_CIRCUIT_ID)
+        result = await self._answer("QueryZkProof", circuit_id, query.get("public_inputs"))
         if result.verified:
             output = to_json({"proof": result.proof, "public_signals": result.public_signals}).decode()
         elif not query.get("public_inputs"):

@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict
 # ourselves, where they belong. Here, because every other module that talks bittensor's wire imports this one.
 bittensor.logging.setLevel(logging.CRITICAL)
 
+DEFAULT_CIRCUIT_ID = "4a87c995300f4e9ad9add9d5b800eb93bb3ecd3f9459b617f9924a211407a88c"
+"""SN2's proof of weights for 256 scores: upstream's circuit for a `QueryZkProof` that names none."""
+
 
 class WireProofSystem(str, Enum):
     """Proof systems a validator may name, in any case. Which of them are served is the circuits' matter."""
@@ -39,7 +42,7 @@ class QueryZkProof(_Synapse):
     """A proof of computation: circuits of type ``proof_of_computation``."""
 
     query_input: dict[str, Any] | None = None
-    """``{"public_inputs": {name: values}, "model_id": circuit id}``."""
+    """``{"public_inputs": {name: values}, "model_id": circuit id}``; without an id, `DEFAULT_CIRCUIT_ID`."""
     query_output: str | None = None
     """JSON text of ``{"proof": ..., "public_signals": ...}``, or words saying why there is none."""
 
