@@ -20,14 +20,12 @@ class RunArgsFile(Protocol):
     def __call__(self, model: str, **run_args: Any) -> Path: ...
 
 
-def render_run_args(model: str, **run_args: Any) -> str:
+def render_run_args(model: str, tuned: dict[str, Any] | None = None, **run_args: Any) -> str:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)  # noqa: S701  JSON, not HTML
-    environment.filters |= {
-        "combine": lambda first, *others: {key: value for one in (first, *others) for key, value in one.items()},
-        "to_nice_json": json.dumps,
-    }
+    environment.filters["to_nice_json"] = json.dumps
     template = environment.from_string((ROOT / "templates/settings.json.j2").read_text())
-    return template.render(__miner_circuit={"name": "any", "model": model, "run_args": run_args})
+    circuit = {"name": "any", "model": model, "run_args": run_args}
+    return template.render(__miner_circuit=circuit, __miner_tuned={"run_args": tuned or {}})
 
 
 def constants_below(root: Path) -> Constants:

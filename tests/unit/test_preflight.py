@@ -323,6 +323,14 @@ def test_built_in_models_onnx_files_and_prebuilt_folders_are_taken(folder: Path,
     )
 
 
+def test_a_tuned_profile_counts_unless_the_inventory_says_otherwise(tmp_path: Path) -> None:
+    tuned = tmp_path / "run_args.json"
+    tuned.write_text(json.dumps({"run_args": {"logrows": 27}}))
+    circuit = {"name": "a", "model": "demo", "tuned": str(tuned)}
+    assert "logrows 27 is not a whole number" in only(circuits(circuit))
+    assert not circuits({**circuit, "run_args": {"logrows": 16}})
+
+
 @pytest.mark.parametrize(
     ("circuit", "said"),
     [
@@ -340,6 +348,8 @@ def test_built_in_models_onnx_files_and_prebuilt_folders_are_taken(folder: Path,
         ({"name": "a", "model": "demo", "run_args": {"logrows": True}}, "logrows True is not a whole number"),
         ({"name": "a", "model": "demo", "run_args": {"logrows": "sixteen"}}, "logrows 'sixteen'"),
         ({"name": "a", "model": "demo", "run_args": {"logrows": 27}}, "logrows 27 is not a whole number from 1 to 26"),
+        ({"name": "a", "model": "demo", "tuned": "/nowhere.json"}, "tuned /nowhere.json cannot be read"),
+        ({"name": "a", "model": "demo", "tuned": __file__}, "has no run_args"),
         ({"name": "a", "folder": "model_x"}, "is relative"),
         ({"name": "a", "folder": "/nowhere"}, "there is no folder /nowhere"),
     ],

@@ -57,6 +57,20 @@ def test_an_operators_run_args_win() -> None:
     assert run_args.decomp_base == 1024
 
 
+def test_a_tuned_profile_comes_before_defaults_and_after_the_inventory() -> None:
+    text = render_run_args("tiny", tuned={"logrows": 13, "decomp_legs": 1, "epsilon": None}, logrows=12)
+    run_args = parse_run_args(text, "test")
+    assert (run_args.logrows, run_args.decomp_legs, run_args.decomp_base) == (12, 1, 1024)
+    sources = json.loads(text)["sources"]
+    assert [sources[name] for name in ("logrows", "decomp_legs", "decomp_base", "input_scale")] == [
+        "inventory",
+        "tuned profile",
+        "built-in model",
+        "default",
+    ]
+    assert set(sources) == set(json.loads(text)["run_args"])
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

@@ -268,11 +268,23 @@ def wallet_problems(settings: Mapping[str, Any], coldkeys_on_host: list[str]) ->
 def _logrows(circuit: Mapping[str, Any]) -> int | None:
     """The logrows a well-formed circuit is built with: given, the default, or a prebuilt folder's; else None."""
     if "model" in circuit:
-        run_args = circuit.get("run_args", {})
-        return whole_number(run_args.get("logrows", DEFAULT_LOGROWS)) if isinstance(run_args, Mapping) else None
+        return whole_number(_given_run_args(circuit).get("logrows", DEFAULT_LOGROWS))
     settings = _json_object(Path(str(circuit.get("folder", ""))).expanduser() / "settings.json") or {}
     run_args = settings.get("run_args")
     return whole_number(run_args.get("logrows")) if isinstance(run_args, dict) else None
+
+
+def _tuned_run_args(circuit: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What the circuit's profile from `omron-miner circuit tune` says; None when there is none or it is not one."""
+    content = _json_object(Path(str(circuit["tuned"])).expanduser()) if "tuned" in circuit else {"run_args": {}}
+    run_args = (content or {}).get("run_args")
+    return run_args if isinstance(run_args, Mapping) else None
+
+
+def _given_run_args(circuit: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the tuned profile and of the inventory, which win."""
+    given = [_tuned_run_args(circuit), circuit.get("run_args", {})]
+    return {key: value for one in given if isinstance(one, Mapping) for key, value in one.items()}
 
 
 def _model_problems(where: str, circuit: Mapping[str, Any]) -> list[str]:
@@ -284,13 +296,19 @@ def _model_problems(where: str, circuit: Mapping[str, Any]) -> list[str]:
             problems.append(problem)
         elif not str(model).endswith(".onnx"):
             problems.append(f"{where}: model {model} is not an .onnx file: export the model to ONNX")
+    if "tuned" in circuit:
+        what = "a run_args.json that `omron-miner circuit tune` wrote"
+        if problem := _file_problem(f"{where}: tuned", circuit["tuned"], what):
+            return [*problems, problem]
+        if _tuned_run_args(circuit) is None:
+            return [*problems, f"{where}: tuned {circuit['tuned']} has no run_args: name {what}"]
     run_args = circuit.get("run_args", {})
     if not isinstance(run_args, Mapping):
         return [*problems, f"{where}: run_args is not a mapping: write `logrows: 16` and the like below it"]
     if _logrows(circuit) not in LOGROWS:
         problems.append(
-            f"{where}: logrows {run_args['logrows']!r} is not a whole number from {LOGROWS[0]} to {LOGROWS[-1]}: "
-            f"{DEFAULT_LOGROWS} is the default"
+            f"{where}: logrows {_given_run_args(circuit)['logrows']!r} is not a whole number from {LOGROWS[0]} to "
+            f"{LOGROWS[-1]}: {DEFAULT_LOGROWS} is the default"
         )
     return problems
 
@@ -374,16 +392,20 @@ def circuit_problems(circuits: Any, ezkl_version: Any) -> list[str]:
             names.append(name)
         else:
             problems.append(f"{where}: name {name!r} is no name: use letters, digits, dots, dashes and underscores")
-        if unknown := sorted(set(circuit) - {"name", "model", "folder", "run_args"}):
-            problems.append(f"{where}: unknown keys {', '.join(unknown)}: only name, model, folder, run_args are known")
+        known = ("name", "model", "folder", "tuned", "run_args")
+        if unknown := sorted(set(circuit) - set(known)):
+            problems.append(f"{where}: unknown keys {', '.join(unknown)}: only {', '.join(known)} are known")
         if ("model" in circuit) == ("folder" in circuit):
             problems.append(f"{where}: give either model (to build it) or folder (prebuilt), one of the two")
         elif "model" in circuit:
             problems += _model_problems(where, circuit)
         else:
             problems += _folder_problems(where, circuit["folder"], ezkl_version)
-            if "run_args" in circuit:
-                problems.append(f"{where}: run_args do nothing for a prebuilt folder: remove them")
+            problems += [
+                f"{where}: {key} does nothing for a prebuilt folder: remove it"
+                for key in ("tuned", "run_args")
+                if key in circuit
+            ]
     problems += [
         f"{names.count(name)} circuits are named {name}: give each its own name"
         for name in dict.fromkeys(names)
@@ -453,7 +475,7 @@ def _known_circuits(circuits: Any, needs: Mapping[str, Any]) -> Iterable[tuple[s
             instances = 0
         yield name, (folder / "pk.key").stat().st_size, instances
     for circuit in circuits if isinstance(circuits, list) else []:
-        if isinstance(circuit, Mapping) and not circuit.get("run_args"):
+        if isinstance(circuit, Mapping) and not (circuit.get("run_args") or circuit.get("tuned")):
             model = circuit.get("model")
             if isinstance(model, str) and (built_in := needs["built_in_models"].get(model)):
                 yield str(circuit.get("name")), built_in["pk_bytes"], built_in["instances"]

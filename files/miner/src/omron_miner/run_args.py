@@ -86,3 +86,5 @@ class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     run_args: RunArgs
+    sources: dict[str, str] = {}
+    """Where each came from, for who reads the file: a default, the built-in model, a tuned profile, the inventory."""
