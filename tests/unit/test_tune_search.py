@@ -9,7 +9,7 @@ import pytest
 from omron_miner.run_args import RunArgs
 from omron_miner.tune.cost import Cost, cost
 from omron_miner.tune.ranges import Range
-from omron_miner.tune.search import Candidate, changed, choose, grid, logrows_for, needed, smallest_base
+from omron_miner.tune.search import Candidate, changed, choose, collapses, grid, logrows_for, needed, smallest_base
 
 SHAPE: dict[str, Any] = {
     "num_rows": 5000,
@@ -90,3 +90,10 @@ def test_the_cheapest_are_chosen_and_of_the_same_cost_only_the_most_accurate() -
     dear, rough, fine = candidate(1, 9.0, 1.0), candidate(2, 3.0, 0.992), candidate(3, 3.0, 0.999)
     assert choose([dear, rough, fine], 4) == [fine, dear]
     assert choose([dear, rough, fine], 1) == [fine]
+
+
+def test_a_circuit_too_coarse_to_tell_samples_apart_collapses() -> None:
+    expected = [[0.50], [0.52], [0.52], [0.9]]
+    assert not collapses([[0.5], [0.515], [0.515], [0.9]], expected)
+    assert collapses([[0.5], [0.5], [0.5], [0.9]], expected)
+    assert collapses([[0.5], [0.5], [0.5], [0.5]], expected)

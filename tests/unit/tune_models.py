@@ -76,3 +76,20 @@ def conv_net(path: Path) -> Graph:
     whole = {"zero": np.int64(0), "axes": np.array([0]), "rest": np.array([-1]), "dense": weights(18, 3)}
     path.write_bytes(model(nodes, {**convs, **norms, **whole}, (1, 1, 6, 6)).SerializeToString())
     return read_graph(path)
+
+
+def mlp(path: Path) -> Graph:
+    """Dense layers with Tanh, so a lookup table, and Relu, so digits; every attribute written out."""
+    gemm = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
+    nodes = [
+        node("Gemm", ["x", "w1", "b1"], ["h1"], **gemm),
+        node("Tanh", ["h1"], ["t"]),
+        node("Gemm", ["t", "w2", "b2"], ["h2"], **gemm),
+        node("Relu", ["h2"], ["r"]),
+        node("Gemm", ["r", "w3", "b3"], ["y"], **gemm),
+    ]
+    sizes = ((6, 8), (8, 8), (8, 2))
+    layers = {f"w{number}": weights(*size) for number, size in enumerate(sizes, start=1)}
+    layers |= {f"b{number}": weights(size[1]) for number, size in enumerate(sizes, start=1)}
+    path.write_bytes(model(nodes, layers, (1, 6)).SerializeToString())
+    return read_graph(path)

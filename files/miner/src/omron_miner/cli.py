@@ -552,6 +552,67 @@ def circuit_rewrite_command(
         raise click.exceptions.Exit(1)
 
 
+@circuit_group.command("tune")
+@click.argument("model", type=path_argument)
+@click.option("--out", type=path_argument, required=True, help="Folder for the circuit, its run args and the report.")
+@click.option("--data", type=path_argument, help="File or folder of inputs (.npy, .json).  [default: none of yours]")
+@click.option("--settings", type=path_argument, help="Run args whose visibilities and variables are kept.")
+@click.option("--low", type=float, default=-1.0, show_default=True, help="No honest input holds a smaller number.")
+@click.option("--high", type=float, default=1.0, show_default=True, help="No honest input holds a larger number.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws inputs and scales to try.")
+@click.option("--floor", type=click.FloatRange(0, 1), default=0.99, show_default=True, help="Least mean accuracy.")
+@click.option("--best", type=click.IntRange(1), default=4, show_default=True, help="Candidates to measure.")
+@click.option("--proofs", type=click.IntRange(2), default=3, show_default=True, help="Inputs to prove with each.")
+@click.option(
+    "--limit-seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=300.0,
+    show_default=True,
+    help="Time for each setup and each proof.",
+)
+@click.option("--limit-gib", type=click.FloatRange(1), default=16.0, show_default=True, help="Address space for each.")
+@as_json
+@click.pass_context
+def circuit_tune_command(
+    context: click.Context,
+    model: Path,
+    out: Path,
+    data: Path | None,
+    settings: Path | None,
+    low: float,
+    high: float,
+    seed: int,
+    floor: float,
+    best: int,
+    proofs: int,
+    limit_seconds: float,
+    limit_gib: float,
+    as_json: bool,
+) -> None:
+    """Find run args at which a model proves fastest, by measuring, and build its circuit; exit 1 when none passes.
+
+    EZKL's own, calibrate_settings' and those given are measured beside the candidates, and win when they are faster.
+    What is finished is kept in OUT and not measured again.
+    """
+    import signal
+
+    from omron_miner.run_args import read_run_args
+    from omron_miner.tune.trial import Limits
+    from omron_miner.tune.tune import PUBLIC, Job, tune
+    from omron_miner.tune.tune_report import to_json, to_text, write_report
+
+    if not low < high:
+        raise click.UsageError(f"--low {low:g} must be below --high {high:g}")
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # so that temporary folders go
+    base = read_run_args(settings) if settings else PUBLIC
+    limits = Limits(limit_seconds, int(limit_gib * (1 << 30)))
+    job = Job(model, out, data, base, low, high, seed, floor, best, proofs, limits)
+    tuned = tune(job, constants_of(context), _progress)
+    write_report(tuned)
+    click.echo(to_json(tuned) if as_json else to_text(tuned), nl=False)
+    context.exit(0 if tuned.winner else 1)
+
+
 # --- the competition ------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """Makes circuits cheaper to prove: rewrites an ONNX model in small checked passes and bounds what its tables must hold.
 
 ``graph`` is a model that passes change, ``passes`` are the rewrites, ``rewrite`` runs and checks them, ``samples`` are
-the inputs they are checked on, ``ranges`` bounds the values that reach a table, ``measure`` asks EZKL. Not for
-building circuits (`circuit_build`) nor for serving. Needs the packages of ``omron-miner[tune]``.
+the inputs they are checked on, ``ranges`` bounds the values that reach a table, ``measure`` asks EZKL. ``search`` looks
+for run args by what ``cost`` estimates, ``trial`` tries them for real, ``tune`` does all of it and has `circuit_build`
+build the fastest. Not for serving. Needs the packages of ``omron-miner[tune]``.
 """

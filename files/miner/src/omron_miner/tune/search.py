@@ -42,6 +42,8 @@ _SAMPLED_MARGIN = 2
 """How much further than its largest sample a number may go when it has no bound."""
 _ROUNDING = 1.02
 """Bounds are of real numbers; this share, and two, are added for what rounding in the circuit adds."""
+_PLACES = 3
+"""Of decimals in which two answers of the model must differ to be another answer."""
 _FEWEST = 2
 _LARGEST_BASE = 1 << 20
 
@@ -107,7 +109,7 @@ def grid(base: RunArgs, seed: int) -> list[RunArgs]:
 
 
 def arithmetics(question: Question, say: Say = print) -> list[Arithmetic]:
-    """Those of the grid whose mean accuracy on the samples is at least the floor and whose output is not constant."""
+    """Those of the grid whose mean accuracy on the samples is at least the floor and which tell samples apart."""
     # Wide digits and a wide table, so that only the scales decide what is answered.
     wide = {"logrows": 17, "decomp_base": 1 << 15, "decomp_legs": 3, "num_inner_cols": 1}
     tried = [changed(one, **wide, **_unchecked(question.base)) for one in grid(question.base, question.seed)]
@@ -119,12 +121,18 @@ def arithmetics(question: Question, say: Say = print) -> list[Arithmetic]:
             continue
         outputs = [[number for row in one["outputs"] for number in row] for one in each]
         score = fmean(map(accuracy, outputs, question.expected))
-        if score >= question.floor and not is_constant(outputs):
+        if score >= question.floor and not collapses(outputs, question.expected):
             met = max(max(-one["lowest"], one["highest"]) for one in each)
             places = question.magnitudes.at(run_args)
             lookup, digits = needed(places, "lookup"), max(needed(places, "digits"), _ends(question, run_args))
             found.append(Arithmetic(run_args, score, max(lookup, met if lookup else 0), digits))
     return found
+
+
+def collapses(outputs: Sequence[Sequence[float]], expected: Sequence[Sequence[float]]) -> bool:
+    """Whether a circuit answers the same to samples of which the model tells some apart: its numbers are too coarse."""
+    told_apart = {tuple(round(number, _PLACES) for number in one) for one in expected}
+    return is_constant(outputs) or len({tuple(one) for one in outputs}) < len(told_apart)
 
 
 def needed(places: Sequence[Range], kind: str) -> int:

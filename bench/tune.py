@@ -1,0 +1,81 @@
+"""What `omron-miner circuit tune` gains: its winner beside EZKL's own run args, one logrows less, calibrate_settings.
+
+    .venv/bin/python bench/tune.py [demo|tiny|MODEL.onnx] [--data SAMPLES] [--proofs 3] [--best 4] [--json FILE|-]
+
+The tuner's own measuring, whose proofs take turns in one run: medians of witness and proof together, and how many times
+the winner's each other one takes. Baselines are of the model as given, candidates of the rewritten one. The role's own
+run args for demo and tiny are measured beside them ("as given"). Everything is made anew in a temporary folder; only
+SRSs, made here and worthless elsewhere, are kept in .cache/bench.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench_circuits import CACHE  # first: it leads to the tests' helpers
+from building import MODELS, render_run_args
+from omron_miner.constants import Circuits, Constants, Log, Sessions
+from omron_miner.run_args import parse_run_args
+from omron_miner.tune.tune import PUBLIC, Job, Tuned, tune
+from reporting import Command, aim, host_facts, json_option, say, say_aims, say_host, say_table, write_json
+
+AIMED_RATIO = 2.0
+OURS = ("demo", "tiny")
+
+
+@click.command(cls=Command)
+@click.argument("model", default="demo")
+@click.option("--data", type=click.Path(path_type=Path), help="Inputs, as `circuit tune` takes them.")
+@click.option("--proofs", type=click.IntRange(2), default=3, show_default=True, help="Of each.")
+@click.option("--best", type=click.IntRange(1), default=4, show_default=True, help="Candidates to measure.")
+@json_option
+def main(model: str, data: Path | None, proofs: int, best: int, json_file: str | None) -> None:
+    """Tune a model and tell how its winner compares."""
+    host = host_facts()
+    say_host(host)
+    path = MODELS / f"{model}.onnx" if model in OURS else Path(model)
+    base = parse_run_args(render_run_args(model), model) if model in OURS else PUBLIC
+    with tempfile.TemporaryDirectory(prefix="bench-tune-") as name:
+        place = Path(name)
+        tuned = tune(Job(path, place / "out", data, base, best=best, proofs=proofs), _constants(place), say)
+    found = told(tuned)
+    settings = {"model": model, "data": str(data) if data else None, "proofs": proofs, "best": best}
+    write_json({"bench": "tune", "host": host, "settings": settings, **found}, json_file)
+
+
+def _constants(place: Path) -> Constants:
+    return Constants(
+        circuits=Circuits(directory=place, srs_directory=CACHE / "srs", ezkl_directory=CACHE / "ezkl"),
+        sessions=Sessions(directory=place / "sessions", fallback_directory=place / "sessions", minimum_free_bytes=0),
+        log=Log(directory=place),
+    )
+
+
+def told(tuned: Tuned) -> dict[str, Any]:
+    """Says the table and the aims; the same for JSON."""
+    winner, rows, trials = tuned.winner, list[list[str]](), list[dict[str, Any]]()
+    for one in tuned.trials:
+        seconds = one.response_s
+        ratio = seconds / winner.response_s if seconds and winner and winner.response_s else None
+        key_mb = one.setup["pk_bytes"] / 1e6 if one.setup else None
+        trials.append({"name": one.name, "baseline": one.baseline, "logrows": one.run_args.logrows, "key_mb": key_mb,
+                       "response_s": seconds, "ratio_to_winner": ratio, "accuracy": one.accuracy,
+                       "ranges": one.ranges, "failure": one.failure})  # fmt: skip
+        figures = [(key_mb, ".1f"), (seconds, ".3f"), (ratio, ".2f"), (one.accuracy, ".4f")]
+        shown = ["" if number is None else format(number, form) for number, form in figures]
+        rows.append([one.name, str(one.run_args.logrows), *shown, one.ranges, one.failure[:60]])
+    say_table(["run args", "logrows", "key MB", "response s", "/ winner", "accuracy", "ranges", ""], rows)
+    least = [one["ratio_to_winner"] for one in trials if one["baseline"] and one["ratio_to_winner"]]
+    passed = min(least, default=0.0)
+    aims = [aim("slowdown of the best baseline, times the winner", f"≥ {AIMED_RATIO}", passed, passed >= AIMED_RATIO)]
+    say_aims(aims)
+    run_args = winner.run_args.model_dump(mode="json", exclude_none=True) if winner else None
+    return {"winner": winner.name if winner else None, "run_args": run_args, "trials": trials, "aims": aims}
+
+
+if __name__ == "__main__":
+    main()

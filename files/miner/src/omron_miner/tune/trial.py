@@ -1,0 +1,208 @@
+"""One set of run args tried for real: keys within limits, proofs of several inputs, and forgeries that must fail.
+
+Every step is a process of its own with a limit of time and of address space, killed beyond them. Keys stay in the
+folder they are given, so that proofs of several trials can take turns.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omron_miner import circuit as files
+from omron_miner.errors import CircuitError, OmronError
+from omron_miner.isolated import ProcessLostError, killed_after, limit_address_space
+from omron_miner.isolated import run as run_isolated
+from omron_miner.run_args import RunArgs, parse_run_args
+from omron_miner.session_storage import SessionStorage
+from omron_miner.srs import ensure_srs, srs_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from omron_miner.circuit import Circuit
+    from omron_miner.constants import Constants
+
+_LONGEST = 300
+TARGETS = ("resources", "accuracy")
+"""What EZKL's calibrate_settings can aim at."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of each step: setup, and each proof with its witness and verification. As validators set them."""
+
+    seconds: float = 300.0
+    space_bytes: int = 16 << 30
+    """Of address space, RLIMIT_AS."""
+
+
+def calibrated(
+    model: Path, base: RunArgs, rows: list[list[float]], target: str, limits: Limits, place: Path
+) -> RunArgs:
+    """The run args that EZKL's calibrate_settings finds from `base` for a model on samples, a list per input.
+
+    `place` is an empty folder. Raises CircuitError when EZKL finds none within the limits.
+    """
+    text: str = _within(limits, _calibrate, model, base, rows, target, place, repository=place)
+    return parse_run_args(text, f"calibrate_settings for {target}")
+
+
+def set_up(model: Path, run_args: RunArgs, place: Path, constants: Constants, limits: Limits) -> dict[str, Any]:
+    """Makes a circuit with keys below `place`: {"folder", "setup_s", "peak_bytes" (resident), "pk_bytes", "rows"}.
+
+    Raises CircuitError when EZKL cannot within the limits, SrsError.
+    """
+    circuits = constants.circuits
+    if not srs_path(circuits.srs_directory, run_args.logrows).exists():  # not part of what is limited
+        _within(None, ensure_srs, run_args.logrows, circuits.srs_directory, constants.network.name,
+                repository=circuits.ezkl_directory)  # fmt: skip
+    srs = ensure_srs(run_args.logrows, circuits.srs_directory, constants.network.name)
+    place.mkdir(parents=True, exist_ok=True)
+    made: dict[str, Any] = _within(limits, _set_up, model, run_args, place, srs, repository=circuits.ezkl_directory)
+    return made
+
+
+def prove(folder: Path, rows: Sequence[Sequence[float]], constants: Constants, limits: Limits) -> dict[str, Any]:
+    """Proves and verifies one input (a list per input of the model), then tries to pass off forgeries.
+
+    {"witness_s", "prove_s", "verify_s", "proof_bytes", "outputs", "forged"}; `forged` names what verified and must not
+    have. Raises CircuitError when there is no verified proof within the limits.
+    """
+    repository = constants.circuits.ezkl_directory
+    asked = (folder, [list(row) for row in rows], SessionStorage(constants.sessions), constants.circuits.srs_directory)
+    proved: dict[str, Any] = _within(limits, _prove, *asked, repository=repository)
+    return proved
+
+
+def _within(limits: Limits | None, function: Callable[..., Any], *arguments: object, repository: Path) -> Any:
+    """Runs a step behind the process wall. Raises CircuitError for whatever is the circuit's fault."""
+    repository.mkdir(parents=True, exist_ok=True)
+    environment = {"EZKL_REPO_PATH": str(repository)}
+    try:
+        return run_isolated(_limited, limits, function, arguments, environment=environment)
+    except ProcessLostError as error:
+        if limits and error.signal_number == signal.SIGALRM:
+            raise CircuitError(f"killed: it took longer than {limits.seconds:g} s") from error
+        space = f" (with {limits.space_bytes / (1 << 30):g} GiB of address space)" if limits else ""
+        raise CircuitError(f"{error.message[:_LONGEST]}{space}") from error
+
+
+# --- in the process of its own ----------------------------------------------------------------------------------------
+
+
+def _limited(limits: Limits | None, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    from omron_miner.proof_handlers.base import ProofError, VerificationError
+
+    try:
+        if limits is None:
+            return function(*arguments)
+        limit_address_space(limits.space_bytes)
+        with killed_after(limits.seconds):
+            return function(*arguments)
+    except (ProofError, VerificationError) as error:
+        raise CircuitError(" ".join(error.message.split())[:_LONGEST]) from error
+
+
+def _calibrate(model: Path, base: RunArgs, rows: list[list[float]], target: str, place: Path) -> str:
+    import ezkl
+
+    from omron_miner.circuit_build import native_run_args
+    from omron_miner.proof_handlers.ezkl_handler import call
+
+    settings, data = place / files.SETTINGS, place / "data.json"
+    data.write_text(json.dumps({"input_data": rows}), encoding="utf-8")
+    call(ezkl.gen_settings, model=str(model), output=str(settings), py_run_args=native_run_args(base))
+    call(ezkl.calibrate_settings, data=str(data), model=str(model), settings=str(settings), target=target)
+    found = json.loads(settings.read_text(encoding="utf-8"))["run_args"]
+    low, high = found["lookup_range"]  # 0, 0 when the model has no table
+    kept = {key: found[key] for key in ("input_scale", "param_scale", "scale_rebase_multiplier", "logrows",
+                                        "num_inner_cols", "decomp_base", "decomp_legs")}  # fmt: skip
+    given = base.model_dump(mode="json", exclude_none=True)
+    return json.dumps({"run_args": {**given, **kept, "lookup_range": [min(low, -1), max(high, 1)]}})
+
+
+def _set_up(model: Path, run_args: RunArgs, place: Path, srs: Path) -> dict[str, Any]:
+    import ezkl
+
+    from omron_miner.circuit_build import native_run_args
+    from omron_miner.proof_handlers.ezkl_handler import call
+
+    begun = time.perf_counter()
+    settings, compiled, vk, pk = (str(place / name) for name in (files.SETTINGS, files.COMPILED, files.VK, files.PK))
+    call(ezkl.gen_settings, model=str(model), output=settings, py_run_args=native_run_args(run_args))
+    call(ezkl.compile_circuit, model=str(model), compiled_circuit=compiled, settings_path=settings)
+    call(ezkl.setup, model=compiled, vk_path=vk, pk_path=pk, srs_path=str(srs))
+    seconds = time.perf_counter() - begun
+    metadata = {
+        "name": "trial",
+        "description": "Tried by omron-miner circuit tune",
+        "author": "",
+        "version": "0",
+        "proof_system": files.ProofSystem.EZKL.value,
+        "type": files.CircuitType.PROOF_OF_COMPUTATION.value,
+        "external_files": {},
+    }
+    (place / files.METADATA).write_text(json.dumps(metadata), encoding="utf-8")
+    folder = place.with_name(f"{files.FOLDER_PREFIX}{files.sha256(Path(vk))}")
+    if folder != place and not folder.exists():
+        place.rename(folder)
+    circuit = files.load_circuit(folder)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    size = circuit.pk.stat().st_size
+    return {"folder": str(folder), "setup_s": seconds, "peak_bytes": peak, "pk_bytes": size, "rows": circuit.rows}
+
+
+def _prove(folder: Path, rows: list[list[float]], storage: SessionStorage, srs_directory: Path) -> dict[str, Any]:
+    from omron_miner.proof_handlers.ezkl_handler import EzklHandler
+
+    handler, circuit, times = EzklHandler(), files.load_circuit(folder), [time.perf_counter()]
+    with storage.session() as session:
+        handler.write_input(rows, session)
+        handler.witness(circuit, session)
+        times.append(time.perf_counter())
+        proof = handler.prove(circuit, session, srs_directory)
+        times.append(time.perf_counter())
+        handler.verify(circuit, rows, proof.proof, session, srs_directory)
+        times.append(time.perf_counter())
+        forged = [
+            what
+            for what, inputs, text in _forgeries(circuit, rows, proof.proof)
+            if _verifies(handler, circuit, inputs, text, session, srs_directory)
+        ]
+    spent = [after - before for before, after in pairwise(times)]
+    named = dict(zip(("witness_s", "prove_s", "verify_s"), spent, strict=True))
+    length = len(json.loads(proof.proof)["proof"])
+    return {**named, "proof_bytes": length, "outputs": proof.outputs, "forged": forged}
+
+
+def _forgeries(circuit: Circuit, rows: list[list[float]], proof: str) -> list[tuple[str, list[list[float]], str]]:
+    """The proof with its first and its last output changed in the last bit, and for other inputs where these count."""
+    content, outputs = json.loads(proof), sum(circuit.settings.output_sizes)
+    made = []
+    for what, place in (("the first output changed", -outputs), ("the last output changed", -1)):
+        instances = list(content["instances"][0])
+        felt = bytearray.fromhex(instances[place])
+        felt[0] ^= 1  # little-endian
+        instances[place] = felt.hex()
+        made.append((what, rows, json.dumps({**content, "instances": [instances]})))
+    if circuit.settings.public_inputs:
+        for what, place in (("the first input changed", 0), ("the last input changed", -1)):
+            other = [list(row) for row in rows]
+            other[place][place] += 1.0  # many units at any scale from 0 on
+            made.append((what, other, proof))
+    return made
+
+
+def _verifies(handler: Any, circuit: Circuit, *given: Any) -> bool:
+    try:
+        handler.verify(circuit, *given)
+    except OmronError:  # VerificationError, or what EZKL says of instances that are none
+        return False
+    return True

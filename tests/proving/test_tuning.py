@@ -1,0 +1,112 @@
+"""Tuning small models for real: the winner proves, keeps the floor, is never slower, and is not measured twice."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from building import MODELS, constants_below
+from omron_miner.circuit import load_circuit
+from omron_miner.errors import CircuitError, ConfigError
+from omron_miner.run_args import read_run_args
+from omron_miner.tune import trial
+from omron_miner.tune import tune as tuning
+from omron_miner.tune.search import changed
+from omron_miner.tune.tune import PUBLIC, Job, Tuned, tune
+from omron_miner.tune.tune_report import write_report
+from tune_models import graph, mlp, node
+
+pytestmark = pytest.mark.slow
+SMALL = changed(PUBLIC, logrows=12, lookup_range=(-1000, 1000), decomp_base=1024)
+"""A stand-in for EZKL's own run args, whose logrows 17 would take minutes here."""
+
+
+def checked(tuned: Tuned) -> dict[str, Any]:
+    """What must be true of whatever was tuned; the report's JSON."""
+    winner, built, out = tuned.winner, tuned.built, tuned.job.out
+    assert winner, [one.failure for one in tuned.trials]
+    assert built
+    fastest = min(one.response_s for one in tuned.trials if one.baseline and one.response_s and not one.failure)
+    assert winner.response_s
+    assert winner.response_s <= fastest
+    assert winner.accuracy
+    assert winner.accuracy >= tuned.job.floor
+    assert read_run_args(out / "run_args.json") == winner.run_args
+    assert load_circuit(Path(built.directory)).settings.logrows == winner.run_args.logrows
+    assert not any(one.unsound for one in tuned.trials)
+    write_report(tuned)
+    told: dict[str, Any] = json.loads((out / "report.json").read_text())
+    assert winner.name in (out / "report.txt").read_text()
+    return told
+
+
+def test_a_model_is_tuned_and_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
+    constants = constants_below(tmp_path / "host")
+    job = Job(MODELS / "tiny.onnx", tmp_path / "out", base=SMALL, stock=SMALL, best=2, proofs=2, calibrations=())
+    told = checked(tune(job, constants, say=lambda _: None))
+    names = [one["name"] for one in told["trials"]]
+    assert {"stock", "stock at logrows 11"} <= set(names)
+    measured = [one for one in told["trials"] if one["response_s"] is not None and not one["baseline"]]
+    assert len(measured) == 2
+    for one in measured:
+        estimate, real = one["estimated_key_mb"], one["setup"]["pk_bytes"] / 1e6
+        assert real / 2 < estimate < real * 2
+    lines = (job.out / "measurements.jsonl").read_text()
+    heard: list[str] = []
+    again = checked(tune(job, constants, say=heard.append))
+    assert (job.out / "measurements.jsonl").read_text() == lines
+    assert not any("verified" in line or "setup at" in line for line in heard)
+    assert [one["response_s"] for one in again["trials"]] == [one["response_s"] for one in told["trials"]]
+    assert any("already built" in line for line in heard)
+
+
+def test_a_model_with_a_lookup_table_gets_one_that_no_input_can_leave(tmp_path: Path) -> None:
+    mlp(tmp_path / "mlp.onnx")
+    job = Job(tmp_path / "mlp.onnx", tmp_path / "out", base=SMALL, stock=SMALL, best=1, proofs=2, calibrations=())
+    told = checked(tune(job, constants_below(tmp_path / "host"), say=lambda _: None))
+    candidates = [one for one in told["trials"] if not one["baseline"]]
+    assert candidates
+    assert {one["ranges"] for one in candidates} == {"safe"}
+
+
+def test_a_step_beyond_its_time_is_killed_and_said_to_be(tmp_path: Path) -> None:
+    limits = trial.Limits(seconds=0.05)
+    with pytest.raises(CircuitError, match=r"longer than 0\.05 s"):
+        trial.calibrated(MODELS / "tiny.onnx", SMALL, [[0.1, 0.2, 0.3, 0.4]], "resources", limits, tmp_path)
+
+
+def test_ezkls_own_calibration_is_read_as_run_args(tmp_path: Path) -> None:
+    rows = [[0.1, -0.2, 0.3, 0.9]]
+    found = trial.calibrated(MODELS / "tiny.onnx", SMALL, rows, "resources", trial.Limits(), tmp_path)
+    assert found.input_visibility == "Public"
+    assert (found.input_scale, found.logrows) != (SMALL.input_scale, SMALL.logrows)
+
+
+def test_a_forgery_that_verifies_is_refused_loudly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = trial.prove
+
+    def lax(*given: Any) -> dict[str, Any]:
+        return {**real(*given), "forged": ["the first output changed"]}
+
+    monkeypatch.setattr(trial, "prove", lax)
+    monkeypatch.setattr(tuning, "search", lambda *_: [])
+    job = Job(MODELS / "tiny.onnx", tmp_path / "out", base=SMALL, stock=SMALL, best=1, proofs=2, calibrations=())
+    heard: list[str] = []
+    tuned = tune(job, constants_below(tmp_path / "host"), say=heard.append)
+    assert (tuned.winner, tuned.built) == (None, None)
+    assert any("WARNING" in line and "UNSOUND" in line for line in heard)
+    assert not (job.out / "run_args.json").exists()
+
+
+def test_a_model_that_answers_always_the_same_is_refused(tmp_path: Path) -> None:
+    constant = graph([node("Mul", ["x", "zero"], ["y"])], {"zero": np.zeros((1, 2), np.float32)}, (1, 2))
+    path = tmp_path / "constant.onnx"
+    path.write_bytes(constant.to_model().SerializeToString())
+    job = replace(Job(path, tmp_path / "out"), calibrations=())
+    with pytest.raises(ConfigError, match="the same to every sample"):
+        tune(job, constants_below(tmp_path / "host"), say=lambda _: None)

@@ -1,0 +1,119 @@
+"""Who wins, what outlives an interrupted run, and what the report shows of it."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+
+from building import constants_below
+from omron_miner.cli import main
+from omron_miner.run_args import RunArgs
+from omron_miner.tune import tune as tuning
+from omron_miner.tune.measured import Store, Trial, choose_winner, digest
+from omron_miner.tune.tune import Job, Tuned
+from omron_miner.tune.tune_report import to_json, to_svg, to_text
+from wire_miner import to_toml
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def tried(place: Path, name: str, seconds: float, baseline: bool = False, **values: Any) -> Trial:
+    proof = {"witness_s": seconds / 4, "prove_s": seconds * 3 / 4, "outputs": [1.0], "forged": []}
+    given = {"accuracy": 0.999, "ranges": "safe", "proofs": [proof, proof], **values}
+    return Trial(name, baseline, place / "model.onnx", RunArgs(), **given)
+
+
+def test_the_fastest_wins_but_only_if_it_passes(tmp_path: Path) -> None:
+    stock = tried(tmp_path, "stock", 5.0, baseline=True)
+    good = tried(tmp_path, "good", 2.0)
+    out = [
+        tried(tmp_path, "unsound", 1.0, unsound=["the first output changed"]),
+        tried(tmp_path, "rough", 1.0, accuracy=0.98),
+        tried(tmp_path, "exceeded", 1.0, ranges="exceeded"),
+        tried(tmp_path, "killed", 1.0, proofs=[], failure="killed: it took longer than 300 s"),
+    ]
+    assert choose_winner([stock, *out, good], 0.99) is good
+    reasons = {one.name: one.failure for one in out}
+    assert "UNSOUND" in reasons["unsound"]
+    assert "the first output changed" in reasons["unsound"]
+    assert "0.9800 is below 0.99" in reasons["rough"]
+    assert "leaves" in reasons["exceeded"]
+    assert (stock.failure, good.failure) == ("", "")
+    assert choose_winner(out, 0.99) is None
+
+
+@pytest.mark.parametrize("seconds", [5.0, 6.0])
+def test_a_baseline_wins_when_no_candidate_is_faster(tmp_path: Path, seconds: float) -> None:
+    stock = tried(tmp_path, "stock", 5.0, baseline=True)
+    assert choose_winner([tried(tmp_path, "candidate 1", seconds), stock], 0.99) is stock
+
+
+def test_finished_steps_outlive_a_line_that_broke_off(tmp_path: Path) -> None:
+    path = tmp_path / "measurements.jsonl"
+    Store(path).put(digest("setup", 1), {"step": "setup"}, {"setup_s": 2.0})
+    path.write_text(path.read_text() + '{"key": "half')
+    store = Store(path)
+    assert store.get(digest("setup", 1)) == {"setup_s": 2.0}
+    assert store.get(digest("setup", 2)) is None
+    store.put(digest("setup", 2), {}, {"setup_s": 3.0})
+    assert Store(path).get(digest("setup", 2)) == {"setup_s": 3.0}
+
+
+def test_the_report_names_the_winner_and_why_others_are_out(tmp_path: Path) -> None:
+    stock, good = tried(tmp_path, "stock <17>", 5.0, baseline=True), tried(tmp_path, "candidate 1", 2.0)
+    lost = tried(tmp_path, "candidate 2", 1.0, proofs=[], failure="killed: it took longer than 300 s")
+    trials = [stock, good, lost]
+    tuned = Tuned(Job(tmp_path / "m.onnx", tmp_path), 14, trials, choose_winner(trials, 0.99), None)
+    rows = to_text(tuned).splitlines()
+    assert any(row.startswith("candidate 1 ") and row.endswith("WINNER") and " 2.00 " in row for row in rows)
+    assert any(
+        row.startswith("candidate 2 ") and row.endswith("OUT: killed: it took longer than 300 s") for row in rows
+    )
+    told = json.loads(to_json(tuned))
+    assert told["winner"] == "candidate 1"
+    assert [one["response_s"] for one in told["trials"]] == [5.0, 2.0, None]
+    drawn = ElementTree.fromstring(to_svg(tuned))  # noqa: S314  our own
+    words = [one.text for one in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert "candidate 1 (winner)" in words
+    assert "stock <17>" in words
+    assert "candidate 2" not in " ".join(filter(None, words)), "what was not proved has no place in it"
+
+
+@pytest.mark.parametrize("passes", [True, False])
+def test_the_command_hands_on_what_it_was_asked_and_fails_when_nothing_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: bool
+) -> None:
+    asked: list[Job] = []
+
+    def answer(job: Job, *_: Any) -> Tuned:
+        asked.append(job)
+        one = tried(tmp_path, "candidate 1", 2.0)
+        return Tuned(job, 14, [one], one if passes else None, None)
+
+    monkeypatch.setattr(tuning, "tune", answer)
+    config = tmp_path / "constants.toml"
+    config.write_text(to_toml(constants_below(tmp_path)))
+    given = ["--config", str(config), "circuit", "tune", "m.onnx", "--out", str(tmp_path), "--json", "--floor", "0.9"]
+    done = CliRunner().invoke(main, [*given, "--best", "7", "--seed", "5", "--limit-seconds", "9", "--limit-gib", "2"])
+    assert done.exit_code == (0 if passes else 1), done.output
+    assert json.loads(done.stdout) == json.loads((tmp_path / "report.json").read_text())
+    (job,) = asked
+    assert (job.floor, job.best, job.seed) == (0.9, 7, 5)
+    assert (job.limits.seconds, job.limits.space_bytes) == (9.0, 2 << 30)
+    assert job.base.input_visibility == "Public"
+    assert {path.name for path in tmp_path.glob("report.*")} == {"report.txt", "report.json", "report.svg"}
+
+
+def test_a_model_that_is_not_there_is_asked_wrongly(tmp_path: Path) -> None:
+    config = tmp_path / "constants.toml"
+    config.write_text(to_toml(constants_below(tmp_path)))
+    given = ["--config", str(config), "circuit", "tune", str(tmp_path / "none.onnx"), "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(main, given)
+    assert done.exit_code == 2
+    assert "none.onnx" in done.stderr
+    assert CliRunner().invoke(main, [*given, "--low", "1", "--high", "0"]).exit_code == 2
