@@ -18,7 +18,7 @@ SOURCE = ROOT / "tests/circom"
 INPUTS = ("previous_score", "verified", "response_time", "validator_uid", "block_number", "miner_uid")
 OUTPUTS = ("new_score", "block_number_out", "miner_uid_out", "validator_uid_out")
 SCALARS = ("scaling", "RATE_OF_DECAY", "MAXIMUM_RESPONSE_TIME_DECIMAL")
-_SECONDS = 600
+_SECONDS = 1800
 
 
 def tools() -> Path:
