@@ -68,7 +68,7 @@ _WEIGHTS_SCALARS = {
     "COMPETITION_WEIGHT": 0,
     "MAXIMUM_RESPONSE_TIME_DECIMAL": _SCALE * 99 // 100,
 }
-"""Its scalars, with upstream's values (`_validator/scoring/reward.py`)."""
+"""Its scalars, with upstream's values (`input.py` in the circuits' folders)."""
 
 
 @dataclass(frozen=True)

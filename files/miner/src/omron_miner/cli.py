@@ -358,12 +358,11 @@ def circuit_build_command(
 ) -> None:
     """Build a circuit from an ONNX model; it counts only if a proof of it verifies. A second time changes nothing."""
     import json
-    import signal
     from dataclasses import asdict
 
     from omron_miner.circuit_build import Source, build_circuit
 
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # so that temporary folders go
+    _exit_at_sigterm()
     built = build_circuit(name, onnx, settings, constants_of(context), Source(srs_file, srs_sha256), _progress)
     click.echo(json.dumps(asdict(built)) if as_json else built.circuit_id)
 
@@ -447,13 +446,12 @@ def circuit_sync_command(
     A key is put in place only after a proof made with it verified. What broke off is gone on with by the next run.
     """
     import json
-    import signal
     from dataclasses import asdict
 
     from omron_miner.circuit_build import Source
     from omron_miner.circuit_sync import sync, to_text
 
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # so that temporary folders go
+    _exit_at_sigterm()
     report = sync(constants_of(context), wanted, Source(srs_file, srs_sha256), _progress, prove)
     click.echo(json.dumps(asdict(report)) if as_json else to_text(report))
     context.exit(1 if report.refused else 0)
@@ -500,14 +498,12 @@ def circuit_evaluate_command(
 
     DIRECTORY holds model.compiled and settings.json; the keys are made anew elsewhere.
     """
-    import signal
-
     from omron_miner.circuit_evaluate import evaluate
     from omron_miner.competition_report import Limits, Plan, to_json, to_text
 
     if proofs > count:
         raise click.UsageError(f"--proofs {proofs} is more than --count {count}")
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # so that temporary folders go
+    _exit_at_sigterm()
     limits = Limits(setup_seconds, int(setup_gib * (1 << 30)), step_seconds)
     plan = Plan(directory, model, inputs, count, proofs, seed, reference, limits)
     report = evaluate(plan, constants_of(context), _progress)
@@ -515,13 +511,29 @@ def circuit_evaluate_command(
     context.exit(1 if report.refusal else 0)
 
 
+data_option = click.option(
+    "--data", type=path_argument, help="File or folder of inputs (.npy, .json).  [default: none of yours]"
+)
+low_option = click.option(
+    "--low", type=float, default=-1.0, show_default=True, help="No honest input holds a smaller number."
+)
+high_option = click.option(
+    "--high", type=float, default=1.0, show_default=True, help="No honest input holds a larger number."
+)
+
+
+def _check_bounds(low: float, high: float) -> None:
+    if not low < high:
+        raise click.UsageError(f"--low {low:g} must be below --high {high:g}")
+
+
 @circuit_group.command("rewrite")
 @click.argument("model", type=path_argument)
 @click.option("--out", type=path_argument, required=True, help="Where to write the rewritten model.")
-@click.option("--data", type=path_argument, help="File or folder of inputs (.npy, .json).  [default: none of yours]")
+@data_option
 @click.option("--settings", type=path_argument, help='EZKL run args as {"run_args": {...}}.  [default: EZKL\'s own]')
-@click.option("--low", type=float, default=-1.0, show_default=True, help="No honest input holds a smaller number.")
-@click.option("--high", type=float, default=1.0, show_default=True, help="No honest input holds a larger number.")
+@low_option
+@high_option
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws the random inputs.")
 @as_json
 def circuit_rewrite_command(
@@ -543,8 +555,7 @@ def circuit_rewrite_command(
     from omron_miner.tune.job import Job, rewrite_file
     from omron_miner.tune.report import to_json, to_text
 
-    if not low < high:
-        raise click.UsageError(f"--low {low:g} must be below --high {high:g}")
+    _check_bounds(low, high)
     run_args = read_run_args(settings) if settings else RunArgs()
     report = rewrite_file(Job(model, out, data, run_args, low, high, seed), _progress)
     click.echo(to_json(report) if as_json else to_text(report), nl=False)
@@ -555,10 +566,10 @@ def circuit_rewrite_command(
 @circuit_group.command("tune")
 @click.argument("model", type=path_argument)
 @click.option("--out", type=path_argument, required=True, help="Folder for the circuit, its run args and the report.")
-@click.option("--data", type=path_argument, help="File or folder of inputs (.npy, .json).  [default: none of yours]")
+@data_option
 @click.option("--settings", type=path_argument, help="Run args whose visibilities and variables are kept.")
-@click.option("--low", type=float, default=-1.0, show_default=True, help="No honest input holds a smaller number.")
-@click.option("--high", type=float, default=1.0, show_default=True, help="No honest input holds a larger number.")
+@low_option
+@high_option
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws inputs and scales to try.")
 @click.option("--floor", type=click.FloatRange(0, 1), default=0.99, show_default=True, help="Least mean accuracy.")
 @click.option("--best", type=click.IntRange(1), default=4, show_default=True, help="Candidates to measure.")
@@ -594,16 +605,13 @@ def circuit_tune_command(
     EZKL's own, calibrate_settings' and those given are measured beside the candidates, and win when they are faster.
     What is finished is kept in OUT and not measured again.
     """
-    import signal
-
     from omron_miner.run_args import read_run_args
     from omron_miner.tune.trial import Limits
     from omron_miner.tune.tune import PUBLIC, Job, tune
     from omron_miner.tune.tune_report import to_json, to_text, write_report
 
-    if not low < high:
-        raise click.UsageError(f"--low {low:g} must be below --high {high:g}")
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # so that temporary folders go
+    _check_bounds(low, high)
+    _exit_at_sigterm()
     base = read_run_args(settings) if settings else PUBLIC
     limits = Limits(limit_seconds, int(limit_gib * (1 << 30)))
     job = Job(model, out, data, base, low, high, seed, floor, best, proofs, limits)
@@ -669,6 +677,13 @@ def competition_check_command(context: click.Context, directory: Path | None, as
     click.echo(
         f"what validators would make of it: omron-miner circuit evaluate {circuit.directory} --model BASELINE.onnx"
     )
+
+
+def _exit_at_sigterm() -> None:
+    """By an exception, so that temporary folders go."""
+    import signal
+
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
 
 
 def _progress(text: str) -> None:

@@ -49,8 +49,9 @@ class Store:
     def __init__(self, path: Path) -> None:
         """Raises OSError when the file cannot be read."""
         self._path, self._known = path, dict[str, Any]()
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        for line in lines:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        self._begin = "\n" if text and not text.endswith("\n") else ""  # behind a line that was broken off
+        for line in text.splitlines():
             try:
                 record = json.loads(line)
                 self._known[record["key"]] = record["result"]
@@ -64,10 +65,9 @@ class Store:
     def put(self, key: str, about: dict[str, Any], result: Any) -> None:
         """Appends a step; `about` is for people. Raises OSError."""
         self._known[key] = result
-        text = self._path.read_bytes() if self._path.exists() else b""
-        begin = "\n" if text and not text.endswith(b"\n") else ""
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(begin + json.dumps({"key": key, **about, "result": result}) + "\n")
+            file.write(self._begin + json.dumps({"key": key, **about, "result": result}) + "\n")
+        self._begin = ""
 
 
 def digest(*parts: object) -> str:

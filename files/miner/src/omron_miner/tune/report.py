@@ -76,7 +76,7 @@ def to_text(report: Report) -> str:
     lines = [
         f"{report.model} with EZKL {report.ezkl}, logrows {report.run_args.logrows}, "
         f"{report.run_args.num_inner_cols} inner columns, checked on {len(report.samples)} samples",
-        *_table(rows),
+        *table(rows),
     ]
     if rewritten.before and rewritten.after:
         lines.append(f"cells: {rewritten.before.cells} → {rewritten.after.cells}")
@@ -92,7 +92,7 @@ def _ranges(report: Report) -> list[str]:
         bound = "unknown" if one.bound is None else str(one.bound)
         margin = "" if one.margin is None else f"{one.margin:.2f}"
         rows.append((f"{one.op} {one.node}", one.kind, str(one.limit), bound, str(one.seen), margin, one.verdict))
-    lines = _table(rows) if ranges.places else ["no number can leave a table: there is none"]
+    lines = table(rows) if ranges.places else ["no number can leave a table: there is none"]
     if (more := len(ranges.places) - _MOST_PLACES) > 0:
         lines.append(f"... and {more} with more margin")
     if wide := ranges.wide_enough:
@@ -113,7 +113,8 @@ def _size(size: Size | None) -> tuple[str, str]:
     return (str(size.rows), str(size.cells)) if size else ("?", "?")
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with the columns set to the right but for the first and the last."""
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]) - 1)]
     lines = []
     for first, *middle, last in rows:

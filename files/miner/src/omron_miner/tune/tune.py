@@ -112,12 +112,14 @@ class _Run:
         self.feeds = _own_first(make_feeds(graph, job.data, job.low, job.high, job.seed))
         names = [one.name for one in graph.inputs]
         self._rows = [[feed[name].ravel().tolist() for name in names] for feed in self.feeds.values()]
+        self._rows_digest = digest(self._rows)
         answers = run_model(graph, list(self.feeds.values()))
         self._expected = [[float(number) for output in one for number in output.ravel()] for one in answers]
         if is_constant(self._expected):
             raise ConfigError(f"{job.onnx} answers the same to every sample", "train the model, or give other --data")
         self._graphs = {"given": graph, "rewritten": rewrite(graph, self.feeds, job.base, say=say).graph}
         self._models = {what: self._write(what, one) for what, one in self._graphs.items()}
+        self._digests = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in self._models.values()}
         self._magnitudes = {
             self._models[what]: Magnitudes(one, self.feeds, job.low, job.high) for what, one in self._graphs.items()
         }
@@ -250,8 +252,7 @@ class _Run:
         return result
 
     def _key(self, one: Trial, step: str) -> str:
-        model = hashlib.sha256(one.model.read_bytes()).hexdigest()
-        return digest(step, model, one.run_args.model_dump(), ezkl_version(), digest(self._rows))
+        return digest(step, self._digests[one.model], one.run_args.model_dump(), ezkl_version(), self._rows_digest)
 
     def finish(self, trials: list[Trial]) -> tuple[Trial | None, BuildResult | None]:
         """The fastest that passes and that the builder takes, with its circuit. Raises CircuitError when it takes none.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from omron_miner.circuit import ezkl_version
 from omron_miner.monitor.markup import Markup, text
 from omron_miner.monitor.plots import round_ticks
+from omron_miner.tune.report import table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,12 +63,8 @@ def to_text(tuned: Tuned) -> str:
                 "WINNER" if one is tuned.winner else f"OUT: {one.failure}" if one.failure else "",
             )
         )
-    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]) - 1)]
-    lines = [f"{job.onnx} with EZKL {ezkl_version()}, {tuned.samples} samples, {job.proofs} proofs each, medians"]
-    for first, *others, last in rows:
-        right = [f"{one:>{width}}" for one, width in zip(others, widths[1:], strict=True)]
-        lines.append("  ".join([f"{first:<{widths[0]}}", *right, last]).rstrip())
-    return "\n".join([*lines, *_conclusion(tuned)]) + "\n"
+    title = f"{job.onnx} with EZKL {ezkl_version()}, {tuned.samples} samples, {job.proofs} proofs each, medians"
+    return "\n".join([title, *table(rows), *_conclusion(tuned)]) + "\n"
 
 
 def _conclusion(tuned: Tuned) -> list[str]:
