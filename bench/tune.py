@@ -1,6 +1,6 @@
 """What `omron-miner circuit tune` gains: its winner beside EZKL's own run args, one logrows less, calibrate_settings.
 
-    .venv/bin/python bench/tune.py [demo|tiny|MODEL.onnx] [--data SAMPLES] [--proofs 3] [--best 4] [--json FILE|-]
+    .venv/bin/python bench/tune.py [demo|tiny|MODEL.onnx] [--data SAMPLES] [--compact] [--json FILE|-]
 
 The tuner's own measuring, whose proofs take turns in one run: medians of witness and proof together, and how many times
 the winner's each other one takes. Baselines are of the model as given, candidates of the rewritten one. The role's own
@@ -32,8 +32,12 @@ OURS = ("demo", "tiny")
 @click.option("--data", type=click.Path(path_type=Path), help="Inputs, as `circuit tune` takes them.")
 @click.option("--proofs", type=click.IntRange(2), default=3, show_default=True, help="Of each.")
 @click.option("--best", type=click.IntRange(1), default=4, show_default=True, help="Candidates to measure.")
+@click.option("--floor", type=click.FloatRange(0, 1), default=0.99, show_default=True, help="Least mean accuracy.")
+@click.option("--compact", is_flag=True, help="Try the compact arithmetic too.")
 @json_option
-def main(model: str, data: Path | None, proofs: int, best: int, json_file: str | None) -> None:
+def main(
+    model: str, data: Path | None, proofs: int, best: int, floor: float, compact: bool, json_file: str | None
+) -> None:
     """Tune a model and tell how its winner compares."""
     host = host_facts()
     say_host(host)
@@ -41,9 +45,11 @@ def main(model: str, data: Path | None, proofs: int, best: int, json_file: str |
     base = parse_run_args(render_run_args(model), model) if model in OURS else PUBLIC
     with tempfile.TemporaryDirectory(prefix="bench-tune-") as name:
         place = Path(name)
-        tuned = tune(Job(path, place / "out", data, base, best=best, proofs=proofs), _constants(place), say)
+        job = Job(path, place / "out", data, base, floor=floor, best=best, proofs=proofs, compact=compact)
+        tuned = tune(job, _constants(place), say)
     found = told(tuned)
-    settings = {"model": model, "data": str(data) if data else None, "proofs": proofs, "best": best}
+    settings = {"model": model, "data": str(data) if data else None, "proofs": proofs, "best": best,
+                "floor": floor, "compact": compact}  # fmt: skip
     write_json({"bench": "tune", "host": host, "settings": settings, **found}, json_file)
 
 

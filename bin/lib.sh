@@ -43,6 +43,7 @@ need_venv() {
 }
 
 need_throwaway_packages() { need_packages mmdebstrap systemd-container debian-archive-keyring openssh-client python3-venv; }
+need_vm_packages() { need_packages qemu-system-x86 qemu-utils acpica-tools e2fsprogs fdisk; }
 
 # need_promtool: .cache/promtool, which checks Prometheus' rules. Unpacked alone: Debian's package starts a server.
 need_promtool() {

@@ -25,8 +25,11 @@ _DONE_HERE = {"pip", "tempfile", "archive", "unarchive", "file"}
 """Modules that fetch uv and carry the package's source to a host."""
 
 
-def build_venv(place: Path, ezkl_version: str) -> Path:
-    """A venv in `place` with the package and that EZKL; its ``bin``. Raises CalledProcessError when a command fails."""
+def build_venv(place: Path, ezkl_version: str, *, tunes: bool = False) -> Path:
+    """A venv in `place` with the package and that EZKL, and what the tuner needs where it `tunes`; its ``bin``.
+
+    Raises CalledProcessError when a command fails.
+    """
     source = place / "source"
     shutil.copytree(PACKAGE / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     shutil.copy(PACKAGE / "pyproject.toml", source)
@@ -34,7 +37,7 @@ def build_venv(place: Path, ezkl_version: str) -> Path:
     tools.mkdir(parents=True, exist_ok=True)
     if not (tools / "uv").exists():
         (tools / "uv").symlink_to(Path(sys.executable).with_name("uv"))
-    variables = {
+    variables: dict[str, Any] = {
         "omron_opt": str(DOWNLOADS),
         "omron_environment": {},
         "omron_ezkl_version": ezkl_version,
@@ -44,18 +47,18 @@ def build_venv(place: Path, ezkl_version: str) -> Path:
         "__miner_ezkl_lock": str(PACKAGE / f"ezkl-{ezkl_version}.lock"),
         "__miner_unpacked": {"path": str(source)},
     }
-    for task in _tasks(yaml.safe_load(TASKS.read_text())):
+    conditions = {"__miner_ezkl_lock is file": Path(variables["__miner_ezkl_lock"]).is_file(), "__miner_tunes": tunes}
+    for task in _tasks(yaml.safe_load(TASKS.read_text()), conditions):
         _run(task, variables, place)
     return place / "venv/bin"
 
 
-def _tasks(given: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _tasks(given: list[dict[str, Any]], conditions: dict[str, bool]) -> Iterator[dict[str, Any]]:
     for task in given:
         if "block" not in task:
             yield task
-            continue
-        assert task.get("when") in (None, "__miner_ezkl_lock is file"), task["name"]
-        yield from _tasks(task["block"])
+        elif "when" not in task or conditions[task["when"]]:
+            yield from _tasks(task["block"], conditions)
 
 
 def _run(task: dict[str, Any], variables: dict[str, Any], place: Path) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime
 import pytest
 
 import work
@@ -16,6 +15,7 @@ from omron_miner import circuit_needs
 from omron_miner.circuit import load_circuit
 from omron_miner.circuit_build import build_circuit, prove_once
 from omron_miner.isolated import run
+from omron_miner.onnx_runtime import onnxruntime
 from omron_miner.verifier import verify_elsewhere
 
 if TYPE_CHECKING:

@@ -272,6 +272,7 @@ def test_a_missing_onnxruntime_is_named_with_what_to_install(
     folder: Path, proving_constants: Constants, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.delitem(sys.modules, "omron_miner.onnx_runtime", raising=False)  # loaded by a test before this one
     with pytest.raises(ConfigError, match="onnxruntime, which is not installed") as caught:
         judge(folder, proving_constants)
     assert "omron-miner[evaluate]" in (caught.value.hint or "")

@@ -11,7 +11,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 import pytest
 
 import work
@@ -20,6 +19,7 @@ from omron_miner.circuit import example_inputs, load_circuit, validate_inputs
 from omron_miner.errors import CircuitError
 from omron_miner.events import FailureKind
 from omron_miner.isolated import run
+from omron_miner.onnx_runtime import onnxruntime
 from omron_miner.verifier import verify_elsewhere
 
 if TYPE_CHECKING:

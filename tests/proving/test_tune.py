@@ -1,7 +1,7 @@
 """A rewritten circuit is as sound as any: with other outputs, inputs or weights nothing verifies, on either EZKL.
 
-On 23.0.5 the rewritten convolution is a product that EZKL checks by Freivalds' algorithm; that its check is of the very
-cells that are the outputs is what is tried here.
+So is one in the compact arithmetic. On 23.0.5 the rewritten convolution is a product that EZKL checks by Freivalds'
+algorithm; that its check is of the very cells that are the outputs is what is tried here.
 """
 
 from __future__ import annotations
@@ -18,27 +18,36 @@ import numpy as np
 import pytest
 
 from building import constants_below, render_run_args
+from omron_miner.tune.compact import Precision, compact
+from omron_miner.tune.compact_search import run_args_for
 from omron_miner.tune.passes.im2col import convolutions_as_matmul
+from omron_miner.tune.running import run_model
+from omron_miner.tune.search import changed
+from omron_miner.tune.tune import PUBLIC
 from role_venv import build_venv
 from tune_models import graph, node, weights
 from wire_miner import to_toml
 
 if TYPE_CHECKING:
     from omron_miner.constants import Constants
+    from omron_miner.tune.graph import Array, Graph
 
 pytestmark = pytest.mark.slow
 SHAPE = (1, 1, 5, 5)
 OUTPUTS = 2 * 25
+PRECISION = Precision(activation=6, product=13)
 
 
 @dataclass(frozen=True)
 class Host:
-    """Two circuits on one EZKL: a rewritten convolution, and the same with one weight changed."""
+    """Two circuits on one EZKL: a rewritten network, and the same with one weight changed."""
 
     command: Path
     constants: Constants
     honest: Path
     altered: Path
+    expected: Array
+    """What the network answers to the honest circuit's example."""
 
     def run(self, *arguments: str | Path, constants: Constants | None = None) -> subprocess.CompletedProcess[str]:
         return run(self.command, constants or self.constants, *arguments)
@@ -59,38 +68,64 @@ def run(command: Path, constants: Constants, *arguments: str | Path) -> subproce
     return subprocess.run(whole, capture_output=True, text=True, timeout=250, check=False)
 
 
-def write_models(place: Path) -> None:
-    """honest.onnx and altered.onnx, rewritten."""
-    weight, bias = weights(2, 1, 3, 3), weights(2)
+def networks() -> dict[str, Graph]:
+    """Products, a maximum and a lookup, each output depending on the altered weight."""
+    weight, bias, second = weights(2, 1, 3, 3), weights(2), weights(2, 2, 1, 1)
     other = weight.copy()
     other[0, 0, 1, 1] += 0.5  # the middle one: every window's first channel depends on it
-    for name, values in (("honest", weight), ("altered", other)):
-        convolution = node("Conv", ["x", "w", "b"], ["y"], pads=[1, 1, 1, 1])
-        rewritten = graph([convolution], {"w": values, "b": bias}, SHAPE)
-        assert convolutions_as_matmul(rewritten) == 1
-        (place / f"{name}.onnx").write_bytes(rewritten.to_model().SerializeToString())
+    nodes = [
+        node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1]),
+        node("Relu", ["c"], ["r"]),
+        node("Add", ["r", "c"], ["s"]),  # nowhere constant, as a Relu alone is
+        node("Conv", ["s", "second", "b"], ["t"]),
+        node("Tanh", ["t"], ["y"]),
+    ]
+    return {
+        name: graph(nodes, {"w": values, "b": bias, "second": second}, SHAPE)
+        for name, values in (("honest", weight), ("altered", other))
+    }
 
 
-@pytest.fixture(scope="module", params=["22.0.1", "23.0.5"])
-def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Host:
-    place = tmp_path_factory.mktemp(f"tune-{request.param}")
-    own = Path(sys.executable).parent
-    command = (own if request.param == "22.0.1" else build_venv(place, request.param)) / "omron-miner"
-    constants = constants_below(place)
-    write_models(place)
+def write_models(place: Path, given: dict[str, Graph], arithmetic: str) -> None:
+    """honest.onnx, altered.onnx and the settings.json to build them with."""
+    for name, network in given.items():
+        rewritten = network.copy()
+        assert convolutions_as_matmul(rewritten) == 2
+        made = compact(rewritten, PRECISION).graph if arithmetic == "compact" else rewritten
+        (place / f"{name}.onnx").write_bytes(made.to_model().SerializeToString())
+    settings = render_run_args("tiny", logrows=13, lookup_range=[-2000, 2000])
+    if arithmetic == "compact":
+        run_args = changed(run_args_for(PUBLIC, PRECISION), logrows=15, lookup_range=(-16000, 16000))
+        settings = json.dumps({"run_args": run_args.model_dump(mode="json", exclude_none=True)})
+    (place / "settings.json").write_text(settings)
+
+
+@pytest.fixture(scope="module")
+def command_23(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_venv(tmp_path_factory.mktemp("ezkl-23"), "23.0.5") / "omron-miner"
+
+
+@pytest.fixture(scope="module", params=["22.0.1", "22.0.1 compact", "23.0.5", "23.0.5 compact"])
+def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, command_23: Path) -> Host:
+    version, _, arithmetic = request.param.partition(" ")
+    place = tmp_path_factory.mktemp("tune")
+    command = Path(sys.executable).with_name("omron-miner") if version == "22.0.1" else command_23
+    constants, given = constants_below(place), networks()
+    write_models(place, given, arithmetic)
     settings = place / "settings.json"
-    settings.write_text(render_run_args("tiny", logrows=12))
     folders = {}
     for name in ("honest", "altered"):
-        given = ["--name", name, "--onnx", str(place / f"{name}.onnx"), "--settings", str(settings)]
-        done = run(command, constants, "circuit", "build", "--json", *given)
+        arguments = ["--name", name, "--onnx", str(place / f"{name}.onnx"), "--settings", str(settings)]
+        done = run(command, constants, "circuit", "build", "--json", *arguments)
         assert done.returncode == 0, done.stdout + done.stderr
         folders[name] = Path(json.loads(done.stdout)["directory"])
     read = json.loads((folders["honest"] / "settings.json").read_text())
-    assert read["version"] == request.param
+    assert read["version"] == version
     einsum = (read.get("einsum_params") or {}).get("total_einsum_col_size", 0)
-    assert (einsum > 0) == (request.param == "23.0.5"), "whether Freivalds' check is used is what is documented"
-    return Host(command, constants, folders["honest"], folders["altered"])
+    assert (einsum > 0) == (version == "23.0.5"), "whether Freivalds' check is used is what is documented"
+    (row,) = json.loads((folders["honest"] / "input.json").read_text())["input_data"]
+    ((expected,),) = run_model(given["honest"], [{"x": np.array(row, np.float32).reshape(SHAPE)}])
+    return Host(command, constants, folders["honest"], folders["altered"], expected.ravel())
 
 
 def proof_of(host: Host, name: str) -> Path:
@@ -107,6 +142,7 @@ def test_its_proof_verifies_and_says_what_the_model_computes(host: Host) -> None
     told = host.verify(proof_of(host, "honest"))
     assert told["verified"]
     assert len(told["outputs"]) == OUTPUTS
+    assert np.abs(np.array(told["outputs"]) - host.expected).max() < 0.05
     assert np.ptp(told["outputs"]) > 0.1
 
 

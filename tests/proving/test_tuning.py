@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,14 @@ import pytest
 
 from building import MODELS, constants_below
 from omron_miner.circuit import load_circuit
+from omron_miner.circuit_build import Source
 from omron_miner.errors import CircuitError, ConfigError
 from omron_miner.run_args import read_run_args
+from omron_miner.srs import ensure_srs
 from omron_miner.tune import trial
 from omron_miner.tune import tune as tuning
+from omron_miner.tune.altered import with_other_weights
+from omron_miner.tune.graph import read_graph
 from omron_miner.tune.search import changed
 from omron_miner.tune.tune import PUBLIC, Job, Tuned, tune
 from omron_miner.tune.tune_report import write_report
@@ -39,6 +44,7 @@ def checked(tuned: Tuned) -> dict[str, Any]:
     assert read_run_args(out / "run_args.json") == winner.run_args
     assert load_circuit(Path(built.directory)).settings.logrows == winner.run_args.logrows
     assert not any(one.unsound for one in tuned.trials)
+    assert winner.weights_tried
     write_report(tuned)
     told: dict[str, Any] = json.loads((out / "report.json").read_text())
     assert winner.name in (out / "report.txt").read_text()
@@ -74,6 +80,35 @@ def test_a_model_with_a_lookup_table_gets_one_that_no_input_can_leave(tmp_path: 
     assert {one["ranges"] for one in candidates} == {"safe"}
 
 
+def test_the_compact_arithmetic_is_measured_and_built_when_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        tuning, "search", lambda *_: []
+    )  # so that the winner is one of these, or of EZKL's own run args
+    mlp(tmp_path / "mlp.onnx")
+    job = Job(tmp_path / "mlp.onnx", tmp_path / "out", base=SMALL, stock=SMALL, best=1, proofs=2, calibrations=())
+    constants, heard = constants_below(tmp_path / "host"), list[str]()
+    told = checked(tune(replace(job, compact=True), constants, say=heard.append))
+    (compact,) = [one for one in told["trials"] if one["name"].startswith("compact")]
+    assert not compact["failure"], heard
+    assert compact["response_s"]
+    assert compact["ranges"] != "exceeded"
+    plain = tune(replace(job, out=tmp_path / "plain"), constants, say=lambda _: None)
+    assert not any("compact" in one.name for one in plain.trials)
+
+
+def test_run_args_that_need_a_larger_srs_than_ones_own_are_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "search", lambda *_: [])
+    constants = constants_below(tmp_path / "host")
+    srs = Source(ensure_srs(6, tmp_path / "own", "local"), None)
+    job = Job(MODELS / "tiny.onnx", tmp_path / "out", base=SMALL, proofs=2, baselines="given", srs=srs)
+    tuned = tune(job, constants, say=lambda _: None)
+    (one,) = tuned.trials
+    assert (one.name, tuned.winner) == ("as given", None)
+    assert "is for logrows 6, needed is 12" in one.failure
+
+
 def test_a_step_beyond_its_time_is_killed_and_said_to_be(tmp_path: Path) -> None:
     limits = trial.Limits(seconds=0.05)
     with pytest.raises(CircuitError, match=r"longer than 0\.05 s"):
@@ -90,17 +125,39 @@ def test_ezkls_own_calibration_is_read_as_run_args(tmp_path: Path) -> None:
 def test_a_forgery_that_verifies_is_refused_loudly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = trial.prove
 
-    def lax(*given: Any) -> dict[str, Any]:
-        return {**real(*given), "forged": ["the first output changed"]}
+    def lax(folder: Path, *given: Any) -> dict[str, Any]:
+        stock = load_circuit(folder).settings.logrows == SMALL.logrows
+        return {**real(folder, *given), "forged": ["the first output changed"] if stock else []}
 
     monkeypatch.setattr(trial, "prove", lax)
+    monkeypatch.setattr(trial, "forge", lambda *_: True)
     monkeypatch.setattr(tuning, "search", lambda *_: [])
     job = Job(MODELS / "tiny.onnx", tmp_path / "out", base=SMALL, stock=SMALL, best=1, proofs=2, calibrations=())
     heard: list[str] = []
     tuned = tune(job, constants_below(tmp_path / "host"), say=heard.append)
     assert (tuned.winner, tuned.built) == (None, None)
-    assert any("WARNING" in line and "UNSOUND" in line for line in heard)
+    assert ["the first output" in one.failure for one in tuned.trials] == [True, False]
+    assert ["other weights" in one.failure for one in tuned.trials] == [False, True]
+    assert sum("WARNING" in line and "UNSOUND" in line for line in heard) >= 2
     assert not (job.out / "run_args.json").exists()
+
+
+def test_an_answer_by_other_weights_is_found_out_and_so_is_a_key_that_lets_it_pass(tmp_path: Path) -> None:
+    """Such a key is made here of the very weights that the answer is forged with."""
+    constants, limits = constants_below(tmp_path / "host"), trial.Limits()
+    mlp(tmp_path / "mlp.onnx")
+    honest = read_graph(tmp_path / "mlp.onnx")
+    altered = tmp_path / "altered.onnx"
+    altered.write_bytes(next(with_other_weights(honest)).to_model().SerializeToString())
+    made = {
+        model: Path(trial.set_up(model, SMALL, tmp_path / model.stem / "new", constants, limits, Source())["folder"])
+        for model in (tmp_path / "mlp.onnx", altered)
+    }
+    (own, other), rows = made.values(), [[0.1 * number for number in range(6)]]
+    assert trial.forge(own, altered, rows, constants, limits, tmp_path / "forged") is False
+    assert trial.forge(own, tmp_path / "mlp.onnx", rows, constants, limits, tmp_path / "same") is None
+    shutil.copyfile(own / "model.compiled", other / "model.compiled")
+    assert trial.forge(other, altered, rows, constants, limits, tmp_path / "lax") is True
 
 
 def test_a_model_that_answers_always_the_same_is_refused(tmp_path: Path) -> None:

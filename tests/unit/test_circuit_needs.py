@@ -102,6 +102,7 @@ def test_preflight_knows_the_built_in_models_as_long_as_they_are_built_as_measur
 
     assert len(problems()) == 1
     assert problems(run_args={"logrows": 20}) == []  # only its build can tell
+    assert problems(circuit_tune=True) == []
 
 
 def test_preflight_leaves_other_models_and_broken_lists_to_others() -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 from images import IMAGES
+from omron_miner.onnx_runtime import onnxruntime
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,3 +130,22 @@ def linear(node: onnx.NodeProto, values: Any, weight: Any, bias: Any) -> Any:
     padded = np.pad(values, ((0, 0), (pad, pad), (pad, pad)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), (1, 2))[:, ::stride, ::stride]
     return np.einsum("chwij,ocij->ohw", windows, weight) + np.reshape(bias, (-1, 1, 1))
+
+
+def test_running_a_model_tells_nobody_of_it(tmp_path: Path) -> None:
+    """onnxruntime's telemetry keeps a device's id and what it is to send in the home folder."""
+    program = (
+        "import sys; from pathlib import Path; from omron_miner.tune.graph import read_graph; "
+        "from omron_miner.tune.running import run_model; import numpy as np; "
+        "print(run_model(read_graph(Path(sys.argv[1])), [{'input': np.zeros((1, 4), np.float32)}]))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, MODELS / "tiny.onnx"],
+        env=environment | {"HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []

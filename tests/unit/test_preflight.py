@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -358,6 +359,75 @@ def test_a_circuit_that_is_not_well_formed_is_refused(circuit: Any, said: str) -
     assert said in only(circuits(circuit))
 
 
+def tuning(options: Any, **more: Any) -> list[str]:
+    return circuits({"name": "a", "model": "demo", "circuit_tune": options, **more})
+
+
+def test_a_circuit_may_be_tuned_by_its_host(tmp_path: Path) -> None:
+    for name in ("a.npy", "b.json"):
+        (tmp_path / name).write_bytes(b"x")
+    assert not tuning(True)
+    assert not tuning(False, tuned=str(run_args_json(tmp_path)))
+    options = {"low": 0, "high": 1.5, "floor": 0.9, "best": 1, "proofs": 2, "compact": True, "baselines": "given"}
+    for data in (tmp_path, tmp_path / "a.npy", tmp_path / "b.json"):
+        assert not tuning({**options, "data": str(data)}, run_args={"logrows": 12})
+
+
+def run_args_json(place: Path) -> Path:
+    path = place / "run_args.json"
+    path.write_text(json.dumps({"run_args": {"logrows": 12}}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (None, "circuit_tune None is neither true nor options"),
+        ("true", "circuit_tune 'true' is neither true nor options"),
+        ({}, "circuit_tune {} is neither true nor options"),
+        ([{"best": 1}], "is neither true nor options"),
+        ({"legs": 1, "bases": 2}, "circuit_tune has no bases, legs: only baselines, best, "),
+        ({"best": 0}, "best 0 is not a whole number from 1 on"),
+        ({"best": True}, "best True is not a whole number"),
+        ({"best": "4"}, "best '4' is not a whole number"),
+        ({"proofs": 1}, "proofs 1 is not a whole number from 2 on"),
+        ({"proofs": 2.0}, "proofs 2.0 is not a whole number"),
+        ({"floor": 99}, "floor 99 is not an accuracy from 0 to 1"),
+        ({"compact": "yes"}, "compact 'yes' is not true or false"),
+        ({"baselines": "none"}, "baselines 'none' is not one of all, given"),
+        ({"low": "0"}, "low '0' is not a number"),
+        ({"high": True}, "high True is not a number"),
+        ({"high": math.nan}, "high nan is not a number"),
+        ({"low": 2}, "low 2 is not below high 1.0"),
+        ({"data": "photos"}, "data photos is relative"),
+        ({"data": "/nowhere"}, "data /nowhere cannot be read on the control node"),
+        ({"data": 7}, "data 7 is not a path"),
+        ({"data": __file__}, "is no sample: name a file of samples (.json or .npy) or a folder of them"),
+        ({"data": str(ROOT / "roles")}, "holds no .json or .npy file"),
+    ],
+)
+def test_a_tuning_that_is_not_well_formed_is_refused(options: Any, said: str) -> None:
+    assert said in only(tuning(options))
+
+
+def test_what_is_tuned_already_or_prebuilt_is_not_tuned(folder: Path, tmp_path: Path) -> None:
+    for options in (True, {"best": 1}):
+        problem = only(tuning(options, tuned=str(run_args_json(tmp_path))))
+        assert "tuned names a result and circuit_tune has the host find one" in problem
+        given = {"name": "a", "folder": str(folder), "circuit_tune": options}
+        assert "circuit_tune does nothing for a prebuilt folder" in only(circuits(given))
+
+
+def test_the_options_are_the_commands() -> None:
+    from omron_miner.cli import circuit_tune_command
+
+    known = {name for one in circuit_tune_command.params for name in one.opts}
+    assert {f"--{name}" for name in preflight.TUNE_OPTIONS} <= known
+    defaults = {one.name: one.default for one in circuit_tune_command.params}
+    assert (defaults["low"], defaults["high"]) == (preflight.LOWEST, preflight.HIGHEST)
+    assert (defaults["floor"], defaults["best"], defaults["proofs"]) == (0.99, 4, 3), "what the messages say"
+
+
 @pytest.mark.parametrize("given", [None, [], "demo", {"name": "demo"}, True])
 def test_circuits_are_a_list_with_something_in_it(given: Any) -> None:
     assert "not a list with at least one circuit" in only(preflight.circuit_problems(given, "22.0.1"))
@@ -461,6 +531,12 @@ def test_an_srs_must_reach_the_largest_logrows(tmp_path: Path, folder: Path) -> 
 
 def test_a_model_without_logrows_counts_with_the_default(tmp_path: Path) -> None:
     assert "logrows 16 needs 8388608" in only(srs(srs_file(tmp_path / "kzg15.srs", 15)))
+
+
+def test_an_srs_may_be_of_any_size_where_tuning_finds_the_logrows(tmp_path: Path) -> None:
+    path, circuit = srs_file(tmp_path / "kzg12.srs", 12), {"name": "a", "model": "tiny", "circuit_tune": True}
+    assert srs(path, omron_circuits=[circuit]) == []
+    assert "logrows 13 needs" in only(srs(path, omron_circuits=[{**circuit, "run_args": {"logrows": 13}}]))
 
 
 def test_an_srs_of_another_checksum_is_refused(tmp_path: Path) -> None:

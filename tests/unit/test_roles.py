@@ -150,6 +150,37 @@ def test_every_ezkl_that_preflight_lets_through_is_pinned_by_a_lock_and_allowed_
     assert set(requirement.specifier.filter(published)) == {default, *others}
 
 
+def pins(path: Path) -> list[tuple[Requirement, set[str]]]:
+    """What a lock of uv's pins, with the checksums; nothing else may stand in it."""
+    text = path.read_text().replace("\\\n    ", "")
+    assert re.fullmatch(r"(\S+==\S+( ; [^\n]*?)?( --hash=sha256:[0-9a-f]{64})+\n)+", text), path
+    parted = [line.split(" --hash=sha256:") for line in text.splitlines()]
+    return [(Requirement(pin.strip()), set(hashes)) for pin, *hashes in parted]
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
+def test_the_tuners_lock_goes_on_top_of_the_hosts_and_is_what_the_tests_run_with(python: str) -> None:
+    """Made of onnx and onnxruntime by uv, as the other locks, from 3.10 on and without what the host's lock has."""
+    environment = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
+
+    def on(path: str) -> dict[str, tuple[Requirement, set[str]]]:
+        wanted = [
+            (pin, hashes) for pin, hashes in pins(ROOT / path) if not pin.marker or pin.marker.evaluate(environment)
+        ]
+        found = {pin.name: (pin, hashes) for pin, hashes in wanted}
+        assert len(found) == len(wanted), "a package is pinned twice"
+        return found
+
+    tuner, host, control = on("files/miner/tune.lock"), on("files/miner/requirements.lock"), on("requirements.lock")
+    wanted = {"flatbuffers", "ml-dtypes", "onnx", "onnxruntime", "protobuf"}
+    old = {"coloredlogs", "humanfriendly", "mpmath", "sympy"}  # of the last onnxruntime for Python 3.10
+    assert set(tuner) == (wanted | old if python == "3.10" else wanted)
+    assert not set(tuner) & set(host)
+    if python != "3.10":  # the control node's lock begins with 3.11
+        for name, (pin, hashes) in tuner.items():
+            assert (pin.specifier, hashes) == (control[name][0].specifier, control[name][1]), name
+
+
 def test_pm2s_locks_pin_every_file_by_checksum_and_name_no_registry() -> None:
     files = ROOT / "roles/pm2/files"
     pins = [line for line in (files / "requirements.lock").read_text().splitlines() if line and line[0] != "#"]

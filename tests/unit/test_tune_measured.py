@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from building import constants_below
+from omron_miner.circuit_build import Source
 from omron_miner.cli import main
+from omron_miner.competition_score import Standing
 from omron_miner.run_args import RunArgs
 from omron_miner.tune import tune as tuning
 from omron_miner.tune.measured import Store, Trial, choose_winner, digest
@@ -18,12 +21,9 @@ from omron_miner.tune.tune import Job, Tuned
 from omron_miner.tune.tune_report import to_json, to_svg, to_text
 from wire_miner import to_toml
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 def tried(place: Path, name: str, seconds: float, baseline: bool = False, **values: Any) -> Trial:
-    proof = {"witness_s": seconds / 4, "prove_s": seconds * 3 / 4, "outputs": [1.0], "forged": []}
+    proof = {"witness_s": seconds / 4, "prove_s": seconds * 3 / 4, "proof_bytes": 9000, "outputs": [1.0], "forged": []}
     given = {"accuracy": 0.999, "ranges": "safe", "proofs": [proof, proof], **values}
     return Trial(name, baseline, place / "model.onnx", RunArgs(), **given)
 
@@ -51,6 +51,21 @@ def test_the_fastest_wins_but_only_if_it_passes(tmp_path: Path) -> None:
 def test_a_baseline_wins_when_no_candidate_is_faster(tmp_path: Path, seconds: float) -> None:
     stock = tried(tmp_path, "stock", 5.0, baseline=True)
     assert choose_winner([tried(tmp_path, "candidate 1", seconds), stock], 0.99) is stock
+
+
+def test_a_score_weighs_accuracy_against_time_as_a_competition_does(tmp_path: Path) -> None:
+    rough = tried(tmp_path, "candidate 1", 2.0, accuracy=0.99)
+    fine = tried(tmp_path, "candidate 2", 2.1, accuracy=0.9999)
+    slow = tried(tmp_path, "candidate 3", 20.0, accuracy=1.0)
+    trials = [rough, fine, slow]
+    assert choose_winner(trials, 0.99) is rough
+    assert choose_winner(trials, 0.99, "score") is fine
+    assert slow.score == pytest.approx(0.95 + 0.05 * 0.1)
+    beaten = Standing(accuracy=0.5, proof_bytes=9000, response_s=2.1)
+    assert choose_winner(trials, 0.99, "score", beaten) is fine
+    assert fine.score == pytest.approx(0.95 * 0.9999 / 0.5 + 0.05)
+    stock = tried(tmp_path, "stock", 2.1, baseline=True, accuracy=0.9999)
+    assert choose_winner([fine, stock], 0.99, "score") is stock, "no worse than the best baseline"
 
 
 def test_finished_steps_outlive_a_line_that_broke_off(tmp_path: Path) -> None:
@@ -98,12 +113,15 @@ def test_the_command_hands_on_what_it_was_asked_and_fails_when_nothing_passes(
     monkeypatch.setattr(tuning, "tune", answer)
     config = tmp_path / "constants.toml"
     config.write_text(to_toml(constants_below(tmp_path)))
-    given = ["--config", str(config), "circuit", "tune", "m.onnx", "--out", str(tmp_path), "--json", "--floor", "0.9"]
+    given = ["--config", str(config), "circuit", "tune", "m.onnx", "--out", str(tmp_path), "--json", "--floor", "0.9",
+             "--baselines", "given", "--srs-file", "own.srs", "--srs-sha256", "ab"]  # fmt: skip
     done = CliRunner().invoke(main, [*given, "--best", "7", "--seed", "5", "--limit-seconds", "9", "--limit-gib", "2"])
     assert done.exit_code == (0 if passes else 1), done.output
     assert json.loads(done.stdout) == json.loads((tmp_path / "report.json").read_text())
     (job,) = asked
     assert (job.floor, job.best, job.seed) == (0.9, 7, 5)
+    assert (job.goal, job.compact, job.free_visibilities) == ("time", False, False)
+    assert (job.baselines, job.srs) == ("given", Source(Path("own.srs"), "ab"))
     assert (job.limits.seconds, job.limits.space_bytes) == (9.0, 2 << 30)
     assert job.base.input_visibility == "Public"
     assert {path.name for path in tmp_path.glob("report.*")} == {"report.txt", "report.json", "report.svg"}
@@ -117,3 +135,4 @@ def test_a_model_that_is_not_there_is_asked_wrongly(tmp_path: Path) -> None:
     assert done.exit_code == 2
     assert "none.onnx" in done.stderr
     assert CliRunner().invoke(main, [*given, "--low", "1", "--high", "0"]).exit_code == 2
+    assert CliRunner().invoke(main, [*given, "--reference", "beaten.json"]).exit_code == 2, "only with --goal score"

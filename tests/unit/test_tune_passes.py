@@ -10,10 +10,11 @@ import pytest
 
 from omron_miner.errors import ConfigError
 from omron_miner.tune.graph import Graph, attributes, read_graph
-from omron_miner.tune.passes import EXACT
+from omron_miner.tune.passes import EXACT, FOR_COMPACT
 from omron_miner.tune.passes.attributes import write_attributes
 from omron_miner.tune.passes.batch_norm import fold_batch_norm
 from omron_miner.tune.passes.constants import fold_constants
+from omron_miner.tune.passes.conv_layouts import convolutions_by_rows, convolutions_by_tiles
 from omron_miner.tune.passes.im2col import convolutions_as_matmul
 from omron_miner.tune.passes.max_pool import pool_before_activation
 from omron_miner.tune.passes.merge import merge_products
@@ -163,11 +164,65 @@ def test_products_with_the_same_windows_become_one() -> None:
     convolutions_as_matmul(before)
     after = changed_to_the_same(before, merge_products)
     assert (ops(before).count("MatMul"), ops(after).count("MatMul")) == (3, 2)
-    assert ops(after).count("Gather") == 2
+    assert ops(after).count("Concat") == 1
+    assert ops(after).count("Gather") == 2 + 2, "two kinds of windows, and the shared product is cut in two"
+
+
+def convolved(channels: int, out: int, *, pool: bool = False, beside: bool = False, **conv: Any) -> Graph:
+    """A 3×3 convolution of an 8×8 image, pooled or not, perhaps with a 1×1 convolution of the same image."""
+    nodes = [node("Conv", ["x", "w", "b"], ["c"], **({"pads": [1, 1, 1, 1]} | conv))]
+    nodes.append(node("MaxPool", ["c"], ["y"], kernel_shape=[2, 2], strides=[2, 2]) if pool else node("Tanh", "c", "y"))
+    if beside:
+        nodes.append(node("Conv", ["x", "w1", "b"], ["y1"]))
+    constants = {"w": weights(out, channels, 3, 3), "w1": weights(out, channels, 1, 1), "b": weights(out)}
+    return graph(nodes, constants, (1, channels, 8, 8), ("y", "y1") if beside else ("y",))
+
+
+def test_a_convolution_of_few_channels_is_computed_in_tiles() -> None:
+    after = changed_to_the_same(convolved(2, 4), convolutions_by_tiles)
+    assert "Conv" not in ops(after)
+    (product,) = [one for one in after.nodes if one.op_type == "MatMul"]
+    assert after.shape(product.output[0]) == (4 * 4, 4 * 4), "four places of each of 16 tiles"
+
+
+def test_tiles_that_are_pooled_need_no_maximum_but_relus() -> None:
+    after = changed_to_the_same(convolved(2, 4, pool=True), convolutions_by_tiles)
+    assert not {"Conv", "MaxPool"} & set(ops(after))
+    assert ops(after).count("Relu") == 3
+
+
+def test_a_convolution_of_many_channels_to_few_is_summed_by_rows() -> None:
+    after = changed_to_the_same(convolved(8, 2), convolutions_by_rows)
+    (product,) = [one for one in after.nodes if one.op_type == "MatMul"]
+    assert after.shape(product.output[0]) == (3 * 2, 8 * 8), "each row of the kernel"
+    assert ops(after).count("Add") == 2
+
+
+@pytest.mark.parametrize(
+    ("rewrite", "channels", "out"), [(convolutions_by_tiles, 2, 4), (convolutions_by_rows, 8, 2)], ids=["tiles", "rows"]
+)
+def test_a_1x1_convolution_of_the_same_image_shares_the_product(
+    rewrite: Callable[[Graph], int], channels: int, out: int
+) -> None:
+    after = changed_to_the_same(convolved(channels, out, beside=True), rewrite)
+    convolutions_as_matmul(after)
+    merge_products(after)
+    assert ops(after).count("MatMul") == 1
+
+
+@pytest.mark.parametrize("rewrite", [convolutions_by_tiles, convolutions_by_rows])
+@pytest.mark.parametrize("conv", [{"strides": [2, 2]}, {"dilations": [2, 2]}, {"auto_pad": "SAME_UPPER", "pads": None}])
+def test_convolutions_with_steps_are_left_to_the_im2col(rewrite: Callable[[Graph], int], conv: dict[str, Any]) -> None:
+    for channels, out in ((2, 4), (8, 2)):
+        assert rewrite(convolved(channels, out, **conv)) == 0
 
 
 def run_all(of: Graph) -> int:
     return sum(one.run(of) for one in EXACT)
+
+
+def run_all_for_compact(of: Graph) -> int:
+    return sum(one.run(of) for one in FOR_COMPACT)
 
 
 def test_all_of_them_together_keep_a_network(tmp_path: Path) -> None:
@@ -178,10 +233,11 @@ def test_all_of_them_together_keep_a_network(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not AGE.exists(), reason="the competition's model is not here")
 @pytest.mark.slow
-def test_the_competitions_model_keeps_its_answers() -> None:
+@pytest.mark.parametrize("rewrite", [run_all, run_all_for_compact])
+def test_the_competitions_model_keeps_its_answers(rewrite: Callable[[Graph], int]) -> None:
     before = read_graph(AGE)
     after = before.copy()
-    assert run_all(after) > 60
+    assert rewrite(after) > 60
     feeds = list(make_feeds(before, None, -1, 1, seed=3).values())
     assert difference(run_model(after, feeds), run_model(before, feeds)) < 1e-5
     assert not {"Conv", "BatchNormalization"} & set(ops(after))

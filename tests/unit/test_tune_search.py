@@ -8,8 +8,20 @@ import pytest
 
 from omron_miner.run_args import RunArgs
 from omron_miner.tune.cost import Cost, cost
-from omron_miner.tune.ranges import Range
-from omron_miner.tune.search import Candidate, changed, choose, collapses, grid, logrows_for, needed, smallest_base
+from omron_miner.tune.ranges import Magnitudes, Range
+from omron_miner.tune.search import (
+    Candidate,
+    Question,
+    changed,
+    cheapest_visibilities,
+    choose,
+    collapses,
+    grid,
+    logrows_for,
+    needed,
+    smallest_base,
+)
+from tune_models import graph, node, weights
 
 SHAPE: dict[str, Any] = {
     "num_rows": 5000,
@@ -18,6 +30,8 @@ SHAPE: dict[str, Any] = {
     "model_instance_shapes": [[1, 100], [1, 4]],
     "einsum_cells": 0,
 }
+
+QUESTION = Question(b"", RunArgs(), [], [], Magnitudes(graph([node("Tanh", ["x"], ["y"])], {}, (1, 4)), {}, -1, 1))
 
 
 def at(logrows: int, **values: Any) -> Cost:
@@ -33,7 +47,7 @@ def test_a_key_has_the_size_of_the_fitted_formula() -> None:
     shape = {**SHAPE, "num_rows": 300_000, "einsum_cells": 140_000}
     spread = cost(RunArgs(num_inner_cols=1), shape)
     assert spread
-    assert (spread.blocks, spread.key_mb) == (3, 4 * (21 * 9 + 16 * 2 + 16))
+    assert (spread.blocks, spread.key_mb) == (3, 4 * (21 * 9 + 16 * (4 * 2 + 2) + 16)), "two checks of products"
 
 
 def test_a_lower_logrows_is_not_cheaper_once_a_table_needs_more_columns() -> None:
@@ -74,6 +88,13 @@ def test_a_table_is_wide_enough_for_every_bound_and_twice_the_samples_without_on
     assert needed([digits], "lookup") == 0
 
 
+def test_a_table_by_samples_holds_twice_these_but_never_more_than_any_input_reaches() -> None:
+    loose = Range("a", "Tanh", "lookup", 100, bound=1_000_000, seen=500)
+    tight = Range("b", "Tanh", "lookup", 100, bound=600, seen=500)
+    assert 1000 <= needed([loose, tight], "lookup", by_samples=True) <= 1000 * 1.02 + 3
+    assert 600 <= needed([tight], "lookup", by_samples=True) <= 600 * 1.02 + 3
+
+
 def test_the_grid_is_the_same_for_a_seed_and_keeps_what_is_not_searched() -> None:
     base = RunArgs(input_visibility="Public", param_visibility="Fixed", variables=(("batch_size", 3),))
     assert grid(base, 1) == grid(base, 1)
@@ -85,11 +106,29 @@ def test_the_grid_is_the_same_for_a_seed_and_keeps_what_is_not_searched() -> Non
 
 def test_the_cheapest_are_chosen_and_of_the_same_cost_only_the_most_accurate() -> None:
     def candidate(scale: int, key_mb: float, accuracy: float) -> Candidate:
-        return Candidate(RunArgs(input_scale=scale), accuracy, Cost(1, 1, key_mb, key_mb))
+        return Candidate(QUESTION, RunArgs(input_scale=scale), accuracy, Cost(1, 1, key_mb, key_mb))
 
     dear, rough, fine = candidate(1, 9.0, 1.0), candidate(2, 3.0, 0.992), candidate(3, 3.0, 0.999)
     assert choose([dear, rough, fine], 4) == [fine, dear]
     assert choose([dear, rough, fine], 1) == [fine]
+
+
+def test_for_a_score_some_accuracy_is_worth_some_time() -> None:
+    fast = Candidate(QUESTION, RunArgs(), 0.96, Cost(1, 1, 10.0, 0.3))
+    fine = Candidate(QUESTION, RunArgs(decomp_legs=1), 0.999, Cost(1, 1, 12.0, 0.36))
+    slow = Candidate(QUESTION, RunArgs(decomp_legs=3), 1.0, Cost(1, 1, 100.0, 3.0))
+    assert choose([fast, fine, slow], 3) == [fast, fine, slow]
+    assert choose([fast, fine, slow], 3, "score") == [fine, fast, slow]
+
+
+def test_free_visibilities_are_those_with_the_fewest_cells() -> None:
+    product = graph([node("MatMul", ["x", "w"], ["y"])], {"w": weights(8, 4)}, (1, 8))
+    model = product.to_model().SerializeToString()
+    found = cheapest_visibilities(model, RunArgs(input_visibility="Private", param_visibility="Private", logrows=12))
+    assert (found.input_visibility, found.output_visibility) == ("Public", "Public")
+    assert found.param_visibility == "Fixed"
+    assert found.ignore_range_check_inputs_outputs, "whoever verifies rebuilds public inputs"
+    assert found.logrows == 12
 
 
 def test_a_circuit_too_coarse_to_tell_samples_apart_collapses() -> None:

@@ -12,7 +12,7 @@ import ipaddress
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,12 @@ FETCHED_FILES = {"EZKL": "pk.key", "CIRCOM": "circuit.zkey"}
 EZKL_VERSIONS = ("22.0.1", "23.0.5")  # the miner's package has a lock for each
 LOGROWS = range(1, 27)  # what public SRS files exist for
 DEFAULT_LOGROWS = 16
+SAMPLE_SUFFIXES = (".json", ".npy")
+TUNE_OPTIONS = ("baselines", "best", "compact", "data", "floor", "high", "low", "proofs")
+"""Of a circuit's circuit_tune, as `omron-miner circuit tune` names them."""
+TUNE_BASELINES = ("all", "given")
+LOWEST, HIGHEST = -1.0, 1.0
+"""What the tuner takes inputs to hold unless told."""
 SRS_BYTES_PER_ROW = 128  # two points of 64 bytes each; kzg18 is 32 MiB
 
 _PLACEHOLDER = re.compile(
@@ -266,9 +272,13 @@ def wallet_problems(settings: Mapping[str, Any], coldkeys_on_host: list[str]) ->
 
 
 def _logrows(circuit: Mapping[str, Any]) -> int | None:
-    """The logrows a well-formed circuit is built with: given, the default, or a prebuilt folder's; else None."""
+    """The logrows a well-formed circuit is built with: given, the default, or a prebuilt folder's; else None.
+
+    None also where tuning finds it: what a given SRS is too small for is out then.
+    """
     if "model" in circuit:
-        return whole_number(_given_run_args(circuit).get("logrows", DEFAULT_LOGROWS))
+        found = None if circuit.get("circuit_tune") else DEFAULT_LOGROWS
+        return whole_number(_given_run_args(circuit).get("logrows", found))
     settings = _json_object(Path(str(circuit.get("folder", ""))).expanduser() / "settings.json") or {}
     run_args = settings.get("run_args")
     return whole_number(run_args.get("logrows")) if isinstance(run_args, dict) else None
@@ -302,15 +312,74 @@ def _model_problems(where: str, circuit: Mapping[str, Any]) -> list[str]:
             return [*problems, problem]
         if _tuned_run_args(circuit) is None:
             return [*problems, f"{where}: tuned {circuit['tuned']} has no run_args: name {what}"]
+    if "circuit_tune" in circuit:
+        problems += _tune_problems(where, circuit)
     run_args = circuit.get("run_args", {})
     if not isinstance(run_args, Mapping):
         return [*problems, f"{where}: run_args is not a mapping: write `logrows: 16` and the like below it"]
-    if _logrows(circuit) not in LOGROWS:
+    if "logrows" in _given_run_args(circuit) and _logrows(circuit) not in LOGROWS:
         problems.append(
             f"{where}: logrows {_given_run_args(circuit)['logrows']!r} is not a whole number from {LOGROWS[0]} to "
             f"{LOGROWS[-1]}: {DEFAULT_LOGROWS} is the default"
         )
     return problems
+
+
+def _tune_problems(where: str, circuit: Mapping[str, Any]) -> list[str]:
+    options = circuit["circuit_tune"]
+    if options and "tuned" in circuit:
+        return [f"{where}: tuned names a result and circuit_tune has the host find one: remove one of the two"]
+    if isinstance(options, bool):
+        return []
+    if not isinstance(options, Mapping) or not options:
+        return [f"{where}: circuit_tune {options!r} is neither true nor options: write `true`, or `best: 2` below it"]
+    problems = [
+        f"{where}: circuit_tune: {name} {options[name]!r} is not {what}"
+        for name, (fits, what) in _TUNE_VALUES.items()
+        if name in options and not fits(options[name])
+    ]
+    if unknown := sorted(set(options) - set(TUNE_OPTIONS), key=str):
+        names = ", ".join(map(str, unknown))
+        problems.append(f"{where}: circuit_tune has no {names}: only {', '.join(TUNE_OPTIONS)} are known")
+    low, high = options.get("low", LOWEST), options.get("high", HIGHEST)
+    if _is_number(low) and _is_number(high) and not low < high:
+        problems.append(f"{where}: circuit_tune: low {low!r} is not below high {high!r}: give both as inputs hold them")
+    if "data" in options and (problem := _samples_problem(f"{where}: circuit_tune: data", options["data"])):
+        problems.append(problem)
+    return problems
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_TUNE_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "low": (_is_number, "a number: no honest input holds a smaller one"),
+    "high": (_is_number, "a number: no honest input holds a larger one"),
+    "floor": (lambda value: _is_number(value) and 0 <= value <= 1, "an accuracy from 0 to 1: 0.99 is the default"),
+    "best": (lambda value: _is_whole(value) and value >= 1, "a whole number from 1 on: 4 is the default"),
+    "proofs": (lambda value: _is_whole(value) and value >= 2, "a whole number from 2 on: 3 is the default"),
+    "compact": (lambda value: isinstance(value, bool), "true or false"),
+    "baselines": (lambda value: value in TUNE_BASELINES, f"one of {', '.join(TUNE_BASELINES)}"),
+}
+"""What an option's value must be, and how that is said."""
+
+
+def _samples_problem(variable: str, value: Any) -> str | None:
+    """Why `value` names no samples on the control node, or None."""
+    what = f"a file of samples ({' or '.join(SAMPLE_SUFFIXES)}) or a folder of them"
+    path = Path(value).expanduser() if isinstance(value, str) else None
+    if path and path.is_absolute() and path.is_dir():
+        if any(file.suffix in SAMPLE_SUFFIXES for file in path.iterdir()):
+            return None
+        return f"{variable} {value} holds no {' or '.join(SAMPLE_SUFFIXES)} file: name {what}"
+    if problem := _file_problem(variable, value, what):
+        return problem
+    return None if path and path.suffix in SAMPLE_SUFFIXES else f"{variable} {value} is no sample: name {what}"
 
 
 def _address(metadata: Mapping[str, Any] | None, key: str) -> str | None:
@@ -392,7 +461,7 @@ def circuit_problems(circuits: Any, ezkl_version: Any) -> list[str]:
             names.append(name)
         else:
             problems.append(f"{where}: name {name!r} is no name: use letters, digits, dots, dashes and underscores")
-        known = ("name", "model", "folder", "tuned", "run_args")
+        known = ("name", "model", "folder", "tuned", "circuit_tune", "run_args")
         if unknown := sorted(set(circuit) - set(known)):
             problems.append(f"{where}: unknown keys {', '.join(unknown)}: only {', '.join(known)} are known")
         if ("model" in circuit) == ("folder" in circuit):
@@ -403,7 +472,7 @@ def circuit_problems(circuits: Any, ezkl_version: Any) -> list[str]:
             problems += _folder_problems(where, circuit["folder"], ezkl_version)
             problems += [
                 f"{where}: {key} does nothing for a prebuilt folder: remove it"
-                for key in ("tuned", "run_args")
+                for key in ("tuned", "circuit_tune", "run_args")
                 if key in circuit
             ]
     problems += [
@@ -475,7 +544,7 @@ def _known_circuits(circuits: Any, needs: Mapping[str, Any]) -> Iterable[tuple[s
             instances = 0
         yield name, (folder / "pk.key").stat().st_size, instances
     for circuit in circuits if isinstance(circuits, list) else []:
-        if isinstance(circuit, Mapping) and not (circuit.get("run_args") or circuit.get("tuned")):
+        if isinstance(circuit, Mapping) and not any(circuit.get(key) for key in ("run_args", "tuned", "circuit_tune")):
             model = circuit.get("model")
             if isinstance(model, str) and (built_in := needs["built_in_models"].get(model)):
                 yield str(circuit.get("name")), built_in["pk_bytes"], built_in["instances"]

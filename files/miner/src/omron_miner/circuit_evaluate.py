@@ -102,7 +102,7 @@ class _Baseline:
     def __init__(self, model: Path) -> None:
         """Raises ConfigError when onnxruntime is missing or the model cannot be run."""
         try:
-            import onnxruntime
+            from omron_miner.onnx_runtime import onnxruntime
         except ImportError as error:
             raise ConfigError(
                 "the baseline model is run by onnxruntime, which is not installed",

@@ -582,6 +582,25 @@ def circuit_rewrite_command(
     help="Time for each setup and each proof.",
 )
 @click.option("--limit-gib", type=click.FloatRange(1), default=16.0, show_default=True, help="Address space for each.")
+@click.option("--compact", is_flag=True, help="Try the compact arithmetic too, whose tables hold by samples only.")
+@click.option("--free-visibilities", is_flag=True, help="Those of inputs and parameters may change.")
+@click.option(
+    "--goal",
+    type=click.Choice(["time", "score"]),
+    default="time",
+    show_default=True,
+    help="What the winner is best in; score: a competition's.",
+)
+@click.option("--reference", type=path_argument, help="JSON report of `circuit evaluate` of the circuit to beat.")
+@click.option(
+    "--baselines",
+    type=click.Choice(["all", "given"]),
+    default="all",
+    show_default=True,
+    help="What is measured beside the candidates; given: the run args of --settings alone.",
+)
+@srs_file_option
+@srs_sha256_option
 @as_json
 @click.pass_context
 def circuit_tune_command(
@@ -598,6 +617,13 @@ def circuit_tune_command(
     proofs: int,
     limit_seconds: float,
     limit_gib: float,
+    compact: bool,
+    free_visibilities: bool,
+    goal: str,
+    reference: Path | None,
+    baselines: str,
+    srs_file: Path | None,
+    srs_sha256: str | None,
     as_json: bool,
 ) -> None:
     """Find run args at which a model proves fastest, by measuring, and build its circuit; exit 1 when none passes.
@@ -605,17 +631,30 @@ def circuit_tune_command(
     EZKL's own, calibrate_settings' and those given are measured beside the candidates, and win when they are faster.
     What is finished is kept in OUT and not measured again.
     """
+    from omron_miner.circuit_build import Source
+    from omron_miner.competition_report import read_reference
     from omron_miner.run_args import read_run_args
+    from omron_miner.tune.progress import Watched
     from omron_miner.tune.trial import Limits
     from omron_miner.tune.tune import PUBLIC, Job, tune
     from omron_miner.tune.tune_report import to_json, to_text, write_report
 
     _check_bounds(low, high)
+    if reference and goal != "score":
+        raise click.UsageError("--reference is for --goal score")
     _exit_at_sigterm()
     base = read_run_args(settings) if settings else PUBLIC
     limits = Limits(limit_seconds, int(limit_gib * (1 << 30)))
-    job = Job(model, out, data, base, low, high, seed, floor, best, proofs, limits)
-    tuned = tune(job, constants_of(context), _progress)
+    job = Job(
+        model, out, data, base, low, high, seed, floor, best, proofs, limits,
+        compact=compact,
+        free_visibilities=free_visibilities,
+        goal=goal,
+        reference=read_reference(reference) if reference else None,
+        baselines=baselines,
+        srs=Source(srs_file, srs_sha256),
+    )  # fmt: skip
+    tuned = tune(job, constants_of(context), Watched() if sys.stderr.isatty() else _progress)
     write_report(tuned)
     click.echo(to_json(tuned) if as_json else to_text(tuned), nl=False)
     context.exit(0 if tuned.winner else 1)

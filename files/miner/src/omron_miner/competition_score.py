@@ -131,14 +131,19 @@ def score(mine: Standing, reference: Standing | None) -> Score:
     if reference is None:
         return Score(_weighed(mine, mine), 1.0, True)
     relative = _weighed(mine, reference)
-    best = Standing(
-        accuracy=max(mine.accuracy, reference.accuracy),
-        proof_bytes=min(mine.proof_bytes, reference.proof_bytes),
-        response_s=min(mine.response_s, reference.response_s),
-    )
+    best = best_of_each([mine, reference])
     ranked, other = _weighed(mine, best), _weighed(reference, best)
     new_best = relative > NEW_BEST_FACTOR * _weighed(reference, reference)
     return Score(relative, ranked / max(ranked, other), new_best)
+
+
+def best_of_each(standings: Sequence[Standing]) -> Standing:
+    """The best of each number that any of them has (ranking). There must be one."""
+    return Standing(
+        accuracy=max(one.accuracy for one in standings),
+        proof_bytes=min(one.proof_bytes for one in standings),
+        response_s=min(one.response_s for one in standings),
+    )
 
 
 def _weighed(mine: Standing, best: Standing) -> float:

@@ -20,6 +20,9 @@ SECONDS_PER_MB = 0.03
 """Proving, per MB of key, on two cores of 2026: 0.020 to 0.069 was seen."""
 _ADVICE_PER_BLOCK = 3
 """Each block has its columns thrice: two operands and the result."""
+_EINSUM_PER_BLOCK = 4
+"""Freivalds' check has three operands and the result in each inner column, and two columns of challenges."""
+_CHALLENGES = 2
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ def cost(run_args: RunArgs, shape: dict[str, Any]) -> Cost | None:
 
     pk MB = 2^(logrows−17) · e · (21·advice columns + 16·einsum columns + 16), with three advice columns per block and
     inner column, e = 4 with one table column, 8 with 2-4, 16 with 8; a table takes ⌈rows / (2^logrows − 8)⌉ columns.
+    Four inner columns make e twice as large (seen with 23.0.5); up to three do not.
     """
     usable = run_args.usable_rows
     columns = table_columns(run_args, shape)
@@ -47,6 +51,7 @@ def cost(run_args: RunArgs, shape: dict[str, Any]) -> Cost | None:
         return None
     blocks = math.ceil(int(shape["num_rows"]) / usable)
     advice = _ADVICE_PER_BLOCK * blocks * run_args.num_inner_cols
-    einsum = math.ceil(int(shape["einsum_cells"]) / usable)
+    checks = math.ceil(int(shape["einsum_cells"]) / (usable * run_args.num_inner_cols))
+    einsum = _EINSUM_PER_BLOCK * checks * run_args.num_inner_cols + (_CHALLENGES if checks else 0)
     key_mb = 2.0 ** (run_args.logrows - 17) * extension_of(columns) * (21 * advice + 16 * einsum + 16)
     return Cost(blocks, columns, key_mb, SECONDS_PER_MB * key_mb)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
+
+from omron_miner import competition_score
+from omron_miner.competition_score import Standing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +37,10 @@ class Trial:
     """Why it is out; empty when it is not."""
     unsound: list[str] = field(default_factory=list)
     """Forgeries that verified."""
+    weights_tried: bool = False
+    """Whether an answer by other weights was among them: only a winner's, each is a proof more."""
+    score: float | None = None
+    """In a competition, beside the reference."""
     reused: bool = False
     """Whether a figure is of an earlier run."""
 
@@ -41,6 +48,13 @@ class Trial:
     def response_s(self) -> float | None:
         """Median over the proofs of witness and proof together; None without a proof."""
         return median(one["witness_s"] + one["prove_s"] for one in self.proofs) if self.proofs else None
+
+    @property
+    def standing(self) -> Standing | None:
+        """What a competition compares; None without a proof, or of accuracy 0."""
+        if self.response_s is None or not self.accuracy:
+            return None
+        return Standing(self.accuracy, fmean(one["proof_bytes"] for one in self.proofs), self.response_s)
 
 
 class Store:
@@ -75,10 +89,13 @@ def digest(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def choose_winner(trials: list[Trial], floor: float) -> Trial | None:
-    """The fastest that passes; a baseline when no candidate is faster than it, so never slower than the best of them.
+def choose_winner(
+    trials: list[Trial], floor: float, goal: str = "time", reference: Standing | None = None
+) -> Trial | None:
+    """The best that passes by `goal`, time or score; a baseline when no candidate is better, so never worse than these.
 
-    Puts a reason into `failure` of those that measured well but do not pass.
+    Puts a reason into `failure` of those that measured well but do not pass, and into `score` what a competition would
+    say of those that do, beside `reference` or the best of each number that any of them has.
     """
     for one in trials:
         if not one.failure and one.unsound:
@@ -88,4 +105,17 @@ def choose_winner(trials: list[Trial], floor: float) -> Trial | None:
         elif not one.failure and one.ranges == "exceeded":
             one.failure = "a sample leaves what it can hold"
     passed = [one for one in trials if not one.failure and one.response_s is not None]
-    return min(passed, key=lambda one: (one.response_s or 0.0, not one.baseline), default=None)
+    _score(passed, reference)
+
+    def rank(one: Trial) -> tuple[float, bool]:
+        return (-(one.score or 0.0) if goal == "score" else one.response_s or 0.0), not one.baseline
+
+    return min(passed, key=rank, default=None)
+
+
+def _score(trials: list[Trial], reference: Standing | None) -> None:
+    standings = [one.standing for one in trials if one.standing]
+    if standings and not reference:
+        reference = competition_score.best_of_each(standings)
+    for one in trials:
+        one.score = competition_score.score(one.standing, reference).score if one.standing else None

@@ -7,6 +7,7 @@ floats, and, from EZKL itself, the integers that reached its tables for the same
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from omron_miner.tune.measure import Reached, reached_numbers
 from omron_miner.tune.running import run_model
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from omron_miner.run_args import RunArgs
     from omron_miner.tune.graph import Graph
@@ -32,6 +33,18 @@ _TAKEN_APART = {"Relu", "LeakyRelu", "MaxPool", "Max", "Min", "Clip", "Abs", "Gr
 _MOST_WITNESSES = 6
 """Samples run by EZKL, which is slow: those that reach furthest in most places."""
 _MULTIPLIED = {"Mul", "MatMul", "Conv", "Gemm"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A lookup in a circuit of the compact arithmetic."""
+
+    node: str
+    op: str
+    tensor: str
+    """Of the model as it was before; its numbers reach the table."""
+    per_unit: float
+    """Times this, as integers."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +108,19 @@ class Magnitudes:
     def at(self, run_args: RunArgs) -> list[Range]:
         """Every place of the circuit at `run_args` that holds only so large a number."""
         return [
-            Range(node, op, kind, _limit(kind, run_args), _integer(self._bounds.get(name), scale),
-                  _integer(max(self._seen.get(name, [self._given])), scale) or 0)
+            self._range(node, op, kind, name, 2.0**scale, run_args)
             for node, op, kind, name, scale in _places(self._graph, run_args)
-        ]  # fmt: skip
+        ]
+
+    def of(self, lookups: Sequence[Place], run_args: RunArgs) -> list[Range]:
+        """The lookups of a compact circuit made of this model."""
+        return [self._range(one.node, one.op, "lookup", one.tensor, one.per_unit, run_args) for one in lookups]
+
+    def _range(self, node: str, op: str, kind: str, tensor: str, per_unit: float, run_args: RunArgs) -> Range:
+        bound = self._bounds.get(tensor)
+        seen = max(self._seen.get(tensor, [self._given]))
+        most = None if bound is None else math.ceil(bound * per_unit)
+        return Range(node, op, kind, _limit(kind, run_args), most, math.ceil(seen * per_unit))
 
     def furthest(self, run_args: RunArgs) -> list[str]:
         """The feeds that reach furthest in some place, those that do so in most places first."""
@@ -106,6 +128,19 @@ class Magnitudes:
         each = [self._feeds[int(np.argmax(self._seen[name]))] for name in sorted(names) if name in self._seen]
         each = each or self._feeds
         return sorted(set(each), key=lambda what: -each.count(what))
+
+
+@dataclass(frozen=True)
+class Lookups:
+    """How large the integers of a compact circuit become."""
+
+    magnitudes: Magnitudes
+    """Of the model that it was made of."""
+    places: Sequence[Place]
+
+    def at(self, run_args: RunArgs) -> list[Range]:
+        """Every lookup, with the table at `run_args`."""
+        return self.magnitudes.of(self.places, run_args)
 
 
 def find_ranges(graph: Graph, run_args: RunArgs, feeds: Mapping[str, Feed], low: float, high: float) -> Ranges:
@@ -158,7 +193,3 @@ def _largest(bounds: tuple[np.ndarray, np.ndarray] | None) -> float | None:
         return None
     largest = max(float(np.abs(one).max(initial=0)) for one in bounds)
     return largest if np.isfinite(largest) else None
-
-
-def _integer(number: float | None, scale: int) -> int | None:
-    return None if number is None else int(np.ceil(number * 2.0**scale))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from omron_miner.competition_inputs import read_inputs
+from omron_miner.competition_inputs import draw, read_inputs
 from omron_miner.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,13 +18,18 @@ if TYPE_CHECKING:
 
 RANDOM = 4
 """Uniform and clipped normal inputs each."""
+AUGMENTED = 8
+"""Of the operator's images, as validators of the competition change them."""
 _MOST_OWN = 32
+_IMAGES = 4
+"""Dimensions of a batch of images."""
 
 
 def make_feeds(graph: Graph, data: Path | None, low: float, high: float, seed: int) -> dict[str, Feed]:
     """Inputs by what they are ("own 1", "all low", …), each number within `low` and `high`.
 
-    At most 32 of the operator's. Raises ConfigError when these leave the bounds or do not fit the model.
+    At most 32 of the operator's, and 8 more as validators change images. Raises ConfigError when these leave the bounds
+    or do not fit the model.
     """
     random = np.random.default_rng(seed)
     makers: dict[str, Callable[[tuple[int, ...]], Array]] = {
@@ -39,13 +44,13 @@ def make_feeds(graph: Graph, data: Path | None, low: float, high: float, seed: i
         makers[f"uniform {number}"] = lambda shape: random.uniform(low, high, shape)
         makers[f"normal {number}"] = lambda shape: np.clip(random.standard_normal(shape), low, high)
     shapes = {one.name: graph.shape(one.name) or () for one in graph.inputs}
-    feeds: dict[str, Feed] = dict(_own(shapes, data, low, high)) if data else {}
+    feeds: dict[str, Feed] = dict(_own(shapes, data, low, high, seed)) if data else {}
     for what, make in makers.items():
         feeds[what] = {name: make(shape).astype(np.float32) for name, shape in shapes.items()}
     return feeds
 
 
-def _own(shapes: dict[str, tuple[int, ...]], data: Path, low: float, high: float) -> dict[str, Feed]:
+def _own(shapes: dict[str, tuple[int, ...]], data: Path, low: float, high: float, seed: int) -> dict[str, Feed]:
     if len(shapes) != 1:
         raise ConfigError(f"the model takes {len(shapes)} inputs", "--data is for models of one input")
     ((name, shape),) = shapes.items()
@@ -56,4 +61,8 @@ def _own(shapes: dict[str, tuple[int, ...]], data: Path, low: float, high: float
             f"{data} holds numbers from {lowest:g} to {highest:g}, the bounds are {low:g} to {high:g}",
             "give --low and --high that no honest input leaves",
         )
-    return {f"own {number}": {name: array} for number, array in enumerate(arrays, start=1)}
+    changed = draw(arrays, shape, AUGMENTED, seed) if len(shape) == _IMAGES else []
+    return {
+        **{f"own {number}": {name: array} for number, array in enumerate(arrays, start=1)},
+        **{f"augmented {number}": {name: np.clip(one, low, high)} for number, one in enumerate(changed, start=1)},
+    }

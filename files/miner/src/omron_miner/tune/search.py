@@ -15,15 +15,16 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from omron_miner.competition_score import accuracy, is_constant
+from omron_miner.competition_score import Standing, accuracy, best_of_each, is_constant, score
 from omron_miner.run_args import USABLE_ROWS_LESS, RunArgs
 from omron_miner.tune.cost import Cost, cost
 from omron_miner.tune.measure import outputs_of_each, shapes_of_each
+from omron_miner.tune.progress import counter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from omron_miner.tune.ranges import Magnitudes, Range
+    from omron_miner.tune.ranges import Lookups, Magnitudes, Range
 
     Say = Callable[[str], None]
     Rows = Sequence[Sequence[Sequence[float]]]
@@ -50,7 +51,7 @@ _LARGEST_BASE = 1 << 20
 
 @dataclass(frozen=True)
 class Question:
-    """What is searched for: `model` is ONNX, `rows` samples of it (a list per input), `expected` onnxruntime's answers.
+    """What is searched for: `model` is ONNX, `rows` samples of it (a list per input), `expected` its right answers.
 
     `base` is where everything that is not searched comes from: visibilities, variables.
     """
@@ -59,10 +60,12 @@ class Question:
     base: RunArgs
     rows: Rows
     expected: Sequence[Sequence[float]]
-    magnitudes: Magnitudes
+    magnitudes: Magnitudes | Lookups
     floor: float = 0.99
     """Least mean accuracy, 0 to 1; full precision has 1."""
     seed: int = 0
+    by_samples: bool = False
+    """Whether tables need hold no more than twice what samples reach, also where the bound for any input is larger."""
 
 
 @dataclass(frozen=True)
@@ -78,19 +81,24 @@ class Arithmetic:
 
 @dataclass(frozen=True)
 class Candidate:
-    """Run args worth measuring."""
+    """A model and run args worth measuring."""
 
+    question: Question
+    """With its model, which is not the same for all."""
     run_args: RunArgs
     accuracy: float
     cost: Cost
 
 
-def search(question: Question, best: int, say: Say = print) -> list[Candidate]:
-    """The `best` candidates, cheapest first; fewer or none when EZKL takes no more. The same seed finds the same."""
-    found = arithmetics(question, say)
+def search(question: Question, say: Say = print) -> list[Candidate]:
+    """Candidates, none when EZKL takes none or all are too inaccurate. The same seed finds the same."""
+    # Wide digits and a wide table, so that only the scales decide what is answered.
+    wide = {"logrows": 17, "decomp_base": 1 << 15, "decomp_legs": 3, "num_inner_cols": 1}
+    tried = [changed(one, **wide, **unchecked(question.base)) for one in grid(question.base, question.seed)]
+    found = arithmetics(question, tried, say)
     say(f"{len(found)} arithmetics are accurate enough")
     laid_out = sorted(found, key=lambda one: (max(one.lookup, one.digits), -one.accuracy))[:_MOST_LAID_OUT]
-    return choose(layouts(question, laid_out, say), best)
+    return layouts(question, laid_out, say)
 
 
 # --- arithmetic -------------------------------------------------------------------------------------------------------
@@ -108,24 +116,22 @@ def grid(base: RunArgs, seed: int) -> list[RunArgs]:
     return [*plain, *(other[at] for at in sorted(drawn))]
 
 
-def arithmetics(question: Question, say: Say = print) -> list[Arithmetic]:
-    """Those of the grid whose mean accuracy on the samples is at least the floor and which tell samples apart."""
-    # Wide digits and a wide table, so that only the scales decide what is answered.
-    wide = {"logrows": 17, "decomp_base": 1 << 15, "decomp_legs": 3, "num_inner_cols": 1}
-    tried = [changed(one, **wide, **_unchecked(question.base)) for one in grid(question.base, question.seed)]
-    tell = _counter("arithmetic", len(tried), say)
+def arithmetics(question: Question, tried: Sequence[RunArgs], say: Say = print) -> list[Arithmetic]:
+    """Those tried whose mean accuracy on the samples is at least the floor and which tell samples apart."""
+    tell = counter("arithmetic", len(tried), say)
     answers = outputs_of_each(question.model, tried, question.rows, tell)
     found = []
     for run_args, each in zip(tried, answers, strict=True):
         if isinstance(each, str) or any(isinstance(one, str) for one in each):
             continue
         outputs = [[number for row in one["outputs"] for number in row] for one in each]
-        score = fmean(map(accuracy, outputs, question.expected))
-        if score >= question.floor and not collapses(outputs, question.expected):
+        mean = fmean(map(accuracy, outputs, question.expected))
+        if mean >= question.floor and not collapses(outputs, question.expected):
             met = max(max(-one["lowest"], one["highest"]) for one in each)
             places = question.magnitudes.at(run_args)
-            lookup, digits = needed(places, "lookup"), max(needed(places, "digits"), _ends(question, run_args))
-            found.append(Arithmetic(run_args, score, max(lookup, met if lookup else 0), digits))
+            lookup = needed(places, "lookup", by_samples=question.by_samples)
+            digits = max(needed(places, "digits", by_samples=question.by_samples), _ends(question, run_args))
+            found.append(Arithmetic(run_args, mean, max(lookup, met if lookup else 0), digits))
     return found
 
 
@@ -135,10 +141,20 @@ def collapses(outputs: Sequence[Sequence[float]], expected: Sequence[Sequence[fl
     return is_constant(outputs) or len({tuple(one) for one in outputs}) < len(told_apart)
 
 
-def needed(places: Sequence[Range], kind: str) -> int:
-    """The largest number that places of a kind must hold: a bound, or twice what samples reach; 0 without places."""
-    most = [one.seen * _SAMPLED_MARGIN if one.bound is None else one.bound for one in places if one.kind == kind]
+def needed(places: Sequence[Range], kind: str, *, by_samples: bool = False) -> int:
+    """The largest number that places of a kind must hold: a bound, or twice what samples reach; 0 without places.
+
+    `by_samples`: the smaller of both.
+    """
+    most = [_held(one, by_samples=by_samples) for one in places if one.kind == kind]
     return math.ceil(max(most) * _ROUNDING) + 2 if most else 0
+
+
+def _held(place: Range, *, by_samples: bool) -> int:
+    twice = place.seen * _SAMPLED_MARGIN
+    if place.bound is None:
+        return twice
+    return min(place.bound, twice) if by_samples else place.bound
 
 
 def _ends(question: Question, run_args: RunArgs) -> int:
@@ -151,7 +167,27 @@ def _ends(question: Question, run_args: RunArgs) -> int:
     return math.ceil(_SAMPLED_MARGIN * max(largest, inputs) * 2.0**places)
 
 
-def _unchecked(base: RunArgs) -> dict[str, bool]:
+def cheapest_visibilities(model: bytes, base: RunArgs) -> RunArgs:
+    """Run args with those visibilities of inputs and parameters at which the circuit of a model has the fewest cells.
+
+    For circuits whose prover and verifier are free to choose. `base` itself when EZKL takes none.
+    """
+    each = [
+        changed(base, input_visibility=inputs, param_visibility=parameters)
+        for inputs in ("Public", "Private")
+        for parameters in ("Fixed", "Private")
+    ]
+    each = [changed(one, **{"ignore_range_check_inputs_outputs": False, **unchecked(one)}) for one in each]
+    shapes = shapes_of_each(model, each)
+    counted = [
+        (int(shape["num_rows"]) + int(shape["einsum_cells"]), at)
+        for at, shape in enumerate(shapes)
+        if not isinstance(shape, str)
+    ]
+    return each[min(counted)[1]] if counted else base
+
+
+def unchecked(base: RunArgs) -> dict[str, bool]:
     """Public inputs are rebuilt by whoever verifies, so that their range needs no check."""
     return {"ignore_range_check_inputs_outputs": True} if base.input_visibility == "Public" else {}
 
@@ -159,19 +195,23 @@ def _unchecked(base: RunArgs) -> dict[str, bool]:
 # --- layout -----------------------------------------------------------------------------------------------------------
 
 
-def layouts(question: Question, found: Sequence[Arithmetic], say: Say = print) -> list[Candidate]:
-    """Every layout of each arithmetic that fits its logrows, with its cost."""
-    tried = [(one, layout) for one in found for layout in _layouts(one)]
-    tell = _counter("layout", len(tried), say)
+def layouts(
+    question: Question, found: Sequence[Arithmetic], say: Say = print, inner: Sequence[int] = _INNER
+) -> list[Candidate]:
+    """Every layout of each arithmetic that fits its logrows, with its cost; `inner`: num_inner_cols to try."""
+    tried = [(one, layout) for one in found for layout in _layouts(one, inner)]
+    tell = counter("layout", len(tried), say)
     shapes = shapes_of_each(question.model, [layout for _, layout in tried], tell)
     candidates = []
     for (one, layout), shape in zip(tried, shapes, strict=True):
         if not isinstance(shape, str):
-            candidates += [Candidate(run_args, one.accuracy, cost) for run_args, cost in _fitting(layout, shape)]
+            for run_args, price in _fitting(layout, shape):
+                filled = _filled(run_args, price) if question.by_samples else run_args
+                candidates.append(Candidate(question, filled, one.accuracy, price))
     return candidates
 
 
-def _layouts(one: Arithmetic) -> list[RunArgs]:
+def _layouts(one: Arithmetic, inner: Sequence[int]) -> list[RunArgs]:
     """Without logrows yet: lookup range and digits as needed, all numbers of legs and inner columns."""
     reach = max(1, one.lookup)
     made = []
@@ -181,7 +221,7 @@ def _layouts(one: Arithmetic) -> list[RunArgs]:
             continue
         logrows = min(_LARGEST_LOGROWS, logrows_for(max(base, 2 * reach + 1 if one.lookup else 0)))
         values = {"lookup_range": (-reach, reach), "decomp_base": base, "decomp_legs": legs, "logrows": logrows}
-        made += [changed(one.run_args, **values, num_inner_cols=inner) for inner in _INNER]
+        made += [changed(one.run_args, **values, num_inner_cols=columns) for columns in inner]
     return made
 
 
@@ -192,10 +232,29 @@ def _fitting(layout: RunArgs, shape: dict[str, Any]) -> list[tuple[RunArgs, Cost
     return [(one, price) for one in each if (price := cost(one, shape))]
 
 
-def choose(candidates: Sequence[Candidate], best: int) -> list[Candidate]:
-    """The `best` cheapest, of those that cost the same the most accurate."""
+def _filled(run_args: RunArgs, price: Cost) -> RunArgs:
+    """With the widest lookup range of as many table columns: a margin that costs nothing."""
+    reach = (price.table_columns * run_args.usable_rows - 1) // 2
+    return changed(run_args, lookup_range=(-reach, reach))
+
+
+def choose(candidates: Sequence[Candidate], best: int, goal: str = "time") -> list[Candidate]:
+    """The `best` of those at hand: the cheapest, of those that cost the same the most accurate; or by `goal` score.
+
+    A score is estimated with the key's size in place of the time.
+    """
+
+    def standing(one: Candidate) -> Standing:
+        return Standing(one.accuracy, 1.0, one.cost.key_mb)
+
+    ideal = best_of_each([standing(one) for one in candidates]) if candidates else None
+
+    def rank(one: Candidate) -> tuple[float, float, float, str]:
+        first = -score(standing(one), ideal).score if goal == "score" else 0.0
+        return first, one.cost.key_mb, -one.accuracy, one.run_args.model_dump_json()
+
     chosen = dict[tuple[float, int, int], Candidate]()
-    for one in sorted(candidates, key=lambda one: (one.cost.key_mb, -one.accuracy, one.run_args.model_dump_json())):
+    for one in sorted(candidates, key=rank):
         chosen.setdefault((one.cost.key_mb, one.run_args.decomp_legs, one.run_args.num_inner_cols), one)
     return list(chosen.values())[:best]
 
@@ -213,16 +272,3 @@ def logrows_for(rows: int) -> int:
 def changed(run_args: RunArgs, **values: object) -> RunArgs:
     """Run args with other values, checked."""
     return RunArgs.model_validate({**run_args.model_dump(), **values})
-
-
-def _counter(what: str, count: int, say: Say) -> Callable[[], None]:
-    """Says how far it is, now and then."""
-    done = 0
-
-    def tell() -> None:
-        nonlocal done
-        done += 1
-        if done % max(1, count // 4) == 0 or done == count:
-            say(f"{what} {done} of {count}")
-
-    return tell

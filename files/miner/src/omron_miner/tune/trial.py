@@ -21,12 +21,13 @@ from omron_miner.isolated import ProcessLostError, killed_after, limit_address_s
 from omron_miner.isolated import run as run_isolated
 from omron_miner.run_args import RunArgs, parse_run_args
 from omron_miner.session_storage import SessionStorage
-from omron_miner.srs import ensure_srs, srs_path
+from omron_miner.srs import check_srs, ensure_srs, srs_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from omron_miner.circuit import Circuit
+    from omron_miner.circuit_build import Source
     from omron_miner.constants import Constants
 
 _LONGEST = 300
@@ -54,16 +55,18 @@ def calibrated(
     return parse_run_args(text, f"calibrate_settings for {target}")
 
 
-def set_up(model: Path, run_args: RunArgs, place: Path, constants: Constants, limits: Limits) -> dict[str, Any]:
+def set_up(
+    model: Path, run_args: RunArgs, place: Path, constants: Constants, limits: Limits, source: Source
+) -> dict[str, Any]:
     """Makes a circuit with keys below `place`: {"folder", "setup_s", "peak_bytes" (resident), "pk_bytes", "rows"}.
 
-    Raises CircuitError when EZKL cannot within the limits, SrsError.
+    `source` is where the SRS comes from. Raises CircuitError when EZKL cannot within the limits, SrsError.
     """
     circuits = constants.circuits
-    if not srs_path(circuits.srs_directory, run_args.logrows).exists():  # not part of what is limited
-        _within(None, ensure_srs, run_args.logrows, circuits.srs_directory, constants.network.name,
-                repository=circuits.ezkl_directory)  # fmt: skip
-    srs = ensure_srs(run_args.logrows, circuits.srs_directory, constants.network.name)
+    wanted = (run_args.logrows, circuits.srs_directory, constants.network.name)
+    if source.file or not srs_path(circuits.srs_directory, run_args.logrows).exists():  # not part of what is limited
+        _within(None, ensure_srs, *wanted, source.file, source.sha256, repository=circuits.ezkl_directory)
+    srs = check_srs(*wanted)
     place.mkdir(parents=True, exist_ok=True)
     made: dict[str, Any] = _within(limits, _set_up, model, run_args, place, srs, repository=circuits.ezkl_directory)
     return made
@@ -79,6 +82,20 @@ def prove(folder: Path, rows: Sequence[Sequence[float]], constants: Constants, l
     asked = (folder, [list(row) for row in rows], SessionStorage(constants.sessions), constants.circuits.srs_directory)
     proved: dict[str, Any] = _within(limits, _prove, *asked, repository=repository)
     return proved
+
+
+def forge(
+    folder: Path, altered: Path, rows: Sequence[Sequence[float]], constants: Constants, limits: Limits, place: Path
+) -> bool | None:
+    """Whether the answer of the model `altered` to an input verifies as one of the circuit's in `folder`.
+
+    It is computed and proved with the circuit's own proving key, below `place`, a new folder. None when it answers as
+    the circuit does, or nothing. Raises CircuitError when that is not known within the limits.
+    """
+    storage, srs_directory = SessionStorage(constants.sessions), constants.circuits.srs_directory
+    asked = (folder, altered, [list(row) for row in rows], storage, srs_directory, place)
+    verified: bool | None = _within(limits, _forge, *asked, repository=constants.circuits.ezkl_directory)
+    return verified
 
 
 def _within(limits: Limits | None, function: Callable[..., Any], *arguments: object, repository: Path) -> Any:
@@ -180,6 +197,39 @@ def _prove(folder: Path, rows: list[list[float]], storage: SessionStorage, srs_d
     named = dict(zip(("witness_s", "prove_s", "verify_s"), spent, strict=True))
     length = len(json.loads(proof.proof)["proof"])
     return {**named, "proof_bytes": length, "outputs": proof.outputs, "forged": forged}
+
+
+def _forge(
+    folder: Path, altered: Path, rows: list[list[float]], storage: SessionStorage, srs_directory: Path, place: Path
+) -> bool | None:
+    import ezkl
+
+    from omron_miner.proof_handlers.base import ProofError
+    from omron_miner.proof_handlers.ezkl_handler import EzklHandler, call
+
+    handler, circuit, mixed = EzklHandler(), files.load_circuit(folder), place / folder.name
+    mixed.mkdir(parents=True)
+    for path in folder.iterdir():
+        if path.name not in (files.COMPILED, files.CHECKSUMS):
+            (mixed / path.name).symlink_to(path.resolve())
+    compiled = str(mixed / files.COMPILED)
+    call(ezkl.compile_circuit, model=str(altered), compiled_circuit=compiled, settings_path=str(circuit.settings_file))
+    forger = files.load_circuit(mixed)
+    with storage.session() as session:
+        handler.write_input(rows, session)
+        handler.witness(circuit, session)
+        honest = handler.witnessed_outputs(circuit, session)
+        try:
+            handler.witness(forger, session)
+            if handler.witnessed_outputs(forger, session) == honest:
+                return None
+        except ProofError:
+            return None
+        try:
+            proof = handler.prove(forger, session, srs_directory).proof
+        except ProofError:
+            return False
+        return _verifies(handler, circuit, rows, proof, session, srs_directory)
 
 
 def _forgeries(circuit: Circuit, rows: list[list[float]], proof: str) -> list[tuple[str, list[list[float]], str]]:

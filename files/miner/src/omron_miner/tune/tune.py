@@ -11,32 +11,39 @@ import json
 import shutil
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count, islice
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from omron_miner.circuit import ezkl_version
-from omron_miner.circuit_build import build_circuit
+from omron_miner.circuit_build import Source, build_circuit
 from omron_miner.competition_score import accuracy, is_constant
-from omron_miner.errors import CircuitError, ConfigError
+from omron_miner.errors import CircuitError, ConfigError, SrsError
 from omron_miner.run_args import RunArgs
 from omron_miner.tune import trial
+from omron_miner.tune.altered import with_other_weights
+from omron_miner.tune.compact_search import compact_search
+from omron_miner.tune.cost import cost
 from omron_miner.tune.graph import read_graph
-from omron_miner.tune.measure import outputs_of_each
+from omron_miner.tune.measure import outputs_of_each, shapes_of_each
 from omron_miner.tune.measured import Store, Trial, choose_winner, digest
-from omron_miner.tune.ranges import Magnitudes
+from omron_miner.tune.passes import FOR_COMPACT
+from omron_miner.tune.ranges import Lookups, Magnitudes
 from omron_miner.tune.rewrite import rewrite
 from omron_miner.tune.running import run_model
 from omron_miner.tune.samples import make_feeds
-from omron_miner.tune.search import Question, changed, collapses, search
+from omron_miner.tune.search import Question, changed, cheapest_visibilities, choose, collapses, search
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping
 
     from omron_miner.circuit_build import BuildResult
+    from omron_miner.competition_score import Standing
     from omron_miner.constants import Constants
     from omron_miner.tune.graph import Graph
     from omron_miner.tune.running import Feed
+    from omron_miner.tune.search import Candidate
 
     Say = Callable[[str], None]
 
@@ -44,6 +51,8 @@ PUBLIC = RunArgs(input_visibility="Public", param_visibility="Fixed")
 """What is not searched, by default: visibilities as in today's validators' circuits, the rest EZKL's own."""
 _SEARCHED_SAMPLES = 8
 _CALIBRATED_SAMPLES = 4
+_ALTERED = 3
+"""Tensors of weights that are changed, one after another, until an answer changes."""
 _TRIED_PER_BEST = 3
 """So many candidates are tried, for each wanted, until enough can be set up and proved."""
 
@@ -65,8 +74,20 @@ class Job:
     limits: trial.Limits = field(default_factory=trial.Limits)
     stock: RunArgs = PUBLIC
     """The baseline that is known as stock, whose visibilities and variables become those of `base`."""
+    compact: bool = False
+    """Whether the compact arithmetic is tried too."""
     calibrations: tuple[str, ...] = trial.TARGETS
     """Targets of EZKL's calibrate_settings to measure beside it."""
+    baselines: str = "all"
+    """What candidates are measured beside. all: EZKL's own run args, one logrows less, calibrate_settings' and those
+    given; given: the last alone."""
+    srs: Source = field(default_factory=Source)
+    goal: str = "time"
+    """What the winner is best in: time, of a response, or score, a competition's."""
+    reference: Standing | None = None
+    """The competition's circuit to beat."""
+    free_visibilities: bool = False
+    """Whether the visibilities of inputs and parameters may be other than those of `base`, where that is cheaper."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +141,7 @@ class _Run:
         self._graphs = {"given": graph, "rewritten": rewrite(graph, self.feeds, job.base, say=say).graph}
         self._models = {what: self._write(what, one) for what, one in self._graphs.items()}
         self._digests = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in self._models.values()}
-        self._magnitudes = {
+        self._magnitudes: dict[Path, Magnitudes | Lookups] = {
             self._models[what]: Magnitudes(one, self.feeds, job.low, job.high) for what, one in self._graphs.items()
         }
 
@@ -136,6 +157,8 @@ class _Run:
     def _baselines(self) -> list[Trial]:
         base, model = self._job.base, self._models["given"]
         same = ("input_visibility", "param_visibility", "variables")
+        if self._job.baselines == "given":
+            return [Trial("as given", True, model, base)]
         stock = changed(self._job.stock, **{key: getattr(base, key) for key in same})
         made, less = [Trial("stock", True, model, stock)], stock.logrows - 1
         made.append(Trial(f"stock at logrows {less}", True, model, changed(stock, logrows=less)))
@@ -163,21 +186,64 @@ class _Run:
         return found.model_dump(mode="json", exclude_none=True)
 
     def _candidates(self) -> list[Trial]:
-        model, few = self._models["rewritten"], slice(_SEARCHED_SAMPLES)
-        question = Question(model.read_bytes(), self._job.base, self._rows[few], self._expected[few],
-                            self._magnitudes[model], self._job.floor, self._job.seed)  # fmt: skip
-        found = search(question, _TRIED_PER_BEST * self._job.best, self._say)
-        return [
-            Trial(f"candidate {number}", False, model, one.run_args, one.cost.key_mb)
-            for number, one in enumerate(found, start=1)
-        ]
+        job, few = self._job, slice(_SEARCHED_SAMPLES)
+        model = self._models["rewritten"]
+        base = self._base(model)
+        question = Question(model.read_bytes(), base, self._rows[few], self._expected[few],
+                            self._magnitudes[model], job.floor, job.seed)  # fmt: skip
+        found: list[Candidate] = []
+        if too_large := self._too_large(model, base):
+            self._say(f"EZKL's own arithmetic is not searched: {too_large}")
+        else:
+            found += search(question, self._say)
+        if job.compact:
+            found += self._compact(question)
+        names = {kind: count(1) for kind in ("candidate", "compact")}
+        return [self._candidate(one, names) for one in choose(found, _TRIED_PER_BEST * job.best, job.goal)]
+
+    def _base(self, model: Path) -> RunArgs:
+        """Where candidates have everything from that is not searched."""
+        base = self._job.base
+        if not self._job.free_visibilities:
+            return base
+        found = cheapest_visibilities(model.read_bytes(), base)
+        self._say(f"fewest cells with inputs {found.input_visibility} and parameters {found.param_visibility}")
+        return found
+
+    def _compact(self, question: Question) -> list[Candidate]:
+        graph = rewrite(self._graphs["given"], self.feeds, question.base, FOR_COMPACT, self._say).graph
+        graphs = [(one, Magnitudes(one, self.feeds, self._job.low, self._job.high))
+                  for one in (self._graphs["rewritten"], graph)]  # fmt: skip
+        return compact_search(question, graphs, self._say)
+
+    def _candidate(self, one: Candidate, names: Mapping[str, Iterator[int]]) -> Trial:
+        kind = "compact" if isinstance(one.question.magnitudes, Lookups) else "candidate"
+        name = hashlib.sha256(one.question.model).hexdigest()
+        model = self._job.out / f"compact-{name[:12]}.onnx" if kind == "compact" else self._models["rewritten"]
+        if kind == "compact":
+            model.write_bytes(one.question.model)
+            self._digests[model], self._magnitudes[model] = name, one.question.magnitudes
+        return Trial(f"{kind} {next(names[kind])}", False, model, one.run_args, one.cost.key_mb)
+
+    def _too_large(self, model: Path, run_args: RunArgs) -> str:
+        """Why no key of a model can be made within the limit of space, at whatever logrows; empty when one may be."""
+        (shape,) = shapes_of_each(model.read_bytes(), [run_args])
+        if isinstance(shape, str):
+            return ""  # EZKL says why when it is tried
+        prices = [cost(changed(run_args, logrows=logrows), shape) for logrows in range(6, run_args.logrows + 6)]
+        least = min((one.key_mb for one in prices if one), default=0.0)
+        if least * 1e6 <= self._job.limits.space_bytes:
+            return ""
+        return f"its key would take about {least / 1000:.0f} GB"
 
     def measure(self, trials: list[Trial]) -> None:
         """Sets up and proves a first input of all baselines and of enough candidates, then the others' turns."""
         for one in trials:
             alive = sum(not other.baseline and bool(other.proofs) and not other.failure for other in trials)
             if one.baseline or alive < self._job.best:
-                self._take(one, self._ranged, self._answered, self._set_up, partial(self._proved, number=0))
+                self._take(
+                    one, self._ranged, self._sized, self._answered, self._set_up, partial(self._proved, number=0)
+                )
         trials[:] = [one for one in trials if one.proofs or one.failure]
         for number in range(1, self._job.proofs):
             for one in trials:
@@ -189,13 +255,18 @@ class _Run:
             for step in steps:
                 if not one.failure:
                     step(one)
-        except CircuitError as error:
+        except (CircuitError, SrsError) as error:
             one.failure = error.message
             self._say(f"{one.name}: out, {one.failure}")
 
     def _ranged(self, one: Trial) -> None:
         verdicts = {place.verdict for place in self._magnitudes[one.model].at(one.run_args)}
         one.ranges = next((what for what in ("exceeded", "by samples") if what in verdicts), "safe")
+
+    def _sized(self, one: Trial) -> None:
+        """Spares answers and a setup that must be killed. Raises CircuitError."""
+        if too_large := self._too_large(one.model, one.run_args):
+            raise CircuitError(f"{too_large}, more than the limit of space")
 
     def _answered(self, one: Trial) -> None:
         """Its accuracy over all samples. Raises CircuitError when EZKL cannot prove one of them."""
@@ -221,7 +292,7 @@ class _Run:
             self._say(f"{one.name}: setup at logrows {one.run_args.logrows} ...")
             place = self.work / digest(one.model.name, one.run_args.model_dump())[:16] / "new"
             shutil.rmtree(place.parent, ignore_errors=True)
-            return trial.set_up(one.model, one.run_args, place, self._constants, self._job.limits)
+            return trial.set_up(one.model, one.run_args, place, self._constants, self._job.limits, self._job.srs)
 
         known = self._store.get(self._key(one, "setup"))
         gone = known and not Path(known["folder"]).is_dir()
@@ -255,14 +326,16 @@ class _Run:
         return digest(step, self._digests[one.model], one.run_args.model_dump(), ezkl_version(), self._rows_digest)
 
     def finish(self, trials: list[Trial]) -> tuple[Trial | None, BuildResult | None]:
-        """The fastest that passes and that the builder takes, with its circuit. Raises CircuitError when it takes none.
+        """The best that passes and that the builder takes, with its circuit. Raises CircuitError when it takes none.
 
         The builder proves examples of its own and refuses outputs that do not depend on these.
         """
         refused: CircuitError | None = None
-        while winner := choose_winner(trials, self._job.floor):
+        while winner := choose_winner(trials, self._job.floor, self._job.goal, self._job.reference):
             self._warn(trials)
             try:
+                if self._forged(winner):
+                    continue
                 return winner, self._build(winner)
             except CircuitError as error:
                 refused, winner.failure = error, error.message
@@ -271,6 +344,31 @@ class _Run:
         if refused:
             raise refused
         return None, None
+
+    def _forged(self, one: Trial) -> bool:
+        """Whether an answer by other weights than the circuit's verifies."""
+        verified = self._kept(one, "weights", lambda: {"verified": self._forge(one)})["verified"]
+        one.weights_tried = verified is not None
+        if verified:
+            one.unsound.append("an answer by other weights")
+        return bool(verified)
+
+    def _forge(self, one: Trial) -> bool | None:
+        self._say(f"{one.name}: an answer by other weights, which must not verify ...")
+        folder, place = Path(one.setup["folder"]), self.work / "altered"
+        if not folder.is_dir():  # an earlier run removed it
+            folder = Path(trial.set_up(one.model, one.run_args, self.work / "again" / "new", self._constants,
+                                       self._job.limits, self._job.srs)["folder"])  # fmt: skip
+        altered = place / "model.onnx"
+        for graph in islice(with_other_weights(read_graph(one.model)), _ALTERED):
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir()
+            altered.write_bytes(graph.to_model().SerializeToString())
+            verified = trial.forge(folder, altered, self._rows[0], self._constants, self._job.limits, place / "circuit")
+            if verified is not None:
+                return verified
+        self._say(f"{one.name}: none of {_ALTERED} changed weights changes an answer, so that this could not be tried")
+        return None
 
     def _warn(self, trials: list[Trial]) -> None:
         for one in trials:
@@ -284,12 +382,12 @@ class _Run:
         content = {"run_args": winner.run_args.model_dump(mode="json", exclude_none=True)}
         settings.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         name = "".join(letter if letter.isalnum() else "_" for letter in self._job.onnx.stem)[:64] or "tuned"
-        return build_circuit(name, model, settings, self._constants, say=self._say)
+        return build_circuit(name, model, settings, self._constants, self._job.srs, self._say)
 
 
 def _own_first(feeds: dict[str, Feed]) -> dict[str, Feed]:
-    """The operator's inputs, then random ones, then extremes: what stands first is proved."""
-    order = ("own", "uniform", "normal")
+    """The operator's inputs, as given and changed, then random ones, then extremes: what stands first is proved."""
+    order = ("own", "augmented", "uniform", "normal")
 
     def rank(item: tuple[str, Feed]) -> int:
         return next((at for at, kind in enumerate(order) if item[0].startswith(kind)), len(order))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from omron_miner.circuit import ezkl_version
@@ -35,6 +36,8 @@ def to_json(tuned: Tuned) -> str:
         "ezkl": ezkl_version(),
         "seed": job.seed,
         "floor": job.floor,
+        "goal": job.goal,
+        "reference": asdict(job.reference) if job.reference else None,
         "limits": {"seconds": job.limits.seconds, "space_bytes": job.limits.space_bytes},
         "samples": tuned.samples,
         "winner": winner.name if winner else None,
@@ -47,7 +50,7 @@ def to_json(tuned: Tuned) -> str:
 def to_text(tuned: Tuned) -> str:
     """A row for each set of run args, and which one was taken."""
     job = tuned.job
-    rows = [("run args", "logrows", "rows", "key MB", "setup s", "response s", "accuracy", "ranges", "")]
+    rows = [("run args", "logrows", "rows", "key MB", "setup s", "response s", "accuracy", "score", "ranges", "")]
     for one in tuned.trials:
         setup = one.setup
         rows.append(
@@ -59,6 +62,7 @@ def to_text(tuned: Tuned) -> str:
                 f"{setup['setup_s']:.1f}" if setup else "",
                 "" if one.response_s is None else f"{one.response_s:.2f}",
                 "" if one.accuracy is None else f"{one.accuracy:.4f}",
+                "" if one.score is None else f"{one.score:.4f}",
                 one.ranges,
                 "WINNER" if one is tuned.winner else f"OUT: {one.failure}" if one.failure else "",
             )
@@ -76,6 +80,11 @@ def _conclusion(tuned: Tuned) -> list[str]:
     for one in others:
         if one.response_s and winner.response_s:
             lines.append(f"response time, {one.name} / winner: {one.response_s / winner.response_s:.2f}")
+    if tuned.job.goal == "score":
+        beside = "the reference" if tuned.job.reference else "one with the best accuracy and time of all that pass"
+        lines.append(f"score: as a competition weighs accuracy and time, beside {beside}")
+    if not winner.weights_tried:
+        lines.append("no changed weight changes an answer, so that such an answer could not be tried as a forgery")
     if any(one.reused for one in tuned.trials):
         lines.append("some figures are of an earlier run into this folder: measurements.jsonl")
     return lines
@@ -95,6 +104,8 @@ def _trial(one: Trial) -> dict[str, Any]:
         "proofs": [{key: value for key, value in proof.items() if key != "outputs"} for proof in one.proofs],
         "failure": one.failure,
         "unsound": one.unsound,
+        "weights_tried": one.weights_tried,
+        "score": one.score,
         "reused": one.reused,
     }
 

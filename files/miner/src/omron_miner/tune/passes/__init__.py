@@ -7,12 +7,13 @@ does, why it is exact or how inexact, and what it saves; `Pass.error` is the dif
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from omron_miner.tune.passes.attributes import write_attributes
 from omron_miner.tune.passes.batch_norm import fold_batch_norm
 from omron_miner.tune.passes.constants import fold_constants
+from omron_miner.tune.passes.conv_layouts import convolutions_by_rows, convolutions_by_tiles
 from omron_miner.tune.passes.im2col import convolutions_as_matmul
 from omron_miner.tune.passes.max_pool import pool_before_activation
 from omron_miner.tune.passes.merge import merge_products
@@ -47,3 +48,12 @@ EXACT = (
     Pass("conv-as-matmul", convolutions_as_matmul, ROUNDING),
     Pass("merge-matmuls", merge_products, ROUNDING),
 )
+
+_PREPARING = {"fold-constants", "write-attributes", "fold-pads", "fold-batch-norm", "pool-before-activation"}
+FOR_COMPACT = (
+    *(replace(one, counted=False) for one in EXACT if one.name in _PREPARING),
+    Pass("conv-in-tiles", convolutions_by_tiles, ROUNDING, counted=False),
+    Pass("conv-by-rows", convolutions_by_rows, ROUNDING, counted=False),
+    *(replace(one, counted=False) for one in EXACT if one.name not in _PREPARING),
+)
+"""For EZKL 23.0.5, before the compact arithmetic. Not counted: what EZKL counts before that is what goes away."""

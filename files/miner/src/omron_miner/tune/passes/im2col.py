@@ -10,6 +10,9 @@ import numpy as np
 from omron_miner.tune.graph import attributes
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     import onnx
 
     from omron_miner.tune.graph import Array, Graph
@@ -41,25 +44,30 @@ def _replace(graph: Graph, node: onnx.NodeProto, source: tuple[int, ...], target
     weight = graph.constants[node.input[1]]
     matrix = weight.reshape(len(weight), -1)
     size, stem = math.prod(source), node.output[0]
-    indices = window_indices(node, source, weight.shape[2:], zero=size)
+    indices = window_indices(attributes(node), source, weight.shape[2:], zero=size)
     if len(node.input) > 2 and node.input[2]:
         matrix = np.concatenate([matrix, graph.constants[node.input[2]][:, None]], axis=1)
         indices = np.concatenate([indices, np.full((1, indices.shape[1]), size + 1)])
-    behind = graph.constant(f"{stem}.zero_one", np.array([0, 1], np.float32))
     graph.remove(node)
-    flat = graph.node("Concat", [graph.reshape(node.input[0], (size,), stem), behind], stem, axis=0)
-    picked = graph.node("Gather", [flat, graph.constant(f"{stem}.at", indices.ravel())], stem, axis=0)
-    columns = graph.reshape(picked, indices.shape, stem)
-    product = graph.node("MatMul", [graph.constant(f"{stem}.w", matrix.astype(np.float32)), columns], stem)
+    product = gathered_product(graph, node.input[0], size, matrix, indices, stem)
     graph.reshape(product, target, stem, node.output[0])
 
 
-def window_indices(node: onnx.NodeProto, source: tuple[int, ...], kernel: tuple[int, ...], zero: int) -> Array:
+def gathered_product(graph: Graph, image: str, size: int, matrix: Array, indices: Array, stem: str) -> str:
+    """`matrix` times the windows that `indices` pick from an image of `size` numbers, behind which are a 0 and a 1."""
+    behind = graph.constant(f"{stem}.zero_one", np.array([0, 1], np.float32))
+    flat = graph.node("Concat", [graph.reshape(image, (size,), stem), behind], stem, axis=0)
+    picked = graph.node("Gather", [flat, graph.constant(f"{stem}.at", indices.ravel())], stem, axis=0)
+    columns = graph.reshape(picked, indices.shape, stem)
+    return graph.node("MatMul", [graph.constant(f"{stem}.w", matrix.astype(np.float32)), columns], stem)
+
+
+def window_indices(have: Mapping[str, Any], source: tuple[int, ...], kernel: tuple[int, ...], zero: int) -> Array:
     """Where in the flat image each window's numbers are, a row per weight and a column per window.
 
-    `zero` stands for the zeros around the image.
+    `have` are a Conv's or a pool's attributes, `zero` stands for the zeros around the image.
     """
-    have, sides = attributes(node), len(kernel)
+    sides = len(kernel)
     strides, dilations = have.get("strides") or [1] * sides, have.get("dilations") or [1] * sides
     pads = have.get("pads") or [0] * 2 * sides
     image = np.arange(math.prod(source), dtype=np.int64).reshape(source[1:])

@@ -1,0 +1,29 @@
+"""The model with other weights: what somebody computes with who answers from another model than the circuit's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from omron_miner.tune.graph import Graph
+
+_WEIGHTED = ("Gemm", "MatMul", "Conv", "Mul", "Add", "Sub")
+
+
+def with_other_weights(graph: Graph) -> Iterator[Graph]:
+    """The model with one tensor of weights halved, the last one that is computed with first.
+
+    Halved, since smaller numbers stay within the tables of the circuit.
+    """
+    model = graph.copy()  # copying sorts the nodes
+    for node in reversed(model.nodes):
+        for name in node.input:
+            weights = model.constants.get(name)
+            if node.op_type in _WEIGHTED and weights is not None and weights.dtype == np.float32 and weights.any():
+                made = model.copy()
+                made.constants[name] = weights / 2
+                yield made
