@@ -25,8 +25,8 @@ _DONE_HERE = {"pip", "tempfile", "archive", "unarchive", "file"}
 """Modules that fetch uv and carry the package's source to a host."""
 
 
-def build_venv(place: Path, ezkl_version: str, *, tunes: bool = False) -> Path:
-    """A venv in `place` with the package and that EZKL, and what the tuner needs where it `tunes`; its ``bin``.
+def build_venv(place: Path, ezkl_version: str) -> Path:
+    """A venv in `place` with the package and that EZKL, as a host has it that does not tune; its ``bin``.
 
     Raises CalledProcessError when a command fails.
     """
@@ -47,7 +47,7 @@ def build_venv(place: Path, ezkl_version: str, *, tunes: bool = False) -> Path:
         "__miner_ezkl_lock": str(PACKAGE / f"ezkl-{ezkl_version}.lock"),
         "__miner_unpacked": {"path": str(source)},
     }
-    conditions = {"__miner_ezkl_lock is file": Path(variables["__miner_ezkl_lock"]).is_file(), "__miner_tunes": tunes}
+    conditions = {"__miner_ezkl_lock is file": Path(variables["__miner_ezkl_lock"]).is_file(), "__miner_tunes": False}
     for task in _tasks(yaml.safe_load(TASKS.read_text()), conditions):
         _run(task, variables, place)
     return place / "venv/bin"

@@ -89,13 +89,13 @@ def test_the_compact_arithmetic_is_measured_and_built_when_asked_for(
     mlp(tmp_path / "mlp.onnx")
     job = Job(tmp_path / "mlp.onnx", tmp_path / "out", base=SMALL, stock=SMALL, best=1, proofs=2, calibrations=())
     constants, heard = constants_below(tmp_path / "host"), list[str]()
-    told = checked(tune(replace(job, compact=True), constants, say=heard.append))
+    plain = tune(job, constants, say=lambda _: None)
+    assert not any("compact" in one.name for one in plain.trials)
+    told = checked(tune(replace(job, compact=True), constants, say=heard.append))  # goes on from there
     (compact,) = [one for one in told["trials"] if one["name"].startswith("compact")]
     assert not compact["failure"], heard
     assert compact["response_s"]
     assert compact["ranges"] != "exceeded"
-    plain = tune(replace(job, out=tmp_path / "plain"), constants, say=lambda _: None)
-    assert not any("compact" in one.name for one in plain.trials)
 
 
 def test_run_args_that_need_a_larger_srs_than_ones_own_are_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

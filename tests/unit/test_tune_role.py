@@ -1,4 +1,7 @@
-"""The miner role has a host tune a circuit: once, anew for another question, on from where an earlier one broke off."""
+"""The miner role has a host tune a circuit: once, anew for another question, on from where an earlier one broke off.
+
+With a stand-in for the tuner; molecule's container tunes for real.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,6 @@ import yaml
 
 from building import MODELS, ROOT
 from omron_miner.tune.samples import _MOST_OWN
-from role_venv import build_venv
 
 SHARED: dict[str, Any] = yaml.safe_load((ROOT / "playbooks/group_vars/all.yml").read_text())
 
@@ -132,12 +134,11 @@ else:
 class Host:
     """A host below a folder, whose circuits are set up by the role's own tasks."""
 
-    def __init__(self, place: Path, command: str = "") -> None:
+    def __init__(self, place: Path) -> None:
         self.place, self.state, self.etc = place, place / "state", place / "etc"
         for folder in (self.state, self.etc / "circuits"):
             folder.mkdir(parents=True)
         (place / "tuner.py").write_text(TUNER)
-        self.command = command or f"{sys.executable} {place / 'tuner.py'} --config none"
         self.behave()
 
     def behave(self, **how: Any) -> None:
@@ -167,7 +168,7 @@ class Host:
             "omron_user": getpass.getuser(),
             "omron_group": grp.getgrgid(os.getegid()).gr_name,
             "omron_circuits": [circuit],
-            "__miner_command": self.command,
+            "__miner_command": f"{sys.executable} {self.place / 'tuner.py'} --config none",
             "__miner_shipped_models": str(MODELS),
             "__miner_tune_poll_seconds": 1,
             "miner_python": sys.executable,
@@ -256,36 +257,6 @@ def test_a_broken_off_tuning_is_gone_on_with_and_another_question_begins_anew(tm
     assert "a was not tuned: error: there is no room try: free some. The next play goes on" in said
     assert not host.seen()["kept"], "measured with another EZKL"
     assert host.calls() == ["circuit tune"]
-
-
-def command_below(place: Path, program: Path) -> str:
-    """The real command, for a host that has everything in `place`."""
-    config, state = place / "constants.toml", place / "state"
-    config.write_text(
-        f'[circuits]\ndirectory = "{state}/circuits"\nsrs_directory = "{state}/srs"\nezkl_directory = "{state}/ezkl"\n'
-        f'[sessions]\ndirectory = "{state}/sessions"\nfallback_directory = "{state}/sessions"\n'
-    )
-    return f"{program} --config {config}"
-
-
-@as_root
-@pytest.mark.slow
-def test_the_release_that_tunes_tunes_for_real_and_serves_what_won(tmp_path: Path) -> None:
-    """With the virtual environment that the role builds, the tuner's lock included."""
-    bin_ = build_venv(tmp_path / "release", "22.0.1", tunes=True)
-    host = Host(tmp_path, command_below(tmp_path, bin_ / "omron-miner"))
-    options = {**OPTIONS, "baselines": "given"}  # EZKL's own would take minutes
-    said = host.run(options)
-    assert "won with" in said
-    assert {"model.onnx", "report.txt", "report.json", "report.svg", "run_args.json"} <= set(host.tuned())
-    assert not {"circuits", "work", "samples"} & set(host.tuned())
-    found = json.loads((host.state / "tuned/a/run_args.json").read_text())["run_args"]
-    (folder,) = (host.state / "circuits").glob("model_*")
-    served = json.loads((folder / "settings.json").read_text())["run_args"]
-    for name in ("logrows", "input_scale", "param_scale", "lookup_range", "decomp_base", "decomp_legs"):
-        assert served[name] == found[name], name
-    assert f"model_{json.loads((folder / 'build.json').read_text())['circuit_id']}" == folder.name
-    assert "changed=0" in host.run(options)
 
 
 # --- which release tunes

@@ -50,7 +50,10 @@ if TYPE_CHECKING:
 PUBLIC = RunArgs(input_visibility="Public", param_visibility="Fixed")
 """What is not searched, by default: visibilities as in today's validators' circuits, the rest EZKL's own."""
 _SEARCHED_SAMPLES = 8
-_CALIBRATED_SAMPLES = 4
+_CALIBRATED_SAMPLES = 2
+"""And the extremes: without them calibrate_settings makes tables that an honest input leaves."""
+_USUAL = ("own", "augmented", "uniform", "normal")
+"""Kinds of samples that are no extremes, in the order in which they are proved."""
 _ALTERED = 3
 """Tensors of weights that are changed, one after another, until an answer changes."""
 _TRIED_PER_BEST = 3
@@ -180,7 +183,8 @@ class _Run:
         place = self.work / f"calibrate-{target}"
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
-        samples = self._rows[:_CALIBRATED_SAMPLES]
+        extremes = sum(not name.startswith(_USUAL) for name in self.feeds)  # they stand last
+        samples = [*self._rows[:_CALIBRATED_SAMPLES], *self._rows[-extremes:]]
         rows = [[number for sample in samples for number in sample[at]] for at in range(len(samples[0]))]
         found = trial.calibrated(self._models["given"], stock, rows, target, self._job.limits, place)
         return found.model_dump(mode="json", exclude_none=True)
@@ -387,9 +391,8 @@ class _Run:
 
 def _own_first(feeds: dict[str, Feed]) -> dict[str, Feed]:
     """The operator's inputs, as given and changed, then random ones, then extremes: what stands first is proved."""
-    order = ("own", "augmented", "uniform", "normal")
 
     def rank(item: tuple[str, Feed]) -> int:
-        return next((at for at, kind in enumerate(order) if item[0].startswith(kind)), len(order))
+        return next((at for at, kind in enumerate(_USUAL) if item[0].startswith(kind)), len(_USUAL))
 
     return dict(sorted(feeds.items(), key=rank))
