@@ -16,8 +16,28 @@ from omron_miner.circuit_build import build_circuit
 from omron_miner.events import LOGGER_NAME
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from omron_miner.circuit import Circuit
     from omron_miner.constants import Constants
+
+_BESIDE = ("house", "unit")
+"""Folders whose tests use one core or less."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What uses all cores, or looks at the clock, stays one after another; the rest runs beside it, file by file."""
+    for item in items:
+        group = item.path.name if item.path.parent.name in _BESIDE else "proofs and systems"
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """pytest-xdist sends reports as UTF-8, which the half characters that some tests let a caller send are not."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report
 
 
 @pytest.fixture(autouse=True)
