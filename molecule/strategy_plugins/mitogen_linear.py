@@ -1,7 +1,6 @@
 """Where Ansible finds Mitogen's strategy, whose own place depends on Python's version.
 
-Ansible starts a Python for each task, which takes some 8 s on an emulated processor. Mitogen's stays. So the virtual
-machine's plays run with it, and those of the container's many deploys that come after Ansible's own way was tried.
+Ansible starts a Python for each task, which takes some 8 s on an emulated processor. Mitogen's stays.
 """
 
 from ansible_mitogen.plugins.strategy.mitogen_linear import StrategyModule
