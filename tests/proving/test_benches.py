@@ -19,8 +19,13 @@ pytestmark = pytest.mark.slow
 
 
 def run(bench: str, directory: Path, *arguments: str) -> dict[str, Any]:
+    return run_alone(bench, directory, "--circuit", "tiny", *arguments)
+
+
+def run_alone(bench: str, directory: Path, *arguments: str) -> dict[str, Any]:
+    """Of a bench that takes no circuit."""
     file = directory / "found.json"
-    command = [sys.executable, str(ROOT / "bench" / f"{bench}.py"), "--circuit", "tiny", "--json", str(file)]
+    command = [sys.executable, str(ROOT / "bench" / f"{bench}.py"), "--json", str(file)]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "", "only JSON may go to stdout"
@@ -96,3 +101,10 @@ def test_needs_tells_what_a_proof_takes_alone_and_in_a_worker(tmp_path: Path) ->
     assert needed.memory_low < tiny["peak_bytes"]
     assert tiny["kept_first_bytes"] <= tiny["kept_peak_bytes"] < 1.5 * needed.memory_high
     assert 0 < tiny["session_bytes"] <= needed.ram_disk
+
+
+def test_keys_are_made_and_held_against_their_estimate(tmp_path: Path) -> None:
+    found = run_alone("keys", tmp_path, "--count", "4")["keys"]
+    assert len(found) == 4
+    for one in found:
+        assert one["estimate_bytes"] == pytest.approx(one["key_bytes"], rel=0.35)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from omron_miner.circuit_fit import einsum_cells
 from omron_miner.errors import CircuitError
 from omron_miner.tune.compact import PLACES, Precision, compact
 from omron_miner.tune.measure import shapes_of_each
@@ -62,7 +63,7 @@ def _cells(graph: Graph, base: RunArgs, say: Say) -> int:
     if isinstance(shape, str):
         say(f"EZKL does not take the compact arithmetic: {shape}")
         return 0
-    return int(shape["num_rows"]) + int(shape["einsum_cells"])
+    return int(shape["num_rows"]) + einsum_cells(shape)
 
 
 def run_args_for(base: RunArgs, precision: Precision) -> RunArgs:

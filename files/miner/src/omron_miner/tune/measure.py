@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omron_miner.circuit_fit import einsum_cells
 from omron_miner.errors import CircuitError
 from omron_miner.isolated import ProcessLostError
 from omron_miner.isolated import run as run_isolated
@@ -159,8 +160,8 @@ def _ask_each(
 def _shape(place: str, run_args: RunArgs) -> dict[str, Any]:
     settings = _settings(place, run_args)
     wanted = ("num_rows", "required_lookups", "required_range_checks", "model_instance_shapes")
-    einsum = (settings.get("einsum_params") or {}).get("total_einsum_col_size", 0)
-    return {**{key: settings[key] for key in wanted}, "einsum_cells": einsum}
+    einsum = {"total_einsum_col_size": einsum_cells(settings)}  # the rest lists every product
+    return {**{key: settings[key] for key in wanted}, "einsum_params": einsum}
 
 
 def _answers(place: str, run_args: RunArgs, rows: list[list[list[float]]]) -> list[Any]:

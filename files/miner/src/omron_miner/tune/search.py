@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from omron_miner.circuit_fit import einsum_cells
 from omron_miner.competition_score import Standing, accuracy, best_of_each, is_constant, score
 from omron_miner.run_args import USABLE_ROWS_LESS, RunArgs
 from omron_miner.tune.cost import Cost, cost
@@ -180,7 +181,7 @@ def cheapest_visibilities(model: bytes, base: RunArgs) -> RunArgs:
     each = [changed(one, **{"ignore_range_check_inputs_outputs": False, **unchecked(one)}) for one in each]
     shapes = shapes_of_each(model, each)
     counted = [
-        (int(shape["num_rows"]) + int(shape["einsum_cells"]), at)
+        (int(shape["num_rows"]) + einsum_cells(shape), at)
         for at, shape in enumerate(shapes)
         if not isinstance(shape, str)
     ]
