@@ -42,6 +42,7 @@ FAMILIES = {"mlp": mlp, "conv-net": conv_net}
 @click.option("--best", type=click.IntRange(1), default=4, show_default=True, help="Candidates to measure.")
 @click.option("--floor", type=click.FloatRange(0, 1), default=0.99, show_default=True, help="Least mean accuracy.")
 @click.option("--compact", is_flag=True, help="Try the compact arithmetic too.")
+@click.option("--margin", type=click.FloatRange(1), default=2.0, show_default=True, help="Of tables sized by samples.")
 @click.option(
     "--baselines",
     type=click.Choice(("all", "given")),
@@ -58,6 +59,7 @@ def main(
     best: int,
     floor: float,
     compact: bool,
+    margin: float,
     baselines: Literal["all", "given"],
     out: Path | None,
     json_file: str | None,
@@ -74,11 +76,11 @@ def main(
             path = place / f"{model}.onnx"
             FAMILIES[model](path)
         job = Job(path, place / "out", data, base, floor=floor, best=best, proofs=proofs, compact=compact,
-                  baselines=baselines)  # fmt: skip
+                  margin=margin, baselines=baselines)  # fmt: skip
         tuned = tune(job, _constants(place), say)
     found = told(tuned)
     settings = {"model": model, "data": str(data) if data else None, "proofs": proofs, "best": best,
-                "floor": floor, "compact": compact, "baselines": baselines}  # fmt: skip
+                "floor": floor, "compact": compact, "margin": margin, "baselines": baselines}  # fmt: skip
     write_json({"bench": "tune", "host": host, "settings": settings, **found}, json_file)
 
 

@@ -136,3 +136,30 @@ def test_a_model_that_is_not_there_is_asked_wrongly(tmp_path: Path) -> None:
     assert "none.onnx" in done.stderr
     assert CliRunner().invoke(main, [*given, "--low", "1", "--high", "0"]).exit_code == 2
     assert CliRunner().invoke(main, [*given, "--reference", "beaten.json"]).exit_code == 2, "only with --goal score"
+
+
+def test_what_is_too_coarse_is_passed_over_in_every_layout_until_one_is_accurate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def take(self: Any, one: Trial, *_: Any) -> None:
+        asked.append(one.name)
+        if one.run_args.input_scale == 5:
+            self._coarse.add(self._arithmetic(one))
+            one.failure = "too coarse"
+        else:
+            one.accurate = True
+            one.proofs.append({})
+
+    monkeypatch.setattr(tuning._Run, "_take", take)
+    run = object.__new__(tuning._Run)
+    run._job, run._coarse = Job(tmp_path / "m.onnx", tmp_path, best=1, proofs=1), set()
+    laid_out = [(f"{scale} at {logrows}", scale, logrows) for scale in (5, 7, 9) for logrows in (16, 17)]
+    trials = [
+        Trial(name, False, tmp_path / "m.onnx", RunArgs(input_scale=scale, logrows=logrows))
+        for name, scale, logrows in laid_out
+    ]
+    run.measure(trials)
+    assert asked == ["5 at 16", "7 at 16"]
+    assert [one.name for one in trials] == asked, "what was not tried is not told of"

@@ -100,6 +100,7 @@ def test_a_table_by_samples_holds_twice_these_but_never_more_than_any_input_reac
     tight = Range("b", "Tanh", "lookup", 100, bound=600, seen=500)
     assert 1000 <= needed([loose, tight], "lookup", by_samples=True) <= 1000 * 1.02 + 3
     assert 600 <= needed([tight], "lookup", by_samples=True) <= 600 * 1.02 + 3
+    assert 750 <= needed([loose], "lookup", 1.5, by_samples=True) <= 750 * 1.02 + 3, "unless asked for less"
 
 
 def test_the_grid_is_the_same_for_a_seed_and_keeps_what_is_not_searched() -> None:
@@ -118,6 +119,13 @@ def test_the_cheapest_are_chosen_and_of_the_same_cost_only_the_most_accurate() -
     dear, rough, fine = candidate(1, 9.0, 1.0), candidate(2, 3.0, 0.992), candidate(3, 3.0, 0.999)
     assert choose([dear, rough, fine], 4) == [fine, dear]
     assert choose([dear, rough, fine], 1) == [fine]
+
+
+def test_a_key_estimated_a_little_smaller_does_not_outweigh_accuracy() -> None:
+    small = Candidate(QUESTION, RunArgs(), 0.9966, Cost(1, 1, 3500.0, 105.0))
+    fine = Candidate(QUESTION, RunArgs(num_inner_cols=3), 0.9992, Cost(1, 1, 3528.0, 105.8))
+    large = Candidate(QUESTION, RunArgs(num_inner_cols=1), 1.0, Cost(1, 1, 4700.0, 141.0))
+    assert choose([small, fine, large], 3) == [fine, small, large]
 
 
 def test_for_a_score_some_accuracy_is_worth_some_time() -> None:

@@ -583,6 +583,13 @@ def circuit_rewrite_command(
 )
 @click.option("--limit-gib", type=click.FloatRange(1), default=16.0, show_default=True, help="Address space for each.")
 @click.option("--compact", is_flag=True, help="Try the compact arithmetic too, whose tables hold by samples only.")
+@click.option(
+    "--margin",
+    type=click.FloatRange(1),
+    default=2.0,
+    show_default=True,
+    help="Tables sized by samples hold so many times what these reach.",
+)
 @click.option("--free-visibilities", is_flag=True, help="Those of inputs and parameters may change.")
 @click.option(
     "--goal",
@@ -618,6 +625,7 @@ def circuit_tune_command(
     limit_seconds: float,
     limit_gib: float,
     compact: bool,
+    margin: float,
     free_visibilities: bool,
     goal: str,
     reference: Path | None,
@@ -648,6 +656,7 @@ def circuit_tune_command(
     job = Job(
         model, out, data, base, low, high, seed, floor, best, proofs, limits,
         compact=compact,
+        margin=margin,
         free_visibilities=free_visibilities,
         goal=goal,
         reference=read_reference(reference) if reference else None,

@@ -31,6 +31,8 @@ class Trial:
     """The worst verdict of all places: `safe`, `by samples` or `exceeded`."""
     accuracy: float | None = None
     """Mean over all samples; None when EZKL answers none of them."""
+    accurate: bool = False
+    """Whether it answers all samples well enough to be set up."""
     setup: dict[str, Any] = field(default_factory=dict)
     proofs: list[dict[str, Any]] = field(default_factory=list)
     failure: str = ""
@@ -89,6 +91,11 @@ def digest(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def below(accuracy: float, floor: float) -> str:
+    """Why one so inaccurate is out."""
+    return f"accuracy {accuracy:.4f} is below {floor:g}"
+
+
 def choose_winner(
     trials: list[Trial], floor: float, goal: str = "time", reference: Standing | None = None
 ) -> Trial | None:
@@ -101,7 +108,7 @@ def choose_winner(
         if not one.failure and one.unsound:
             one.failure = f"UNSOUND, refused: a proof verifies with {', '.join(one.unsound)}"
         elif not one.failure and (one.accuracy is None or one.accuracy < floor):
-            one.failure = f"accuracy {one.accuracy or 0:.4f} is below {floor:g}"
+            one.failure = below(one.accuracy or 0.0, floor)
         elif not one.failure and one.ranges == "exceeded":
             one.failure = "a sample leaves what it can hold"
     passed = [one for one in trials if not one.failure and one.response_s is not None]

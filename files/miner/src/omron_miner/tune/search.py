@@ -40,14 +40,16 @@ _MOST_LAID_OUT = 12
 _LEGS = (1, 2, 3)
 _INNER = (1, 2)
 _LARGEST_LOGROWS = 22
-_SAMPLED_MARGIN = 2
-"""How much further than its largest sample a number may go when it has no bound."""
+SAMPLED_MARGIN = 2.0
+"""How much further than its largest sample a number may go when it has no bound, unless asked otherwise."""
 _ROUNDING = 1.02
 """Bounds are of real numbers; this share, and two, are added for what rounding in the circuit adds."""
 _PLACES = 3
 """Of decimals in which two answers of the model must differ to be another answer."""
 _FEWEST = 2
 _LARGEST_BASE = 1 << 20
+_OFF = 0.05
+"""About what estimates of keys are off by in the mean."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ class Question:
     """Least mean accuracy, 0 to 1; full precision has 1."""
     seed: int = 0
     by_samples: bool = False
-    """Whether tables need hold no more than twice what samples reach, also where the bound for any input is larger."""
+    """Whether tables need hold no more than `margin` times what samples reach, also where the bound is larger."""
+    margin: float = SAMPLED_MARGIN
 
 
 @dataclass(frozen=True)
@@ -130,8 +133,9 @@ def arithmetics(question: Question, tried: Sequence[RunArgs], say: Say = print) 
         if mean >= question.floor and not collapses(outputs, question.expected):
             met = max(max(-one["lowest"], one["highest"]) for one in each)
             places = question.magnitudes.at(run_args)
-            lookup = needed(places, "lookup", by_samples=question.by_samples)
-            digits = max(needed(places, "digits", by_samples=question.by_samples), _ends(question, run_args))
+            lookup, digits = (needed(places, kind, question.margin, by_samples=question.by_samples)
+                              for kind in ("lookup", "digits"))  # fmt: skip
+            digits = max(digits, _ends(question, run_args))
             found.append(Arithmetic(run_args, mean, max(lookup, met if lookup else 0), digits))
     return found
 
@@ -142,20 +146,20 @@ def collapses(outputs: Sequence[Sequence[float]], expected: Sequence[Sequence[fl
     return is_constant(outputs) or len({tuple(one) for one in outputs}) < len(told_apart)
 
 
-def needed(places: Sequence[Range], kind: str, *, by_samples: bool = False) -> int:
-    """The largest number that places of a kind must hold: a bound, or twice what samples reach; 0 without places.
+def needed(places: Sequence[Range], kind: str, margin: float = SAMPLED_MARGIN, *, by_samples: bool = False) -> int:
+    """What places of a kind must hold at most: a bound, or `margin` times what samples reach; 0 without places.
 
     `by_samples`: the smaller of both.
     """
-    most = [_held(one, by_samples=by_samples) for one in places if one.kind == kind]
+    most = [_held(one, margin, by_samples=by_samples) for one in places if one.kind == kind]
     return math.ceil(max(most) * _ROUNDING) + 2 if most else 0
 
 
-def _held(place: Range, *, by_samples: bool) -> int:
-    twice = place.seen * _SAMPLED_MARGIN
+def _held(place: Range, margin: float, *, by_samples: bool) -> int:
+    sampled = math.ceil(place.seen * margin)
     if place.bound is None:
-        return twice
-    return min(place.bound, twice) if by_samples else place.bound
+        return sampled
+    return min(place.bound, sampled) if by_samples else place.bound
 
 
 def _ends(question: Question, run_args: RunArgs) -> int:
@@ -165,7 +169,7 @@ def _ends(question: Question, run_args: RunArgs) -> int:
     largest = max(max(map(abs, answer), default=0.0) for answer in question.expected)
     inputs = max(max(map(abs, row), default=0.0) for sample in question.rows for row in sample)
     places = max(run_args.input_scale, run_args.param_scale) * (run_args.scale_rebase_multiplier + 1)
-    return math.ceil(_SAMPLED_MARGIN * max(largest, inputs) * 2.0**places)
+    return math.ceil(question.margin * max(largest, inputs) * 2.0**places)
 
 
 def cheapest_visibilities(model: bytes, base: RunArgs) -> RunArgs:
@@ -239,10 +243,15 @@ def _filled(run_args: RunArgs, price: Cost) -> RunArgs:
     return changed(run_args, lookup_range=(-reach, reach))
 
 
-def choose(candidates: Sequence[Candidate], best: int, goal: str = "time") -> list[Candidate]:
-    """The `best` of those at hand: the cheapest, of those that cost the same the most accurate; or by `goal` score.
+def _alike(price: Cost) -> int:
+    return round(math.log(price.key_mb) / math.log1p(_OFF))
 
-    A score is estimated with the key's size in place of the time.
+
+def choose(candidates: Sequence[Candidate], best: int, goal: str = "time") -> list[Candidate]:
+    """The `best` of those at hand: the cheapest, of those that cost alike the most accurate; or by `goal` score.
+
+    Keys whose estimates differ by less than they are off count as alike. A score is estimated with the key's size in
+    place of the time.
     """
 
     def standing(one: Candidate) -> Standing:
@@ -250,13 +259,13 @@ def choose(candidates: Sequence[Candidate], best: int, goal: str = "time") -> li
 
     ideal = best_of_each([standing(one) for one in candidates]) if candidates else None
 
-    def rank(one: Candidate) -> tuple[float, float, float, str]:
+    def rank(one: Candidate) -> tuple[float, int, float, float, str]:
         first = -score(standing(one), ideal).score if goal == "score" else 0.0
-        return first, one.cost.key_mb, -one.accuracy, one.run_args.model_dump_json()
+        return first, _alike(one.cost), -one.accuracy, one.cost.key_mb, one.run_args.model_dump_json()
 
-    chosen = dict[tuple[float, int, int], Candidate]()
+    chosen = dict[tuple[int, int, int], Candidate]()
     for one in sorted(candidates, key=rank):
-        chosen.setdefault((one.cost.key_mb, one.run_args.decomp_legs, one.run_args.num_inner_cols), one)
+        chosen.setdefault((_alike(one.cost), one.run_args.decomp_legs, one.run_args.num_inner_cols), one)
     return list(chosen.values())[:best]
 
 

@@ -27,13 +27,21 @@ from omron_miner.tune.compact_search import compact_search
 from omron_miner.tune.cost import cost
 from omron_miner.tune.graph import read_graph
 from omron_miner.tune.measure import outputs_of_each, shapes_of_each
-from omron_miner.tune.measured import Store, Trial, choose_winner, digest
+from omron_miner.tune.measured import Store, Trial, below, choose_winner, digest
 from omron_miner.tune.passes import FOR_COMPACT
 from omron_miner.tune.ranges import Lookups, Magnitudes
 from omron_miner.tune.rewrite import rewrite
 from omron_miner.tune.running import run_model
 from omron_miner.tune.samples import make_feeds
-from omron_miner.tune.search import Question, changed, cheapest_visibilities, choose, collapses, search
+from omron_miner.tune.search import (
+    SAMPLED_MARGIN,
+    Question,
+    changed,
+    cheapest_visibilities,
+    choose,
+    collapses,
+    search,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -56,7 +64,7 @@ _USUAL = ("own", "augmented", "uniform", "normal")
 """Kinds of samples that are no extremes, in the order in which they are proved."""
 _ALTERED = 3
 """Tensors of weights that are changed, one after another, until an answer changes."""
-_TRIED_PER_BEST = 3
+_TRIED_PER_BEST, _ASKED_PER_BEST = 3, 16
 """So many candidates are tried, for each wanted, until enough can be set up and proved."""
 
 
@@ -91,6 +99,8 @@ class Job:
     """The competition's circuit to beat."""
     free_visibilities: bool = False
     """Whether the visibilities of inputs and parameters may be other than those of `base`, where that is cheaper."""
+    margin: float = SAMPLED_MARGIN
+    """How many times what samples reach tables hold where they are sized by samples."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +152,7 @@ class _Run:
         if is_constant(self._expected):
             raise ConfigError(f"{job.onnx} answers the same to every sample", "train the model, or give other --data")
         self._graphs = {"given": graph, "rewritten": rewrite(graph, self.feeds, job.base, say=say).graph}
+        self._coarse = set[tuple[object, ...]]()
         self._models = {what: self._write(what, one) for what, one in self._graphs.items()}
         self._digests = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in self._models.values()}
         self._magnitudes: dict[Path, Magnitudes | Lookups] = {
@@ -194,7 +205,7 @@ class _Run:
         model = self._models["rewritten"]
         base = self._base(model)
         question = Question(model.read_bytes(), base, self._rows[few], self._expected[few],
-                            self._magnitudes[model], job.floor, job.seed)  # fmt: skip
+                            self._magnitudes[model], job.floor, job.seed, margin=job.margin)  # fmt: skip
         found: list[Candidate] = []
         if too_large := self._too_large(model, base):
             self._say(f"EZKL's own arithmetic is not searched: {too_large}")
@@ -203,7 +214,7 @@ class _Run:
         if job.compact:
             found += self._compact(question)
         names = {kind: count(1) for kind in ("candidate", "compact")}
-        return [self._candidate(one, names) for one in choose(found, _TRIED_PER_BEST * job.best, job.goal)]
+        return [self._candidate(one, names) for one in choose(found, _ASKED_PER_BEST * job.best, job.goal)]
 
     def _base(self, model: Path) -> RunArgs:
         """Where candidates have everything from that is not searched."""
@@ -243,8 +254,11 @@ class _Run:
     def measure(self, trials: list[Trial]) -> None:
         """Sets up and proves a first input of all baselines and of enough candidates, then the others' turns."""
         for one in trials:
-            alive = sum(not other.baseline and bool(other.proofs) and not other.failure for other in trials)
-            if one.baseline or alive < self._job.best:
+            candidates = [other for other in trials if not other.baseline]
+            alive = sum(bool(other.proofs) and not other.failure for other in candidates)
+            tried = sum(other.accurate for other in candidates)
+            wanted = alive < self._job.best and tried < _TRIED_PER_BEST * self._job.best
+            if one.baseline or (wanted and self._arithmetic(one) not in self._coarse):
                 self._take(
                     one, self._ranged, self._sized, self._answered, self._set_up, partial(self._proved, number=0)
                 )
@@ -273,7 +287,11 @@ class _Run:
             raise CircuitError(f"{too_large}, more than the limit of space")
 
     def _answered(self, one: Trial) -> None:
-        """Its accuracy over all samples. Raises CircuitError when EZKL cannot prove one of them."""
+        """Its accuracy over all samples.
+
+        Raises CircuitError when EZKL cannot prove one of them, or when a candidate is below the floor after all, which
+        it was above over fewer samples.
+        """
         self._say(f"{one.name}: {len(self._rows)} samples ...")
         (answers,) = self._kept(one, "answers", lambda: outputs_of_each(
             one.model.read_bytes(), [one.run_args], self._rows, lambda: None))  # fmt: skip
@@ -288,8 +306,17 @@ class _Run:
             raise CircuitError(f"{len(lost) + len(beyond)} of {len(answers)} samples cannot be proved")
         outputs = [[number for row in answer["outputs"] for number in row] for answer in answers]
         one.accuracy = fmean(map(accuracy, outputs, self._expected))
+        if not one.baseline and one.accuracy < self._job.floor:  # a baseline is told of all the same
+            self._coarse.add(self._arithmetic(one))
+            raise CircuitError(below(one.accuracy, self._job.floor))
         if collapses(outputs, self._expected):
             raise CircuitError("different samples have the same outputs, a circuit so coarse is refused")
+        one.accurate = True
+
+    @staticmethod
+    def _arithmetic(one: Trial) -> tuple[object, ...]:
+        """What its answers depend on, whatever its layout."""
+        return one.model, one.run_args.input_scale, one.run_args.param_scale, one.run_args.scale_rebase_multiplier
 
     def _set_up(self, one: Trial) -> None:
         def make() -> dict[str, Any]:
