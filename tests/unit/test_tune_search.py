@@ -39,22 +39,22 @@ def at(logrows: int, **values: Any) -> Cost:
     return found
 
 
-# The compact age model on 23.0.5, its cells at one inner column; keys as they were measured.
+# The compact age model on 23.0.5, as its settings.json has it; keys as they were measured.
 @pytest.mark.parametrize(
     ("logrows", "inner", "measured_mb"),
-    [(18, 3, 3100), (17, 2, 4332), (17, 1, 8513)],
+    [(18, 3, 3525), (17, 2, 4332), (17, 1, 8513)],
 )
 def test_blocks_of_checks_make_a_key_large_as_measured(logrows: int, inner: int, measured_mb: float) -> None:
     shape = {
         "num_rows": 776_000 // inner,
         "required_lookups": [{"Pow": {}}, {"HardSwish": {}}, {"Tanh": {}}],
-        "required_range_checks": [],
+        "required_range_checks": [[-1, 1], [0, 1]],
         "model_instance_shapes": [[1, 3, 64, 64], [1, 21]],
         "einsum_params": {"total_einsum_col_size": 767_405},
     }
     found = cost(RunArgs(logrows=logrows, num_inner_cols=inner, lookup_range=(-65_000, 65_000)), shape)
     assert found
-    assert found.key_mb == pytest.approx(measured_mb, rel=0.08)
+    assert found.key_mb == pytest.approx(measured_mb, rel=0.02)
 
 
 def test_a_lower_logrows_is_not_cheaper_once_a_table_needs_more_columns() -> None:
