@@ -10,21 +10,19 @@ and their size is read; nothing is proved.
 from __future__ import annotations
 
 import itertools
-import math
 import random
 import statistics
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import numpy as np
 
 from bench_circuits import ROOT  # first: it leads to the tests' helpers
-from omron_miner.circuit_fit import blocks_of, einsum_cells, pk_estimate_bytes
+from omron_miner.circuit_fit import blocks_of, blocks_of_checks, pk_estimate_bytes
 from omron_miner.errors import OmronError
-from omron_miner.isolated import ProcessLostError
 from omron_miner.isolated import run as run_isolated
 from omron_miner.run_args import RunArgs
 from omron_miner.tune.measure import shapes_of_each
@@ -32,9 +30,6 @@ from reporting import Command, host_facts, json_option, percentile, say_host, sa
 
 sys.path.append(str(ROOT / "tests/unit"))
 from tune_models import model, node
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 SHAPE = (6, 40)
 TABULATED = ("Tanh", "Sigmoid", "Erf", "Sin")
@@ -73,7 +68,7 @@ def _run_args(scale: int, drawn: random.Random) -> RunArgs:
     )
 
 
-def _make_key(content: bytes, run_args: RunArgs, say: Callable[[str], None]) -> None:
+def _key_bytes(content: bytes, run_args: RunArgs) -> int:
     import ezkl
 
     from omron_miner.circuit_build import native_run_args
@@ -86,7 +81,7 @@ def _make_key(content: bytes, run_args: RunArgs, say: Callable[[str], None]) -> 
         call(ezkl.compile_circuit, place["model"], place["compiled"], place["settings"])
         call(ezkl.gen_srs, place["srs"], run_args.logrows)
         call(ezkl.setup, place["compiled"], place["vk"], place["pk"], place["srs"])
-        say(str(Path(place["pk"]).stat().st_size))
+        return Path(place["pk"]).stat().st_size
 
 
 def _measured(content: bytes, run_args: RunArgs) -> dict[str, Any] | None:
@@ -94,18 +89,17 @@ def _measured(content: bytes, run_args: RunArgs) -> dict[str, Any] | None:
     (shape,) = shapes_of_each(content, [run_args])
     if isinstance(shape, str) or blocks_of(run_args, shape) > MOST_BLOCKS:
         return None
-    said: list[str] = []
     try:
-        run_isolated(_make_key, content, run_args, say=said.append)
-    except (OmronError, ProcessLostError):  # as where instances need more rows than there are
+        key_bytes = run_isolated(_key_bytes, content, run_args)
+    except OmronError:  # as where instances need more rows than there are
         return None
     return {
         "logrows": run_args.logrows,
         "inner_columns": run_args.num_inner_cols,
         "blocks": blocks_of(run_args, shape),
-        "blocks_of_checks": math.ceil(einsum_cells(shape) / (run_args.usable_rows * run_args.num_inner_cols)),
+        "blocks_of_checks": blocks_of_checks(run_args, shape),
         "tables": len(shape["required_lookups"]) + len(shape["required_range_checks"]),
-        "key_bytes": int(said[0]),
+        "key_bytes": key_bytes,
         "estimate_bytes": pk_estimate_bytes(run_args, shape),
     }
 

@@ -61,7 +61,7 @@ def pk_estimate_bytes(run_args: RunArgs, settings: dict[str, Any]) -> int:
     """
     blocks, inner = blocks_of(run_args, settings), run_args.num_inner_cols
     tables = [math.ceil(rows / run_args.usable_rows) for rows in _tables(run_args, settings)]
-    checks = math.ceil(einsum_cells(settings) / (run_args.usable_rows * inner))
+    checks = blocks_of_checks(run_args, settings)
     columns = 4 + (4.2 * inner + 2) * blocks + 1.1 * inner * blocks * len(tables) + sum(tables)
     columns += 8 * inner * checks + 6 * checks**2
     return int((_FIELD_BYTES << run_args.logrows) * (_extension(inner, max(tables, default=0)) + 2) * columns)
@@ -70,6 +70,11 @@ def pk_estimate_bytes(run_args: RunArgs, settings: dict[str, Any]) -> int:
 def blocks_of(run_args: RunArgs, settings: dict[str, Any]) -> int:
     """Sets of columns that the rows are spread over."""
     return math.ceil(int(settings["num_rows"]) / run_args.usable_rows)
+
+
+def blocks_of_checks(run_args: RunArgs, settings: dict[str, Any]) -> int:
+    """Sets of columns that the checks of products are spread over."""
+    return math.ceil(einsum_cells(settings) / (run_args.usable_rows * run_args.num_inner_cols))
 
 
 def einsum_cells(settings: dict[str, Any]) -> int:

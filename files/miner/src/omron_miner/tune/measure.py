@@ -54,10 +54,9 @@ def circuit_size(graph: Graph, run_args: RunArgs) -> Size:
     with tempfile.TemporaryDirectory(prefix="omron-miner-tune-") as place:
         (Path(place) / "model.onnx").write_bytes(graph.to_model().SerializeToString())
         settings = _isolated(place, _settings, place, run_args)
-    einsum = (settings.get("einsum_params") or {}).get("total_einsum_col_size", 0)
     return Size(
         rows=settings["num_rows"],
-        cells=settings["num_rows"] * run_args.num_inner_cols + einsum,
+        cells=settings["num_rows"] * run_args.num_inner_cols + einsum_cells(settings),
         lookups=len(settings["required_lookups"]),
         lookup_scales=_scales(settings["required_lookups"]),
     )

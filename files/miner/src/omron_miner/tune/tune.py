@@ -64,8 +64,10 @@ _USUAL = ("own", "augmented", "uniform", "normal")
 """Kinds of samples that are no extremes, in the order in which they are proved."""
 _ALTERED = 3
 """Tensors of weights that are changed, one after another, until an answer changes."""
-_TRIED_PER_BEST, _ASKED_PER_BEST = 3, 16
-"""So many candidates are tried, for each wanted, until enough can be set up and proved."""
+_TRIED_PER_BEST = 3
+"""So many candidates are set up, for each wanted, until enough can be proved."""
+_ASKED_PER_BEST = 16
+"""So many are at hand for that: those that are not accurate enough over all samples cost no setup."""
 
 
 @dataclass(frozen=True)
