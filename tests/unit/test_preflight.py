@@ -368,7 +368,8 @@ def test_a_circuit_may_be_tuned_by_its_host(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"x")
     assert not tuning(True)
     assert not tuning(False, tuned=str(run_args_json(tmp_path)))
-    options = {"low": 0, "high": 1.5, "floor": 0.9, "best": 1, "proofs": 2, "compact": True, "baselines": "given"}
+    options = {"low": 0, "high": 1.5, "floor": 0.9, "best": 1, "proofs": 2, "compact": True, "baselines": "given",
+               "margin": 1.5}  # fmt: skip
     for data in (tmp_path, tmp_path / "a.npy", tmp_path / "b.json"):
         assert not tuning({**options, "data": str(data)}, run_args={"logrows": 12})
 
@@ -393,6 +394,8 @@ def run_args_json(place: Path) -> Path:
         ({"proofs": 1}, "proofs 1 is not a whole number from 2 on"),
         ({"proofs": 2.0}, "proofs 2.0 is not a whole number"),
         ({"floor": 99}, "floor 99 is not an accuracy from 0 to 1"),
+        ({"margin": 0.9}, "margin 0.9 is not a number from 1 on"),
+        ({"margin": "2"}, "margin '2' is not a number"),
         ({"compact": "yes"}, "compact 'yes' is not true or false"),
         ({"baselines": "none"}, "baselines 'none' is not one of all, given"),
         ({"low": "0"}, "low '0' is not a number"),
@@ -425,7 +428,8 @@ def test_the_options_are_the_commands() -> None:
     assert {f"--{name}" for name in preflight.TUNE_OPTIONS} <= known
     defaults = {one.name: one.default for one in circuit_tune_command.params}
     assert (defaults["low"], defaults["high"]) == (preflight.LOWEST, preflight.HIGHEST)
-    assert (defaults["floor"], defaults["best"], defaults["proofs"]) == (0.99, 4, 3), "what the messages say"
+    messages = [defaults[name] for name in ("floor", "best", "proofs", "margin")]
+    assert messages == [0.99, 4, 3, 2], "what the messages say"
 
 
 @pytest.mark.parametrize("given", [None, [], "demo", {"name": "demo"}, True])

@@ -44,9 +44,10 @@ plugin = load_plugin()
 def test_options_become_arguments() -> None:
     assert plugin.tune_arguments({"circuit_tune": True}) == []
     options = {"low": -1, "high": 2.5, "floor": 0.9, "best": 1, "proofs": 2, "compact": True, "data": "/photos",
-               "baselines": "given"}  # fmt: skip
+               "baselines": "given", "margin": 1.5}  # fmt: skip
     assert plugin.tune_arguments({"circuit_tune": options}) == [
-        "--baselines=given", "--best=1", "--compact", "--floor=0.9", "--high=2.5", "--low=-1", "--proofs=2",
+        "--baselines=given", "--best=1", "--compact", "--floor=0.9", "--high=2.5", "--low=-1", "--margin=1.5",
+        "--proofs=2",
     ]  # fmt: skip
     assert plugin.tune_arguments({"circuit_tune": {"compact": False}}) == []
 

@@ -29,7 +29,7 @@ EZKL_VERSIONS = ("22.0.1", "23.0.5")  # the miner's package has a lock for each
 LOGROWS = range(1, 27)  # what public SRS files exist for
 DEFAULT_LOGROWS = 16
 SAMPLE_SUFFIXES = (".json", ".npy")
-TUNE_OPTIONS = ("baselines", "best", "compact", "data", "floor", "high", "low", "proofs")
+TUNE_OPTIONS = ("baselines", "best", "compact", "data", "floor", "high", "low", "margin", "proofs")
 """Of a circuit's circuit_tune, as `omron-miner circuit tune` names them."""
 TUNE_BASELINES = ("all", "given")
 LOWEST, HIGHEST = -1.0, 1.0
@@ -363,6 +363,7 @@ _TUNE_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "floor": (lambda value: _is_number(value) and 0 <= value <= 1, "an accuracy from 0 to 1: 0.99 is the default"),
     "best": (lambda value: _is_whole(value) and value >= 1, "a whole number from 1 on: 4 is the default"),
     "proofs": (lambda value: _is_whole(value) and value >= 2, "a whole number from 2 on: 3 is the default"),
+    "margin": (lambda value: _is_number(value) and value >= 1, "a number from 1 on: 2 is the default"),
     "compact": (lambda value: isinstance(value, bool), "true or false"),
     "baselines": (lambda value: value in TUNE_BASELINES, f"one of {', '.join(TUNE_BASELINES)}"),
 }
