@@ -217,7 +217,7 @@ def test_a_circuit_is_tuned_once_and_what_wins_is_built(tmp_path: Path) -> None:
     (data / "one.npy").write_text("1")
     options = {**OPTIONS, "data": str(data)}
     said = host.run(options, "--check")
-    assert "a would be tuned on this host, for at most 14400 s" in said
+    assert "Tunes a on the host, for at most 14400 s" in said
     assert host.calls() == []
     assert not (host.state / "tuned").exists()
 
