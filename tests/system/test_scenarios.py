@@ -52,7 +52,9 @@ def changed_tasks(name: str, step: str) -> set[str]:
     (said,) = re.findall(rf"{mark} Executing\n(.*?)\n[A-Z]+ +{mark} Executed", log_of(name).read_text(), re.DOTALL)
     tasks = re.split(r"^(?:TASK|RUNNING HANDLER) \[(.+?)\] \*+$", said, flags=re.MULTILINE)
     named = zip(tasks[1::2], tasks[2::2], strict=True)
-    return {name.removesuffix(" (dry run)") for name, result in named if re.search("^changed: ", result, re.MULTILINE)}
+    return {
+        name.replace(" : Dry run - ", " : ") for name, result in named if re.search("^changed: ", result, re.MULTILINE)
+    }
 
 
 def log_of(name: str) -> Path:
