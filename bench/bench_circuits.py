@@ -15,14 +15,13 @@ ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests"))
 
 from building import MODELS, render_run_args  # noqa: E402  the tests' way to the run args that the role renders
-from omron_miner.circuit import ezkl_version, load_circuit  # noqa: E402
-from omron_miner.circuit_build import build_circuit  # noqa: E402
+from omron_miner.building.build import build_circuit  # noqa: E402
+from omron_miner.circuits.circuit import ezkl_version  # noqa: E402
+from omron_miner.circuits.load import load_circuit  # noqa: E402
 from omron_miner.constants import Circuits, Constants, Log, Sessions  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from omron_miner.circuit import Circuit
+    from omron_miner.circuits.circuit import Circuit
 
 CACHE = ROOT / ".cache" / "bench"
 
@@ -40,7 +39,7 @@ RECIPES = {
     "tiny": Recipe("tiny", {}, "a perceptron: proofs under a second, so milliseconds show"),
     "demo": Recipe("demo", {}, "the circuit a new host proves"),
     "large": Recipe(
-        "demo", {"logrows": 17, "num_inner_cols": 2}, "the demo's model with a proving key over 500 MB (655 MB)"
+        "demo", {"logrows": 17, "num_inner_cols": 2}, "the demo's model with a proving key over 500 MiB (625 MiB)"
     ),
 }
 
@@ -73,7 +72,7 @@ class BenchCircuit:
                     pass
 
 
-def bench_circuit(name: str, say: Callable[[str], None], recipe: Recipe | None = None) -> BenchCircuit:
+def bench_circuit(name: str, recipe: Recipe | None = None) -> BenchCircuit:
     """The circuit `name` of `RECIPES`, or of `recipe`, built now unless it was before (`large`: some minutes).
 
     Raises OmronError when it cannot be built.
@@ -85,9 +84,11 @@ def bench_circuit(name: str, say: Callable[[str], None], recipe: Recipe | None =
     run_args.write_text(render_run_args(recipe.model, **recipe.run_args), encoding="utf-8")
     constants = Constants(
         circuits=Circuits(directory=place / "circuits", srs_directory=CACHE / "srs", ezkl_directory=CACHE / "ezkl"),
-        sessions=Sessions(directory=place / "sessions", fallback_directory=place / "sessions", minimum_free_bytes=0),
+        sessions=Sessions(
+            directory=place / "sessions", fallback_directory=place / "sessions-on-disk", minimum_free_bytes=0
+        ),
         log=Log(directory=place),
     )
-    built = build_circuit(name, MODELS / f"{recipe.model}.onnx", run_args, constants, say=say)
+    built = build_circuit(name, MODELS / f"{recipe.model}.onnx", run_args, constants)
     circuit = load_circuit(Path(built.directory))
     return BenchCircuit(name, circuit, constants.circuits, circuit.pk.stat().st_size)

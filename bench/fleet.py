@@ -76,7 +76,7 @@ def _inventory(place: Path, hosts: int, unreachable: int, reached: dict[str, Any
         (state / "summary.json").write_text(texts[number % len(texts)], encoding="utf-8")
         named[name] = {**reached, "omron_state": str(state)}
     file = place / "inventory.yml"
-    file.write_text(json.dumps({"all": {"hosts": named}}), encoding="utf-8")
+    file.write_text(json.dumps({"miners": {"hosts": named}}), encoding="utf-8")
     return file
 
 

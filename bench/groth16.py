@@ -1,4 +1,4 @@
-"""A Groth16 proof of a CIRCOM circuit: ours with the keys in memory, beside one `snarkjs g16f` process a request.
+"""A Groth16 proof of a CIRCOM circuit: ours with the keys in memory, against one `snarkjs g16f` process per request.
 
     .venv/bin/python bench/groth16.py [--items 256] [--bits 190] [--power 16] [--rounds 5] [--json FILE|-]
 
@@ -28,15 +28,16 @@ from reporting import Command, aim, host_facts, json_option, say, say_aims, say_
 sys.path.append(str(ROOT / "tests"))
 
 import circom_building
-from omron_miner.circuit import load_circuit, validate_inputs
+from omron_miner.circuits.inputs import validate_inputs
+from omron_miner.circuits.load import load_circuit
 from omron_miner.constants import Sessions
 from omron_miner.errors import OmronError
-from omron_miner.proof_handlers import get_handler
-from omron_miner.session_storage import Session, SessionStorage
-from omron_miner.verified_model_session import prove_verified
+from omron_miner.proving.proof_handlers import get_handler
+from omron_miner.proving.session_storage import Session, SessionStorage
+from omron_miner.proving.verified_model_session import prove_verified
 
 if TYPE_CHECKING:
-    from omron_miner.circuit import Circuit
+    from omron_miner.circuits.circuit import Circuit
 
 AIMED_RATIO = 2.0
 OURS, STOCK = "ours", "stock"
@@ -58,7 +59,7 @@ class Proved:
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Proofs of each.")
 @json_option
 def main(items: int, bits: int, power: int, rounds: int, json_file: str | None) -> None:
-    """Measure a Groth16 proof, ours beside a snarkjs process for each."""
+    """Measure a Groth16 proof, ours against a snarkjs process for each."""
     host = host_facts()
     say_host(host)
     circuit = built(items, bits, power)
@@ -83,7 +84,7 @@ def measure(circuit: Circuit, items: int, rounds: int) -> dict[str, Any]:
     samples: dict[str, list[float]] = {OURS: [], STOCK: []}
     phases: list[dict[str, float]] = []
     began = time.perf_counter()
-    get_handler(circuit.proof_system).load(circuit)
+    get_handler(circuit.proof_system, circuit.directory).load(circuit)
     load_s = time.perf_counter() - began
     with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
         place = Path(name)
@@ -135,8 +136,8 @@ def _stock(circuit: Circuit, asked: dict[str, Any], place: Path) -> Proved:
 def _cross_check(circuit: Circuit, asked: dict[str, Any], made: dict[str, Proved], place: Path) -> None:
     """Each one's proof is verified by the other's verifier. Raises OmronError."""
     rows, stock, ours = validate_inputs(circuit, asked), made[STOCK], made[OURS]
-    handler = get_handler(circuit.proof_system)
-    handler.verify(circuit, rows, stock.proof, Session(place), place, stock.signals)
+    handler = get_handler(circuit.proof_system, place)
+    handler.verify(circuit, rows, stock.proof, Session(place), stock.signals)
     (place / "proof.json").write_text(ours.proof)
     (place / "public.json").write_text(ours.signals)
     said = circom_building.snarkjs("g16v", circuit.vk, place / "public.json", place / "proof.json")
@@ -148,7 +149,8 @@ def tell(found: dict[str, Any]) -> None:
     """The table."""
     circuit = found["circuit"]
     size = (
-        f"{circuit['zkey_bytes'] / 1e6:.0f} MB key, {circuit['wires']} wires, 2^{circuit['rows'].bit_length() - 1} rows"
+        f"{circuit['zkey_bytes'] / 2**20:.0f} MiB key, {circuit['wires']} wires, "
+        f"2^{circuit['rows'].bit_length() - 1} rows"
     )
     say(f"\n{size}; loaded once in {found['load_s']:.2f} s")
     rows = [[who, *(f"{found[who]['seconds'][key]:.2f} s" for key in ("p50", "min", "max"))] for who in (OURS, STOCK)]

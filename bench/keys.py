@@ -1,4 +1,4 @@
-"""How well the proving key's estimated size holds: keys of many small circuits beside `circuit_fit.pk_estimate_bytes`.
+"""How exact the proving key's estimated size is: keys of many small circuits against `circuits.fit.pk_estimate_bytes`.
 
     .venv/bin/python bench/keys.py [--count 100] [--seed 7] [--json FILE|-]
 
@@ -21,10 +21,10 @@ import click
 import numpy as np
 
 from bench_circuits import ROOT  # first: it leads to the tests' helpers
-from omron_miner.circuit_fit import blocks_of, blocks_of_checks, pk_estimate_bytes
+from omron_miner.circuits.fit import blocks_of, blocks_of_checks, pk_estimate_bytes
+from omron_miner.circuits.run_args import RunArgs
 from omron_miner.errors import OmronError
-from omron_miner.isolated import run as run_isolated
-from omron_miner.run_args import RunArgs
+from omron_miner.proving.isolated import run as run_isolated
 from omron_miner.tune.measure import shapes_of_each
 from reporting import Command, host_facts, json_option, percentile, say_host, say_table, write_json
 
@@ -71,8 +71,8 @@ def _run_args(scale: int, drawn: random.Random) -> RunArgs:
 def _key_bytes(content: bytes, run_args: RunArgs) -> int:
     import ezkl
 
-    from omron_miner.circuit_build import native_run_args
-    from omron_miner.proof_handlers.ezkl_handler import call
+    from omron_miner.building.build import native_run_args
+    from omron_miner.proving.proof_handlers.ezkl_handler import call
 
     with tempfile.TemporaryDirectory() as folder:
         place = {name: f"{folder}/{name}" for name in ("model", "settings", "compiled", "srs", "vk", "pk")}
@@ -109,7 +109,7 @@ def _measured(content: bytes, run_args: RunArgs) -> dict[str, Any] | None:
 @click.option("--seed", type=int, default=7, show_default=True, help="Draws the circuits.")
 @json_option
 def main(count: int, seed: int, json_file: str | None) -> None:
-    """Proving keys' sizes beside their estimates."""
+    """Proving keys' sizes against their estimates."""
     host = host_facts()
     say_host(host)
     drawn, found = random.Random(seed), list[dict[str, Any]]()  # noqa: S311  # no secret

@@ -1,4 +1,4 @@
-"""What one run of ``omron-miner monitor`` costs: CPU seconds and memory, against the limits of 0.5 s and 60 MB.
+"""What one run of ``omron-miner monitor`` costs: CPU seconds and memory, against the limits of 0.5 s and 57 MiB.
 
     .venv/bin/python bench/monitor.py [requests a day]
 
@@ -18,15 +18,16 @@ import time
 from pathlib import Path
 
 from omron_miner.events import FailureKind, LifeEvent, RequestEvent, Timings, to_json
+from omron_miner.formatting import size as size_of
 
 PROBE = """
 import json, re, resource, sys, time
 from omron_miner.cli import main
 main(sys.argv[1:], standalone_mode=False)
 peak = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]
-print(json.dumps([time.process_time(), int(peak) * 1024 / 1e6]))
+print(json.dumps([time.process_time(), int(peak) / 1024]))
 """
-CPU_LIMIT, MEMORY_LIMIT = 0.5, 60.0
+CPU_LIMIT, MEMORY_LIMIT = 0.5, 57.0
 REQUESTS = 100_000
 CIRCUITS, VALIDATORS = 8, 16
 REPEATS = 5
@@ -63,7 +64,7 @@ def write_log(file: Path, requests: int) -> None:
 
 
 def measure(directory: Path, *options: str) -> tuple[float, float]:
-    """CPU seconds and peak resident MB of one run."""
+    """CPU seconds and peak resident MiB of one run."""
     config = directory / "constants.toml"
     config.write_text(f'log = {{directory = "{directory}"}}\nmonitor = {{directory = "{directory}"}}\n')
     command = [sys.executable, "-c", PROBE, "--config", str(config), "monitor", *options]
@@ -87,7 +88,8 @@ def row(name: str, runs: list[tuple[float, float]], limited: bool = True) -> boo
     within = cpus[-1] < CPU_LIMIT and peak < MEMORY_LIMIT
     verdict = ("within" if within else "OVER") if limited else "not limited"
     print(
-        f"{name:34} {len(runs):4} {cpus[len(cpus) // 2]:9.3f} s {cpus[-1]:9.3f} s {peak:9.1f} MB  {verdict}", flush=True
+        f"{name:34} {len(runs):4} {cpus[len(cpus) // 2]:9.3f} s {cpus[-1]:9.3f} s {peak:8.1f} MiB  {verdict}",
+        flush=True,
     )
     return within or not limited
 
@@ -118,8 +120,8 @@ def main() -> None:
             minutes.append(measure(busy))
         fine &= row(f"a minute later, {per_minute} new requests", minutes)
         row("all at once (--catch-up)", [measure(at_once, "--catch-up")], limited=False)
-        kept = (busy / "monitor.sqlite").stat().st_size / 1e6
-        print(f"history of that day: {kept:.1f} MB; summary.json {(busy / 'summary.json').stat().st_size / 1e3:.0f} kB")
+        kept, summary = (size_of((busy / name).stat().st_size) for name in ("monitor.sqlite", "summary.json"))
+        print(f"history of that day: {kept}; summary.json {summary}")
     sys.exit(0 if fine else 1)
 
 

@@ -4,7 +4,7 @@
 
 Each circuit is built first (what that took is told as well), then proved in two processes of its own: one as EZKL
 leaves it, once, and one that keeps its memory as the miner's workers do, `--proofs` times. Told are the most resident
-memory of each, and the bytes of a request's session files. `omron_miner/circuit_needs.json` holds what was made of it.
+memory of each, and the bytes of a request's session files. `omron_miner/circuits/needs.json` holds what was made of it.
 """
 
 from __future__ import annotations
@@ -20,24 +20,27 @@ from typing import TYPE_CHECKING
 import click
 
 from bench_circuits import CACHE, RECIPES, Recipe, bench_circuit
-from omron_miner.circuit import BUILD, Circuit, example_inputs, load_circuit, validate_inputs
+from omron_miner.circuits.circuit import BUILD, Circuit
+from omron_miner.circuits.inputs import example_inputs, validate_inputs
+from omron_miner.circuits.load import load_circuit
 from omron_miner.constants import Sessions
-from omron_miner.proof_handlers import get_handler
-from omron_miner.session_storage import SessionStorage
-from omron_miner.warm_up import keep_memory
+from omron_miner.proving.proof_handlers import get_handler
+from omron_miner.proving.session_storage import SessionStorage
+from omron_miner.proving.steps import Stopwatch, make_witness, prove_witness
+from omron_miner.proving.warm_up import keep_memory
 from reporting import Command, host_facts, json_option, say, say_table, write_json
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from omron_miner.proof_handlers.base import ProofHandler
+    from omron_miner.proving.proof_handlers.base import ProofHandler
 
 CIRCUITS = RECIPES | {
     "tiny14": Recipe("tiny", {"logrows": 14}, "few cells, more rows"),
     "tiny17": Recipe("tiny", {"logrows": 17}, "few cells, many rows"),
     "demo15": Recipe("demo", {"logrows": 15, "lookup_range": [-16000, 16000]}, "two blocks of columns"),
     "demo17": Recipe("demo", {"logrows": 17}, "one block, half of it empty"),
-    "demo18": Recipe("demo", {"logrows": 18, "num_inner_cols": 2}, "the largest key, some 1.3 GB"),
+    "demo18": Recipe("demo", {"logrows": 18, "num_inner_cols": 2}, "the largest key, some 1.2 GiB"),
 }
 
 
@@ -65,22 +68,21 @@ def _prove(directory: Path, srs_directory: Path, times: int, keep: bool) -> tupl
     if keep:
         keep_memory()
     circuit = load_circuit(directory)
-    handler, peaks, session_bytes = get_handler(circuit.proof_system), [], 0
+    handler, peaks, session_bytes = get_handler(circuit.proof_system, srs_directory), [], 0
     place = CACHE / "needs-sessions"
     storage = SessionStorage(Sessions(directory=place, fallback_directory=place, minimum_free_bytes=0))
     for seed in range(times):
-        session_bytes = max(session_bytes, _prove_once(circuit, handler, storage, srs_directory, seed))
+        session_bytes = max(session_bytes, _prove_once(circuit, handler, storage, seed))
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     return peaks, session_bytes
 
 
-def _prove_once(circuit: Circuit, handler: ProofHandler, storage: SessionStorage, srs: Path, seed: int) -> int:
+def _prove_once(circuit: Circuit, handler: ProofHandler, storage: SessionStorage, seed: int) -> int:
     rows = validate_inputs(circuit, example_inputs(circuit, seed))
     with storage.session() as session:
-        handler.write_input(rows, session)
-        handler.witness(circuit, session)
-        proof = handler.prove(circuit, session, srs)
-        handler.verify(circuit, rows, proof.proof, session, srs)
+        watch = Stopwatch()
+        make_witness(handler, circuit, rows, session, watch.phase)
+        prove_witness(handler, circuit, rows, session, watch.phase)
         return sum(file.stat().st_size for file in session.directory.iterdir())
 
 
@@ -90,7 +92,7 @@ def _elsewhere(directory: Path, srs_directory: Path, times: int, keep: bool) -> 
 
 
 def _measure(name: str, proofs: int) -> Need:
-    bench = bench_circuit(name, say, CIRCUITS[name])
+    bench = bench_circuit(name, CIRCUITS[name])
     circuit, srs = bench.circuit, bench.circuits.srs_directory
     [alone], session_bytes = _elsewhere(circuit.directory, srs, 1, keep=False)
     kept, _ = _elsewhere(circuit.directory, srs, proofs, keep=True)
@@ -126,12 +128,12 @@ def main(names: tuple[str, ...], proofs: int, json_file: str | None) -> None:
             name,
             f"{one.logrows}",
             *(
-                f"{value / 1e6:.0f} MB"
+                f"{value / 2**20:.0f} MiB"
                 for value in (one.pk_bytes, one.build_peak_bytes, one.peak_bytes, one.kept_first_bytes)
             ),
-            f"{one.kept_peak_bytes / 1e6:.0f} MB",
+            f"{one.kept_peak_bytes / 2**20:.0f} MiB",
             f"{one.kept_peak_bytes / one.pk_bytes:.2f}",
-            f"{one.session_bytes / 1e6:.2f} MB",
+            f"{one.session_bytes / 2**20:.2f} MiB",
         ]
         for name, one in found.items()
     ]

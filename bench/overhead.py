@@ -1,10 +1,10 @@
-"""What a miner adds to a proof: the whole response over the wire less EZKL's own witness and prove, ours beside stock.
+"""What a miner adds to a proof: the whole response over the wire less EZKL's own witness and prove, ours against stock.
 
     .venv/bin/python bench/overhead.py [--circuit tiny demo large] [--requests 20] [--json FILE|-]
 
 One validator asks both miners in turn, for the same fresh inputs, over a connection it keeps; who is asked first
 changes with every turn. In every turn it also asks a bare server that replies at once with a reply as long as ours:
-that is what the call costs the client whoever answers. It is taken off for "beyond the client".
+that is what the call costs the client with either miner. It is taken off for "beyond the client".
 
 EZKL's witness and prove are what each miner reports: ours in its events (with writing the input and reading the proof
 file, some milliseconds for a large input, which therefore do not show as overhead), stock around EZKL's calls alone.
@@ -80,12 +80,12 @@ def main(
     overrides: tuple[str, ...],
     json_file: str | None,
 ) -> None:
-    """Measure what a miner adds to a proof, ours beside the stock miner's flow. Without --circuit: tiny and demo."""
+    """Measure what a miner adds to a proof, ours against the stock miner's flow. Without --circuit: tiny and demo."""
     host = host_facts()
     say_host(host)
     measured = {}
     for name in (*circuits, *more_circuits) or ("tiny", "demo"):
-        measured[name] = asyncio.run(measure(bench_circuit(name, say), requests, deadline, overrides))
+        measured[name] = asyncio.run(measure(bench_circuit(name), requests, deadline, overrides))
         tell(name, measured[name])
     settings = {"requests": requests, "warm_ups": _WARM_UPS, "deadline_s": deadline, "overrides": list(overrides)}
     write_json({"bench": "overhead", "host": host, "settings": settings, "circuits": measured}, json_file)
@@ -177,7 +177,7 @@ def _evaluate(
 def tell(name: str, found: dict[str, Any]) -> None:
     """The table of one circuit."""
     circuit = found["circuit"]
-    say(f"\n{name}: logrows {circuit['logrows']}, proving key {circuit['pk_bytes'] / 1e6:.0f} MB, "
+    say(f"\n{name}: logrows {circuit['logrows']}, proving key {circuit['pk_bytes'] / 2**20:.0f} MiB, "
         f"{len(found[OURS]['samples'])} requests each, in turn")  # fmt: skip
     rows = []
     for key, text in ROWS.items():

@@ -16,6 +16,7 @@ import click
 import psutil
 
 from bench_circuits import RECIPES
+from omron_miner.cli.progress import show_progress
 from omron_miner.errors import OmronError
 
 if TYPE_CHECKING:
@@ -46,7 +47,11 @@ class Command(click.Command):
     """Errors of ours in one line, as `omron-miner` has them."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """See click. A SIGTERM ends the bench in good order, its miners and its temporary files with it."""
+        """See click. A SIGTERM ends the bench in good order, its miners and its temporary files with it.
+
+        Progress of the package is shown as `omron-miner` shows it.
+        """
+        show_progress()
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         try:
             return super().invoke(ctx)

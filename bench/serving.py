@@ -27,7 +27,8 @@ import psutil
 import tomllib
 from bittensor_wallet import Keypair
 
-from omron_miner.circuit import example_inputs
+from omron_miner.chain.wallet import create_throwaway_hotkey, read_address
+from omron_miner.circuits.inputs import example_inputs
 from omron_miner.constants import (
     Access,
     Axon,
@@ -41,12 +42,11 @@ from omron_miner.constants import (
 )
 from omron_miner.errors import ConfigError, OmronError
 from omron_miner.events import LifeEvent, RequestEvent, from_json
-from omron_miner.isolated import die_with_parent
-from omron_miner.protocol import QueryForCapacities, QueryZkProof
-from omron_miner.prover import threads_per_worker
-from omron_miner.query import Dendrite
-from omron_miner.verifier import verify_elsewhere
-from omron_miner.wallet import create_throwaway_hotkey, read_address
+from omron_miner.proving.isolated import die_with_parent
+from omron_miner.proving.prover import threads_per_worker
+from omron_miner.proving.verifier import verify_elsewhere
+from omron_miner.serving.protocol import QueryForCapacities, QueryZkProof
+from omron_miner.serving.query import Dendrite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -1,9 +1,9 @@
-"""Every setting that is said to make proving faster, one by one beside plain EZKL in a warm process.
+"""Every setting that is said to make proving faster, one by one against plain EZKL in a warm process.
 
     .venv/bin/python bench/settings.py [--circuit tiny demo large] [--rounds 7] [--only NAME ...] [--json FILE|-]
 
 Each setting has a process of its own that stays; all prove in turn, one at a time. Every proof with a setting has a
-plain one of the same inputs beside it, before it and after it by turns, and a setting's ratio is the median of such
+plain one of the same inputs, before it and after it by turns, and a setting's ratio is the median of such
 pairs; plain's own row holds each plain proof against the one before. First proofs are told apart and not in the ratios.
 Told are witness and prove together in wall-clock seconds and in CPU seconds (which other work on the machine disturbs
 less), page faults, and the memory the process keeps. Everything is in the page cache unless the setting says otherwise.
@@ -34,10 +34,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench_circuits import BenchCircuit, bench_circuit
-from omron_miner.circuit import example_inputs, load_circuit, validate_inputs
+from omron_miner.circuits.inputs import example_inputs, validate_inputs
+from omron_miner.circuits.load import load_circuit
 from omron_miner.constants import Sessions
-from omron_miner.session_storage import SessionStorage
-from omron_miner.warm_up import keep_memory
+from omron_miner.proving.session_storage import SessionStorage
+from omron_miner.proving.warm_up import keep_memory
 from reporting import (
     Command,
     circuit_option,
@@ -172,7 +173,7 @@ def provers(bench: BenchCircuit, wanted: dict[str, tuple[Setting, tuple[int, ...
 @circuit_option
 @more_circuits_argument
 @click.option("--rounds", type=click.IntRange(1), default=7, show_default=True, help="Proofs with each setting.")
-@click.option("--only", multiple=True, type=click.Choice(list(SETTINGS)), help="These beside plain; repeatable.")
+@click.option("--only", multiple=True, type=click.Choice(list(SETTINGS)), help="Compare these with plain; repeatable.")
 @click.option("--at-a-time", type=click.IntRange(2), help="Measure this many processes at a time instead.")
 @click.option("--prover", hidden=True, help="For the bench itself: be one of its processes.")
 @json_option
@@ -193,7 +194,7 @@ def main(
     say_host(facts)
     found: dict[str, Any] = {"bench": "settings", "host": facts, "rounds": rounds, "circuits": {}}
     for name in dict.fromkeys((*circuits, *more_circuits)) or ("tiny", "demo"):
-        bench = bench_circuit(name, say)
+        bench = bench_circuit(name)
         bench.warm_page_cache()
         measured = side_by_side(bench, at_a_time, rounds) if at_a_time else one_by_one(bench, only, rounds)
         found["circuits"][name] = {**bench.facts(), **measured}
@@ -209,17 +210,17 @@ def one_by_one(bench: BenchCircuit, only: tuple[str, ...], rounds: int) -> dict[
     show = progress(bench.name)
     with provers(bench, {name: (one, ()) for name, one in wanted.items()}) as running:
         plain = running.pop("plain")
-        beside: dict[str, list[dict[str, float]]] = {name: [] for name in running}
+        paired: dict[str, list[dict[str, float]]] = {name: [] for name in running}
         for turn in range(rounds + 1):
             for number, (name, one) in enumerate(running.items()):
                 show(f"round {turn} of {rounds}, {name}")
                 for prover in (plain, one) if (turn + number) % 2 else (one, plain):
                     prover.begin(turn)
                     prover.end()
-                beside[name].append(plain.samples[-1])
-    # Plain beside itself: how far apart two equal proofs are, which no ratio below can be surer than.
+                paired[name].append(plain.samples[-1])
+    # Plain against itself: how far apart two equal proofs are, which no ratio below can be surer than.
     compared = {"plain": _compared(plain.samples, [plain.samples[0], *plain.samples[:-1]])}
-    compared |= {name: _compared(one.samples, beside[name]) for name, one in running.items()}
+    compared |= {name: _compared(one.samples, paired[name]) for name, one in running.items()}
     told = {name: {"about": wanted[name].about, **one} for name, one in compared.items()}
     say(f"\n{bench.name}: witness + prove, {rounds} rounds")
     head = ["setting", "wall", "ratio", "(p25-p75)", "CPU", "ratio", "in kernel", "faults", "keeps", "first"]
@@ -253,13 +254,13 @@ def _row(name: str, one: dict[str, Any]) -> list[str]:
         f"{one['cpu_ratio']:.3f}",
         f"{median['kernel_s']:.2f} s",
         f"{median['faults']:.0f}",
-        f"{median['resident_bytes'] / 1e6:.0f} MB",
+        f"{median['resident_bytes'] / 2**20:.0f} MiB",
         f"{one['first_wall_s']:.3f} s",
     ]
 
 
 def side_by_side(bench: BenchCircuit, at_a_time: int, rounds: int) -> dict[str, Any]:
-    """Proofs a minute of `at_a_time` processes that prove together, beside one process that proves as many in turn."""
+    """Proofs a minute of `at_a_time` processes that prove together, against one process that proves as many in turn."""
     base = Setting("", steps=("keep-memory",))
     told: dict[str, Any] = {}
     share = max(1, CORES // at_a_time)
@@ -316,9 +317,9 @@ def _prepare(steps: list[str], cores: list[int]) -> None:
 def _prove_on_demand(circuit: str, srs: str, files: str, steps: list[str], cores: list[int]) -> None:
     """Reads seeds from stdin, proves each seed's example, writes what it took to stdout."""
     _prepare(steps, cores)
-    from omron_miner.proof_handlers.ezkl_handler import EzklHandler
+    from omron_miner.proving.proof_handlers.ezkl_handler import EzklHandler
 
-    loaded, handler, srs_directory = load_circuit(Path(circuit)), EzklHandler(), Path(srs)
+    loaded, handler, srs_directory = load_circuit(Path(circuit)), EzklHandler(Path(srs)), Path(srs)
     storage = SessionStorage(Sessions(directory=Path(files), fallback_directory=Path(files), minimum_free_bytes=0))
 
     def prove(seed: int) -> dict[str, float]:
@@ -331,7 +332,7 @@ def _prove_on_demand(circuit: str, srs: str, files: str, steps: list[str], cores
             handler.write_input(rows, session)
             before, begun = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
             handler.witness(loaded, session)
-            handler.prove(loaded, session, srs_directory)
+            handler.prove(loaded, session)
             wall, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF)
         kernel = after.ru_stime - before.ru_stime
         return {

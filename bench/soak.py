@@ -26,7 +26,7 @@ import click
 import psutil
 
 from bench_circuits import RECIPES, BenchCircuit, bench_circuit
-from omron_miner.circuit import example_inputs
+from omron_miner.circuits.inputs import example_inputs
 from reporting import (
     Command,
     aim,
@@ -82,7 +82,7 @@ def main(
     """Measure memory and what is left behind over many proofs."""
     host = host_facts()
     say_host(host)
-    bench = bench_circuit(circuit, say)
+    bench = bench_circuit(circuit)
     bench.warm_page_cache()
     measured = {
         name: asyncio.run(measure(name, bench, proofs, trouble_every, deadline, overrides))

@@ -1,11 +1,11 @@
-"""The stock miner's way of answering, for measuring beside ours: upstream's flow, rebuilt from its description.
+"""The stock miner's way of answering, to measure against ours: upstream's flow, rebuilt from its description.
 
     .venv/bin/python bench/stock_miner.py constants.toml
 
 A real bittensor Axon with the SDK's own server, thread and port, and *synchronous* handlers, which the SDK calls on its
 event loop: requests wait for each other in it. Per request, as upstream's ``main`` does: write input.json below a fixed
 folder, fork a one-process pool, in it gen-witness to a file, then prove in a fresh process that reads circuit, keys and
-SRS anew, parse the proof file, reply JSON. Nothing is verified. The folder is on the disk, as ``/tmp/subnet-2`` is.
+SRS again, parse the proof file, reply JSON. Nothing is verified. The folder is on the disk, as ``/tmp/subnet-2`` is.
 
 Upstream's two steps are calls of the ``ezkl`` program. There is none on this host, so each step is a process forked
 from one that has imported EZKL's Python library but never used it (forking one that has used it would hang). That is
@@ -35,13 +35,13 @@ from typing import Any, Tuple  # noqa: UP035  the SDK compares a blacklist's ann
 import bittensor
 import ezkl
 
-from omron_miner.circuit import Circuit
-from omron_miner.circuit_store import CircuitStore
+from omron_miner.chain.wallet import open_hotkey
+from omron_miner.circuits.circuit import Circuit
+from omron_miner.circuits.circuit_store import CircuitStore
+from omron_miner.circuits.srs import srs_path
 from omron_miner.constants import Constants, read_constants
 from omron_miner.events import FailureKind, LifeEvent, RequestEvent, Timings, to_json
-from omron_miner.proof_handlers.ezkl_handler import call
-from omron_miner.srs import srs_path
-from omron_miner.wallet import open_hotkey
+from omron_miner.proving.proof_handlers.ezkl_handler import call
 
 
 class QueryZkProof(bittensor.Synapse):  # type: ignore[misc]  # bittensor ships no types we can follow
@@ -63,8 +63,7 @@ class StockMiner:
     def __init__(self, constants: Constants) -> None:
         """Loads the hotkey and the circuits' metadata, and opens nothing yet. Raises OmronError."""
         self._constants = constants
-        store = CircuitStore(constants.circuits)
-        self._circuits = {one: store.get(one) for one in store.ids()}
+        self._circuits = {one.id: one for one in CircuitStore(constants).usable()}
         # Where upstream has /tmp/subnet-2; on the disk, and one folder for all requests.
         self._sessions = constants.sessions.fallback_directory
         self._sessions.mkdir(parents=True, exist_ok=True)

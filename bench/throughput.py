@@ -1,4 +1,4 @@
-"""Many validators at once: proofs a minute, and how many answers meet the deadline, ours beside the stock miner's flow.
+"""Many validators at once: proofs a minute, and how many answers are in time, ours against the stock miner's flow.
 
     .venv/bin/python bench/throughput.py [--circuit tiny demo large] [--at-once 8] [--rounds 3] [--json FILE|-]
 
@@ -66,12 +66,12 @@ def main(
     overrides: tuple[str, ...],
     json_file: str | None,
 ) -> None:
-    """Measure bursts of requests, ours beside the stock miner's flow. Without --circuit: tiny and demo."""
+    """Measure bursts of requests, ours against the stock miner's flow. Without --circuit: tiny and demo."""
     host = host_facts()
     say_host(host)
     measured = {}
     for name in (*circuits, *more_circuits) or ("tiny", "demo"):
-        measured[name] = asyncio.run(measure(bench_circuit(name, say), at_once, rounds, deadline, overrides))
+        measured[name] = asyncio.run(measure(bench_circuit(name), at_once, rounds, deadline, overrides))
         tell(name, measured[name], deadline)
     settings = {"at_once": at_once, "rounds": rounds, "deadline_s": deadline, "overrides": list(overrides)}
     write_json({"bench": "throughput", "host": host, "settings": settings, "circuits": measured}, json_file)
@@ -166,7 +166,7 @@ def _over(ours: float, stock: float) -> float:
 def tell(name: str, found: dict[str, Any], deadline: float) -> None:
     """The table of one circuit."""
     circuit = found["circuit"]
-    say(f"\n{name}: proving key {circuit['pk_bytes'] / 1e6:.0f} MB, bursts in turn, median of rounds")
+    say(f"\n{name}: proving key {circuit['pk_bytes'] / 2**20:.0f} MiB, bursts in turn, median of rounds")
     rows = []
     for miner in (OURS, STOCK):
         one = found[miner]

@@ -1,11 +1,11 @@
-"""What `omron-miner circuit tune` gains: its winner beside EZKL's own run args, one logrows less, calibrate_settings.
+"""What `omron-miner circuit tune` gains: its winner against EZKL's own run args, one logrows less, calibrate_settings.
 
     .venv/bin/python bench/tune.py [demo|tiny|mlp|conv-net|MODEL.onnx] [--data SAMPLES] [--compact] [--json FILE|-]
 
 The tuner's own measuring, whose proofs take turns in one run: medians of witness and proof together, and how many times
 the winner's each other one takes. Baselines are of the model as given, candidates of the rewritten one. The role's own
-run args for demo and tiny are measured beside them ("as given"); mlp and conv-net are small models that nothing ships,
-dense layers with Tanh and Relu, and two streams of a convolution with BatchNormalization. Everything is made anew in a
+run args for demo and tiny are measured with them ("as given"); mlp and conv-net are small models that nothing ships,
+dense layers with Tanh and Relu, and two streams of a convolution with BatchNormalization. Everything is built in a
 temporary folder unless --out names one to keep; SRSs, made here and worthless elsewhere, are kept in .cache/bench.
 """
 
@@ -20,10 +20,11 @@ import click
 
 from bench_circuits import CACHE, ROOT  # first: it leads to the tests' helpers
 from building import MODELS, render_run_args
+from omron_miner.circuits.run_args import parse_run_args
 from omron_miner.constants import Circuits, Constants, Log, Sessions
-from omron_miner.run_args import parse_run_args
-from omron_miner.tune.tune import PUBLIC, Job, Tuned, tune
-from reporting import Command, aim, host_facts, json_option, say, say_aims, say_host, say_table, write_json
+from omron_miner.tune.job import PUBLIC, Job, Tuned
+from omron_miner.tune.tune import tune
+from reporting import Command, aim, host_facts, json_option, say_aims, say_host, say_table, write_json
 
 sys.path.append(str(ROOT / "tests/unit"))
 from tune_models import conv_net, mlp
@@ -77,7 +78,7 @@ def main(
             FAMILIES[model](path)
         job = Job(path, place / "out", data, base, floor=floor, best=best, proofs=proofs, compact=compact,
                   margin=margin, baselines=baselines)  # fmt: skip
-        tuned = tune(job, _constants(place), say)
+        tuned = tune(job, _constants(place))
     found = told(tuned)
     settings = {"model": model, "data": str(data) if data else None, "proofs": proofs, "best": best,
                 "floor": floor, "compact": compact, "margin": margin, "baselines": baselines}  # fmt: skip
@@ -87,7 +88,9 @@ def main(
 def _constants(place: Path) -> Constants:
     return Constants(
         circuits=Circuits(directory=place, srs_directory=CACHE / "srs", ezkl_directory=CACHE / "ezkl"),
-        sessions=Sessions(directory=place / "sessions", fallback_directory=place / "sessions", minimum_free_bytes=0),
+        sessions=Sessions(
+            directory=place / "sessions", fallback_directory=place / "sessions-on-disk", minimum_free_bytes=0
+        ),
         log=Log(directory=place),
     )
 
@@ -99,7 +102,7 @@ def told(tuned: Tuned) -> dict[str, Any]:
         seconds = one.response_s
         ratio = seconds / winner.response_s if seconds and winner and winner.response_s else None
         setup = one.setup or {}
-        setup_s, key_mb = setup.get("setup_s"), setup["pk_bytes"] / 1e6 if setup else None
+        setup_s, key_mb = setup.get("setup_s"), setup["pk_bytes"] / 2**20 if setup else None
         trials.append({"name": one.name, "baseline": one.baseline, "logrows": one.run_args.logrows, "key_mb": key_mb,
                        "setup_s": setup_s, "setup_peak_bytes": setup.get("peak_bytes"),
                        "response_s": seconds, "ratio_to_winner": ratio, "accuracy": one.accuracy,
@@ -107,10 +110,10 @@ def told(tuned: Tuned) -> dict[str, Any]:
         figures = [(key_mb, ".1f"), (setup_s, ".1f"), (seconds, ".3f"), (ratio, ".2f"), (one.accuracy, ".4f")]
         shown = ["" if number is None else format(number, form) for number, form in figures]
         rows.append([one.name, str(one.run_args.logrows), *shown, one.ranges, one.failure[:60]])
-    say_table(["run args", "logrows", "key MB", "setup s", "response s", "/ winner", "accuracy", "ranges", ""], rows)
+    say_table(["run args", "logrows", "key MiB", "setup s", "response s", "/ winner", "accuracy", "ranges", ""], rows)
     ratios = {one["name"]: one["ratio_to_winner"] for one in trials if one["baseline"] and one["ratio_to_winner"]}
     given = ratios.pop(GIVEN, None)
-    # A winner beside which none of EZKL's own proved has nothing to be faster than.
+    # Where none of EZKL's own proved, the winner has nothing to be faster than.
     best = min(ratios.values(), default=None if winner else 0.0)
     aims = []
     if best is not None:

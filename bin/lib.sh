@@ -10,7 +10,7 @@ fail() {
 }
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -- "$@"; fi; }
 
-# again_as_root COMMAND ARGUMENT… : runs this command anew as root unless it is. .venv is built before, so it stays yours.
+# again_as_root COMMAND ARGUMENT… : runs this command again as root unless it is. .venv is built before, so it stays yours.
 again_as_root() { [ "$(id -u)" = 0 ] || exec sudo --preserve-env --set-home -- "$@"; }
 
 # need_packages NAME… : installs the Debian packages that are missing.

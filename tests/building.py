@@ -12,6 +12,11 @@ from omron_miner.constants import Circuits, Constants, Log, Monitor, Network, Se
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "files/miner/models"
+FAST_ANSIBLE = {
+    "ANSIBLE_STRATEGY": "mitogen_linear",
+    "ANSIBLE_STRATEGY_PLUGINS": str(ROOT / "molecule/strategy_plugins"),
+}
+"""For the environment of ansible-playbook: one process per host runs all modules. Molecule's container does without."""
 
 
 class RunArgsFile(Protocol):

@@ -1,11 +1,12 @@
 """Makes CIRCOM circuits for tests and benches from source of ours: compiled, keyed and proved against by snarkjs.
 
-The keys are throw-away ones: whoever ran this knows how to forge proofs for them. circom's compiler and snarkjs come
+The keys are throw-away ones: who made them can forge proofs. circom's compiler and snarkjs come
 from npm, pinned in tests/circom/package-lock.json, and lie in .cache; the product needs neither, nor Node.js.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import shutil
@@ -26,13 +27,14 @@ def tools() -> Path:
     lock = (SOURCE / "package-lock.json").read_bytes()
     place = ROOT / ".cache" / f"circom-{hashlib.sha256(lock).hexdigest()[:12]}"
     modules = place / "node_modules"
-    if not (place / "installed").exists():
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(SOURCE / name, place)
-        _run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", cwd=place)
-        (place / "installed").touch()
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / "lock").open("w") as lock_file:
+        fcntl.flock(lock_file, fcntl.LOCK_EX)  # several workers of pytest may want them first
+        if not (place / "installed").exists():
+            for name in ("package.json", "package-lock.json"):
+                shutil.copy(SOURCE / name, place)
+            _run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", cwd=place)
+            (place / "installed").touch()
     return modules
 
 
@@ -51,17 +53,23 @@ def build(directory: Path, items: int, bits: int, power: int, work: Path) -> Pat
     public = ", ".join((*INPUTS, *SCALARS))
     (work / "pow.circom").write_text(f"{source}\ncomponent main {{public [{public}]}} = Scores({items}, {bits});\n")
     modules = tools()
-    _run("node", str(modules / "circom2/cli.js"), "pow.circom", "--r1cs", "--wasm", cwd=work)
+    program = compiled(work / "pow.circom")
     _run("node", str(SOURCE / "setup.mjs"), "pow.r1cs", str(power), str(work), str(modules), cwd=work)
     folder = directory / f"model_{hashlib.sha256((work / 'verification_key.json').read_bytes()).hexdigest()}"
     folder.mkdir(parents=True)
-    shutil.copy(work / "pow_js/pow.wasm", folder / "circuit.wasm")
+    shutil.copy(program, folder / "circuit.wasm")
     for name in ("circuit.zkey", "verification_key.json"):
         shutil.copy(work / name, folder)
     (folder / "metadata.json").write_text(json.dumps(_METADATA))
     (folder / "settings.json").write_text(json.dumps({"public_inputs": _public_inputs(items)}))
     (folder / "input.json").write_text(json.dumps(inputs(items)))
     return folder
+
+
+def compiled(source: Path) -> Path:
+    """The witness program of a .circom file; its constraints are next to the file, as .r1cs."""
+    _run("node", str(tools() / "circom2/cli.js"), source.name, "--r1cs", "--wasm", cwd=source.parent)
+    return source.parent / f"{source.stem}_js/{source.stem}.wasm"
 
 
 def inputs(items: int, seed: int = 0) -> dict[str, Any]:

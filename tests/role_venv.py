@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ TASKS = ROOT / "roles/miner/tasks/build_venv.yml"
 PACKAGE = ROOT / "files/miner"
 DOWNLOADS = ROOT / ".cache/role-venv"
 """Stands in for omron_opt, so that uv keeps what it downloaded."""
-_DONE_HERE = {"pip", "tempfile", "archive", "unarchive", "file"}
+_DONE_HERE = {"pip", "tempfile", "archive", "unarchive", "file", "stat"}
 """Modules that fetch uv and carry the package's source to a host."""
 
 
@@ -35,7 +36,7 @@ def build_venv(place: Path, ezkl_version: str) -> Path:
     shutil.copy(PACKAGE / "pyproject.toml", source)
     tools = DOWNLOADS / "tools/bin"
     tools.mkdir(parents=True, exist_ok=True)
-    if not (tools / "uv").exists():
+    with suppress(FileExistsError):
         (tools / "uv").symlink_to(Path(sys.executable).with_name("uv"))
     variables: dict[str, Any] = {
         "omron_opt": str(DOWNLOADS),
@@ -44,10 +45,14 @@ def build_venv(place: Path, ezkl_version: str) -> Path:
         "miner_source": str(PACKAGE),
         "miner_python": sys.executable,
         "__miner_venv": str(place / "venv"),
+        "__miner_extras": [],
         "__miner_ezkl_lock": str(PACKAGE / f"ezkl-{ezkl_version}.lock"),
         "__miner_unpacked": {"path": str(source)},
     }
-    conditions = {"__miner_ezkl_lock is file": Path(variables["__miner_ezkl_lock"]).is_file(), "__miner_tunes": False}
+    conditions = {
+        "__miner_ezkl_lock is file": Path(variables["__miner_ezkl_lock"]).is_file(),
+        "__miner_tools.stat.exists": False,
+    }
     for task in _tasks(yaml.safe_load(TASKS.read_text()), conditions):
         _run(task, variables, place)
     return place / "venv/bin"
@@ -65,11 +70,14 @@ def _run(task: dict[str, Any], variables: dict[str, Any], place: Path) -> None:
     [module] = [key.rpartition(".")[2] for key in task if "." in key]
     arguments = next(value for key, value in task.items() if "." in key)
     if module == "copy" and "src" in arguments:
-        for item in task.get("loop", [None]):
+        for item in _rendered(task.get("loop", [None]), variables):
             copied = _rendered(arguments, variables | {"item": item})
             shutil.copy(copied["src"], copied["dest"])
     elif module == "command":
         assert "when" not in task, task["name"]
+        if task.get("loop"):
+            assert _rendered(task["loop"], variables) == [], "extras are not installed here"
+            return
         environment = _rendered(task.get("environment", {}), variables)
         # Not here: where uv runs on a host there is no pyproject.toml for it to read.
         subprocess.run(

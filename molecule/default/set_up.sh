@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the machine swap to a partition and a file that fstab names and to a file that a unit names, beside zram, which the
+# Makes the machine swap to a partition and a file that fstab names and to a file that a unit names, in addition to zram, which the
 # image brings; closes every port but SSH's; sets a kernel parameter otherwise than the play will.
 set -eu
 

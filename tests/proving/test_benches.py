@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from building import ROOT
-from omron_miner import circuit_needs
+from omron_miner.circuits import needs as circuit_needs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,6 +51,7 @@ def test_overhead_splits_every_response_of_both_miners(tmp_path: Path) -> None:
     assert len(found["aims"]) == 2
 
 
+@pytest.mark.long
 def test_throughput_counts_proofs_of_bursts(tmp_path: Path) -> None:
     found = run("throughput", tmp_path, "--at-once", "2", "--rounds", "1", "--set", "prover.workers=2")
     assert found["settings"]["overrides"] == ["prover.workers=2"]
@@ -63,6 +64,8 @@ def test_throughput_counts_proofs_of_bursts(tmp_path: Path) -> None:
     assert tiny["ratio_ours_to_stock"]["proofs_per_minute"] > 0
 
 
+@pytest.mark.long
+@pytest.mark.timeout(600)
 def test_soak_makes_trouble_and_finds_what_is_left_behind(tmp_path: Path) -> None:
     found = run("soak", tmp_path, "--proofs", "5", "--trouble-every", "4")
     for name in ("ours", "stock"):
@@ -75,7 +78,15 @@ def test_soak_makes_trouble_and_finds_what_is_left_behind(tmp_path: Path) -> Non
     assert found["ratio_ours_to_stock"]["peak_memory"] > 0
 
 
-def test_settings_are_held_against_plain_proofs_beside_them(tmp_path: Path) -> None:
+def test_prover_hosts_answer_everything_and_as_much_in_time_as_arithmetic_allows(tmp_path: Path) -> None:
+    few = ["--many", "100", "--scale", "0.05"]
+    found = run_alone("provers", tmp_path, "--only", "many", "--only", "deadline", *few)
+    assert found["many"]["answered"] == found["many"]["verified"] == 100
+    assert [one["hosts"] for one in found["deadline"]["by_hosts"]] == [1, 2, 4]
+    assert all(0 < one["answered_in_time"] <= one["arithmetic"] for one in found["deadline"]["by_hosts"])
+
+
+def test_settings_are_compared_with_plain_proofs_of_the_same_run(tmp_path: Path) -> None:
     found = run("settings", tmp_path, "--rounds", "2", "--only", "keep-memory", "--only", "fresh-process")
     settings = found["circuits"]["tiny"]["settings"]
     assert set(settings) == {"plain", "keep-memory", "fresh-process"}
@@ -87,6 +98,7 @@ def test_settings_are_held_against_plain_proofs_beside_them(tmp_path: Path) -> N
         assert min(ratios) <= one["wall_ratio"]["p50"] <= max(ratios)
 
 
+@pytest.mark.long
 def test_proofs_at_a_time_are_counted_for_each_way_of_sharing_the_cores(tmp_path: Path) -> None:
     found = run("settings", tmp_path, "--rounds", "1", "--at-a-time", "2")["circuits"]["tiny"]
     assert set(found["sharing"]) == {"one after another", "all cores each", "cores shared out", "shared out and pinned"}

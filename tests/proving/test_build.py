@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,14 +18,15 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from building import MODELS, RunArgsFile, constants_below
-from omron_miner.circuit import Metadata, load_circuit
-from omron_miner.circuit_build import build_circuit, check_circuit
-from omron_miner.circuit_store import CircuitStore
+from omron_miner.building.build import build_circuit, check_circuit
+from omron_miner.circuits.circuit import Metadata
+from omron_miner.circuits.circuit_store import CircuitStore
+from omron_miner.circuits.load import load_circuit
+from omron_miner.circuits.srs import is_test_only, srs_path
 from omron_miner.errors import CircuitError, ConfigError, SrsError
-from omron_miner.srs import checksum_file, srs_path
 
 if TYPE_CHECKING:
-    from omron_miner.circuit import Circuit
+    from omron_miner.circuits.circuit import Circuit
     from omron_miner.constants import Constants
 
 pytestmark = pytest.mark.slow
@@ -42,13 +45,17 @@ def folders(constants: Constants) -> list[str]:
     return sorted(path.name for path in constants.circuits.directory.iterdir() if path.is_dir())
 
 
+def _as_float(array: Any) -> Any:
+    return array if np.asarray(array).dtype == np.int8 else np.asarray(array, np.float32)
+
+
 def write_model(path: Path, nodes: list[Any], weights: dict[str, Any], size: int = 4) -> Path:
     graph = helper.make_graph(
         nodes,
         "model",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, (1, size))],
         [helper.make_tensor_value_info("output", TensorProto.FLOAT, (1, size))],
-        [numpy_helper.from_array(np.asarray(array, np.float32), name) for name, array in weights.items()],
+        [numpy_helper.from_array(_as_float(array), name) for name, array in weights.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     path.write_bytes(model.SerializeToString())
@@ -63,20 +70,22 @@ def test_a_built_circuit_is_complete_named_after_its_key_and_shaped_like_upstrea
     assert tiny_circuit.id == hashlib.sha256(tiny_circuit.vk.read_bytes()).hexdigest()
     metadata = json.loads((tiny_circuit.directory / "metadata.json").read_text())
     assert set(metadata) <= set(Metadata.model_fields)
-    assert CircuitStore(proving_constants.circuits).find("tiny").id == tiny_circuit.id
+    assert CircuitStore(proving_constants).find("tiny").id == tiny_circuit.id
     build = json.loads((tiny_circuit.directory / "build.json").read_text())
     assert build["proof"]["prove_s"] > 0
     assert build["pk_bytes"] == tiny_circuit.pk.stat().st_size
 
 
-def test_the_same_recipe_is_not_built_twice_and_another_is(run_args_file: RunArgsFile, empty: Constants) -> None:
+def test_the_same_recipe_is_not_built_twice_and_another_is(
+    run_args_file: RunArgsFile, empty: Constants, progress: list[str]
+) -> None:
     first = build_circuit("tiny", MODELS / "tiny.onnx", run_args_file("tiny"), empty)
-    heard: list[str] = []
-    again = build_circuit("tiny", MODELS / "tiny.onnx", run_args_file("tiny"), empty, say=heard.append)
+    progress.clear()
+    again = build_circuit("tiny", MODELS / "tiny.onnx", run_args_file("tiny"), empty)
     assert (again.changed, again.circuit_id) == (False, first.circuit_id)
-    assert len(heard) == 1
+    assert len(progress) == 1
     settings = run_args_file("tiny", decomp_base=512)
-    other = build_circuit("tiny-512", MODELS / "tiny.onnx", settings, empty, say=heard.append)
+    other = build_circuit("tiny-512", MODELS / "tiny.onnx", settings, empty)
     assert other.changed
     assert folders(empty) == sorted(f"model_{one.circuit_id}" for one in (first, other))
 
@@ -93,11 +102,10 @@ def test_a_broken_folder_is_built_again(run_args_file: RunArgsFile, empty: Const
     assert len(folders(empty)) == 1
 
 
-def test_the_test_only_srs_is_announced(run_args_file: RunArgsFile, empty: Constants) -> None:
-    heard: list[str] = []
-    build_circuit("tiny", MODELS / "tiny.onnx", run_args_file("tiny"), empty, say=heard.append)
-    assert any("TEST-ONLY" in line for line in heard)
-    assert any(line.endswith(" s") for line in heard)
+def test_the_test_only_srs_is_announced(run_args_file: RunArgsFile, empty: Constants, progress: list[str]) -> None:
+    build_circuit("tiny", MODELS / "tiny.onnx", run_args_file("tiny"), empty)
+    assert any("TEST-ONLY" in line for line in progress)
+    assert any(line.endswith(" s") for line in progress)
 
 
 def test_a_logrows_too_small_is_refused_in_words_and_nothing_is_left(
@@ -116,9 +124,81 @@ def test_outputs_that_ignore_the_input_are_refused(
 ) -> None:
     nodes = [helper.make_node("Mul", ["input", "zero"], ["none"]), helper.make_node("Add", ["none", "one"], ["output"])]
     model = write_model(tmp_path / "constant.onnx", nodes, {"zero": np.zeros((1, 4)), "one": np.ones((1, 4))})
-    with pytest.raises(CircuitError, match="two different inputs give the same outputs"):
+    with pytest.raises(CircuitError, match="different inputs give the same outputs"):
         build_circuit("constant", model, run_args_file("tiny"), empty)
     assert folders(empty) == []
+
+
+def test_a_threshold_that_most_inputs_do_not_reach_is_no_constant_output(
+    run_args_file: RunArgsFile, empty: Constants, tmp_path: Path
+) -> None:
+    nodes = [helper.make_node("Sub", ["input", "most"], ["above"]), helper.make_node("Relu", ["above"], ["output"])]
+    model = write_model(tmp_path / "threshold.onnx", nodes, {"most": np.full((1, 4), 0.95)})
+    built = build_circuit("threshold", model, run_args_file("tiny"), empty)
+    assert folders(empty) == [f"model_{built.circuit_id}"]
+
+
+def test_a_second_name_for_a_circuit_is_refused_and_the_first_is_kept(
+    run_args_file: RunArgsFile, empty: Constants, progress: list[str]
+) -> None:
+    first = build_circuit("one", MODELS / "tiny.onnx", run_args_file("tiny"), empty)
+    progress.clear()
+    with pytest.raises(CircuitError, match="circuit other is the same as one, which is in place"):
+        build_circuit("other", MODELS / "tiny.onnx", run_args_file("tiny"), empty)
+    assert progress == [], "it is known before anything is built"
+    (Path(first.directory) / "build.json").unlink()  # of another host: known only by its keys
+    with pytest.raises(CircuitError, match="circuit other is the same as one, which is in place"):
+        build_circuit("other", MODELS / "tiny.onnx", run_args_file("tiny"), empty)
+    assert folders(empty) == [f"model_{first.circuit_id}"]
+    assert load_circuit(Path(first.directory)).name == "one"
+    with pytest.raises(CircuitError, match="circuit other is the same as one"):
+        build_circuit("other", MODELS / "tiny.onnx", run_args_file("tiny"), empty, in_use=("one", "other"))
+    renamed = build_circuit("other", MODELS / "tiny.onnx", run_args_file("tiny"), empty, in_use=("other",))
+    assert folders(empty) == [f"model_{first.circuit_id}"]
+    assert (renamed.changed, load_circuit(Path(first.directory)).name) == (True, "other")
+
+
+def per_channel(path: Path) -> Path:
+    """8-bit weights with a scale for each column, of which EZKL's parser takes only one."""
+    weights = np.random.default_rng(5).integers(-100, 100, (4, 4)).astype(np.int8)
+    scales = np.array([0.01, 0.02, 0.005, 0.03], np.float32)
+    nodes = [
+        helper.make_node("DequantizeLinear", ["weights", "scales", "zeros"], ["w"], axis=1),
+        helper.make_node("MatMul", ["input", "w"], ["output"]),
+    ]
+    return write_model(path, nodes, {"weights": weights, "scales": scales, "zeros": np.zeros(4, np.int8)})
+
+
+def test_a_circuit_that_does_not_answer_as_its_model_is_refused_before_any_key_is_made(
+    run_args_file: RunArgsFile, empty: Constants, tmp_path: Path, progress: list[str]
+) -> None:
+    model = per_channel(tmp_path / "channels.onnx")
+    with pytest.raises(CircuitError, match=r"does not answer as its model: accuracy 0\.\d+ over 8 samples"):
+        build_circuit("channels", model, run_args_file("tiny"), empty)
+    assert not any("setup" in line for line in progress)
+    assert folders(empty) == []
+
+
+def test_an_accurate_circuit_says_so_and_one_never_compared_is_compared_later_without_a_build(
+    run_args_file: RunArgsFile, empty: Constants, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, progress: list[str]
+) -> None:
+    model = tmp_path / "tiny.onnx"  # without the answers that are shipped with it
+    model.write_bytes((MODELS / "tiny.onnx").read_bytes())
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError")
+    monkeypatch.syspath_prepend(str(tmp_path))  # which the process that builds gets from us
+    unknown = build_circuit("tiny", model, run_args_file("tiny"), empty)
+    assert unknown.accuracy is None
+    assert any(
+        "WARNING: not compared with its model: neither tiny.reference.json nor onnxruntime" in one for one in progress
+    )
+    reference = MODELS / "tiny.reference.json"
+    known = build_circuit("tiny", model, run_args_file("tiny"), empty, reference=reference)
+    assert known.changed is False
+    assert known.accuracy
+    assert known.accuracy > 0.99
+    assert json.loads((Path(known.directory) / "build.json").read_text())["accuracy"] == known.accuracy
+    with pytest.raises(CircuitError, match="the floor is 1"):
+        build_circuit("tiny", model, run_args_file("tiny"), empty, floor=1.0)
 
 
 def test_values_outside_the_lookup_range_are_refused_with_what_to_change(
@@ -156,15 +236,13 @@ def test_a_real_network_refuses_the_test_srs(run_args_file: RunArgsFile, empty: 
     real = empty.model_copy(update={"network": empty.network.model_copy(update={"name": "finney"})})
     with pytest.raises(SrsError, match="not a trusted SRS"):
         build_circuit("tiny", MODELS / "tiny.onnx", run_args_file("tiny"), real)
-    assert not checksum_file(srs_path(real.circuits.srs_directory, 11)).exists()
+    assert is_test_only(srs_path(real.circuits.srs_directory, 11)), "the one of the local network stays"
 
 
 # --- checking prebuilt circuits --------------------------------------------------------------------------------------
 
 
 def test_a_prebuilt_circuit_is_proved_and_its_checksums_recorded(tiny_circuit: Circuit, empty: Constants) -> None:
-    import shutil
-
     directory = empty.circuits.directory / tiny_circuit.directory.name
     shutil.copytree(tiny_circuit.directory, directory)
     for name in ("checksums.json", "build.json", "input.json"):
@@ -180,6 +258,30 @@ def test_a_prebuilt_circuit_is_proved_and_its_checksums_recorded(tiny_circuit: C
     load_circuit(directory)
     with pytest.raises(CircuitError, match=r"pk\.key is not the file"):
         check_circuit(circuit, empty)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be put where it may not be")
+@pytest.mark.parametrize("asked", [["circuit", "check"], ["prove"]])
+def test_commands_prove_where_the_user_may_not_be(
+    tiny_circuit: Circuit, empty: Constants, tmp_path: Path, asked: list[str]
+) -> None:
+    """As ``cd /root; sudo -u omron omron-miner …``."""
+    shutil.copytree(tiny_circuit.directory, empty.circuits.directory / tiny_circuit.directory.name)
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    os.chown(closed, 65534, 65534)
+    omron_miner = command(empty, tmp_path, tmp_path / "unused", "tiny")[:5]
+    arguments = [
+        "setpriv",
+        "--bounding-set=-dac_override,-dac_read_search",
+        *omron_miner,
+        *asked,
+        "--circuit",
+        tiny_circuit.id,
+    ]
+    done = subprocess.run(arguments, cwd=closed, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
 
 
 # --- cut short -------------------------------------------------------------------------------------------------------
@@ -225,7 +327,7 @@ def test_an_interrupted_build_leaves_nothing_for_the_next(
 def test_a_full_disk_is_a_message_and_leaves_nothing(
     run_args_file: RunArgsFile, empty: Constants, tmp_path: Path
 ) -> None:
-    def limit() -> None:  # a write beyond this fails, as on a full disk: the key has 6 MB
+    def limit() -> None:  # a write beyond this fails, as on a full disk: the key has 5.6 MiB
         resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
 
     arguments = command(empty, tmp_path, run_args_file("tiny"), "tiny")

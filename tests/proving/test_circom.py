@@ -18,19 +18,25 @@ import pytest
 
 import circom_building
 from building import constants_below
-from omron_miner.circuit import Circuit, load_circuit, validate_inputs
-from omron_miner.circuit_build import check_circuit, prove_once
-from omron_miner.circuit_circom import FIELD_MODULUS
+from omron_miner.building.build import check_circuit, prove_once
+from omron_miner.circuits.circom import FIELD_MODULUS
+from omron_miner.circuits.inputs import validate_inputs
+from omron_miner.circuits.load import load_circuit
 from omron_miner.events import FailureKind
-from omron_miner.prover import ProverPool
-from omron_miner.verifier import Verdict, verify_elsewhere
+from omron_miner.proving.proof_handlers.base import ProofError
+from omron_miner.proving.proof_handlers.circom_handler import CircomHandler
+from omron_miner.proving.proof_handlers.circom_witness import VALUE_BYTES, WitnessProgram
+from omron_miner.proving.prover import ProverPool
+from omron_miner.proving.session_storage import Session
+from omron_miner.proving.verifier import Verdict, verify_elsewhere
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from omron_miner.circuits.circuit import Circuit
     from omron_miner.constants import Constants
-    from omron_miner.verified_model_session import ProofResult
+    from omron_miner.proving.verified_model_session import ProofResult
 
 pytestmark = pytest.mark.slow
 ITEMS = 4
@@ -168,7 +174,7 @@ def test_a_request_reads_no_key(pool: ProverPool, circuit: Circuit, constants: C
 
 def test_a_killed_worker_fails_its_request_and_the_next_is_proved(pool: ProverPool, circuit: Circuit) -> None:
     for child in psutil.Process().children():
-        if "spawn_main" in " ".join(child.cmdline()):
+        if "serve_calls" in " ".join(child.cmdline()):
             child.kill()
     until = time.monotonic() + 30
     while not (result := prove(pool, circuit, inputs())).verified and time.monotonic() < until:
@@ -181,7 +187,7 @@ def test_no_time_left_is_a_timeout(pool: ProverPool, circuit: Circuit) -> None:
 
 
 def test_a_circuit_is_checked_and_proved_without_an_srs(circuit: Circuit, constants: Constants) -> None:
-    checked = check_circuit(circuit, constants, say=lambda _text: None)
+    checked = check_circuit(circuit, constants)
     assert checked.circuit_id == circuit.id
     (circuit.directory / "checksums.json").unlink()
     assert prove_once(circuit, inputs(7), constants).verified
@@ -193,7 +199,7 @@ def test_a_proof_of_weights_needs_no_example_to_be_checked(
 ) -> None:
     bare = shutil.copytree(circuit.directory, tmp_path / circuit.directory.name)
     (bare / "input.json").unlink()
-    assert check_circuit(load_circuit(bare), constants, say=lambda _text: None).circuit_id == circuit.id
+    assert check_circuit(load_circuit(bare), constants).circuit_id == circuit.id
 
 
 def test_a_key_with_spoilt_points_gives_no_proof_and_kills_nothing(
@@ -207,3 +213,34 @@ def test_a_key_with_spoilt_points_gives_no_proof_and_kills_nothing(
     result = prove_once(replace(circuit, directory=broken), inputs(), constants)
     assert not result.verified
     assert result.failure in (FailureKind.PROVING_FAILED, FailureKind.VERIFICATION_FAILED)
+
+
+# --- a program that talks
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["log(a);", 'log("text");', 'log("a is", a, "and b", b);', f'log(""); log(a * b); log("{"long " * 100}");'],
+)
+def test_a_circuit_that_logs_is_witnessed(tmp_path: Path, said: str) -> None:
+    (tmp_path / "talks.circom").write_text(
+        "pragma circom 2.1.0;\ntemplate Talks() { signal input a; signal input b; signal output c; "
+        f"{said} c <== a * b; assert(c < 100); }}\ncomponent main = Talks();\n"
+    )
+    program = WitnessProgram(circom_building.compiled(tmp_path / "talks.circom"))
+    wires = program.run({"a": [6], "b": [7]})
+    assert int.from_bytes(wires[VALUE_BYTES : 2 * VALUE_BYTES], "little") == 42
+    with pytest.raises(ProofError, match=r"an assertion failed: .*Talks") as failed:
+        program.run({"a": [60], "b": [70]})
+    assert "long" not in str(failed.value)
+    assert "a is" not in str(failed.value)
+
+
+def test_inputs_are_not_written_to_the_session(circuit: Circuit, constants: Constants, tmp_path: Path) -> None:
+    handler, session = CircomHandler(), Session(tmp_path)
+    rows = validate_inputs(circuit, inputs(1))
+    handler.write_input(rows, session)  # type: ignore[arg-type]
+    handler.witness(circuit, session)
+    made = handler.prove(circuit, session)
+    assert made.outputs[:ITEMS] == [float(score) for score in circom_building.new_scores(inputs(1))]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step", "witness.wtns"]

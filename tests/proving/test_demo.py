@@ -11,15 +11,15 @@ import pytest
 
 import work
 from building import MODELS, RunArgsFile, constants_below, render_run_args
-from omron_miner import circuit_needs
-from omron_miner.circuit import load_circuit
-from omron_miner.circuit_build import build_circuit, prove_once
-from omron_miner.isolated import run
-from omron_miner.onnx_runtime import onnxruntime
-from omron_miner.verifier import verify_elsewhere
+from omron_miner.building.build import build_circuit, prove_once
+from omron_miner.circuits import needs as circuit_needs
+from omron_miner.circuits.load import load_circuit
+from omron_miner.circuits.onnx_runtime import onnxruntime
+from omron_miner.proving.isolated import run
+from omron_miner.proving.verifier import verify_elsewhere
 
 if TYPE_CHECKING:
-    from omron_miner.circuit import Circuit
+    from omron_miner.circuits.circuit import Circuit
     from omron_miner.constants import Constants
 
 pytestmark = pytest.mark.slow
@@ -74,7 +74,7 @@ def test_a_proof_takes_under_thirty_seconds_of_two_cores_and_verifies(
     result = prove_once(demo_circuit, inputs, demo_constants)
     assert result.verified, result.detail
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # The processor's time, which other tests beside this one cannot stretch as they can the clock's.
+    # The processor's time, which other running tests cannot stretch, unlike the clock's.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2 * 30
     assert accuracy(result.outputs, float_outputs(image)) >= 0.99
     verdict = verify_elsewhere(demo_circuit, inputs, result.proof, demo_constants.circuits)

@@ -14,15 +14,15 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from building import MODELS, RunArgsFile
-from omron_miner.circuit_evaluate import evaluate
-from omron_miner.competition_report import Limits, Plan, Report, read_reference, to_json, to_text
+from omron_miner.competition.evaluate import evaluate
+from omron_miner.competition.report import Limits, Plan, Report, read_reference, to_json, to_text
 from omron_miner.errors import ConfigError
-from omron_miner.isolated import run
+from omron_miner.proving.isolated import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from omron_miner.circuit import Circuit
+    from omron_miner.circuits.circuit import Circuit
     from omron_miner.constants import Constants
 
 TINY = MODELS / "tiny.onnx"
@@ -58,9 +58,9 @@ def compile_only(model: str, settings_file: str, directory: str) -> None:
     """In another process: settings.json and model.compiled."""
     import ezkl
 
-    from omron_miner.circuit_build import native_run_args
-    from omron_miner.proof_handlers.ezkl_handler import call
-    from omron_miner.run_args import read_run_args
+    from omron_miner.building.build import native_run_args
+    from omron_miner.circuits.run_args import read_run_args
+    from omron_miner.proving.proof_handlers.ezkl_handler import call
 
     settings, out = f"{directory}/settings.json", f"{directory}/model.compiled"
     call(
@@ -84,7 +84,7 @@ def one_layer(path: Path, nodes: list[Any], weights: dict[str, Any]) -> Path:
 
 def judge(directory: Path, constants: Constants, model: Path = TINY, **plan: Any) -> Report:
     settings = {"count": 4, "proofs": 1, **plan}
-    report = evaluate(Plan(directory, model, **settings), constants, say=lambda _text: None)
+    report = evaluate(Plan(directory, model, **settings), constants)
     assert not list(constants.sessions.fallback_directory.glob("evaluate-*")), "keys are thrown away"
     assert json.loads(to_json(report))["verdict"] == to_text(report).splitlines()[-1] == report.verdict
     return report
@@ -97,7 +97,7 @@ def judge(directory: Path, constants: Constants, model: Path = TINY, **plan: Any
 def test_an_honest_circuit_is_accepted_and_its_folder_left_as_it_was(
     folder: Path, proving_constants: Constants
 ) -> None:
-    left_by_a_killed_one = proving_constants.sessions.fallback_directory / "evaluate-999999999-x"
+    left_by_a_killed_one = proving_constants.sessions.fallback_directory / "evaluate-999999999-1-x"
     left_by_a_killed_one.mkdir(parents=True)
     report = judge(folder, proving_constants, count=6, proofs=2)
     assert sorted(path.name for path in folder.iterdir()) == ["model.compiled", "settings.json"]
@@ -168,7 +168,7 @@ def test_keys_that_take_too_long_or_too_much_are_a_rejection(folder: Path, provi
     assert slow.verdict.startswith("REJECTED, score 0: setup fails: it took longer than 0.01 s")
     large = judge(folder, proving_constants, limits=Limits(setup_bytes=64 << 20))
     assert large.verdict.startswith("REJECTED, score 0: setup fails: ")
-    assert "within 0.0625 GiB" in large.verdict
+    assert "within 64.0 MiB" in large.verdict
     assert (large.runs, large.conclusion) == ([], None)
 
 
@@ -231,13 +231,13 @@ def test_an_output_that_ignores_the_input_is_refused_though_it_verifies(
 ) -> None:
     nodes = [helper.make_node("Mul", ["input", "zero"], ["none"]), helper.make_node("Add", ["none", "one"], ["output"])]
     model = one_layer(tmp_path / "constant.onnx", nodes, {"zero": np.zeros((1, 4)), "one": np.ones((1, 4))})
-    report = judge(compiled(model), proving_constants, model)
+    report = judge(compiled(model), proving_constants, model, count=8)
     assert report.conclusion
     assert report.conclusion.failed_proofs == 0
     assert "constant" in report.refusal
 
 
-# --- asked wrongly ----------------------------------------------------------------------------------------------------
+# --- invalid arguments ------------------------------------------------------------------------------------------------
 
 
 def test_what_is_no_circuit_of_our_ezkl_is_refused_before_ezkl_opens_it(
@@ -255,7 +255,7 @@ def test_what_is_no_circuit_of_our_ezkl_is_refused_before_ezkl_opens_it(
 
 
 def test_a_baseline_that_cannot_be_run_is_refused(proving_constants: Constants, tmp_path: Path) -> None:
-    from omron_miner.circuit import ezkl_version
+    from omron_miner.circuits.circuit import ezkl_version
 
     (tmp_path / "model.compiled").write_bytes(b"anything")
     (tmp_path / "settings.json").write_text(json.dumps({"run_args": {"logrows": 11}, "version": ezkl_version()}))
@@ -272,7 +272,9 @@ def test_a_missing_onnxruntime_is_named_with_what_to_install(
     folder: Path, proving_constants: Constants, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.delitem(sys.modules, "omron_miner.onnx_runtime", raising=False)  # loaded by a test before this one
+    monkeypatch.delitem(
+        sys.modules, "omron_miner.circuits.onnx_runtime", raising=False
+    )  # loaded by a test before this one
     with pytest.raises(ConfigError, match="onnxruntime, which is not installed") as caught:
         judge(folder, proving_constants)
     assert "omron-miner[evaluate]" in (caught.value.hint or "")

@@ -17,7 +17,7 @@ from role_venv import build_venv
 from wire_miner import constants_in, serving, to_toml
 
 if TYPE_CHECKING:
-    from omron_miner.circuit import Circuit
+    from omron_miner.circuits.circuit import Circuit
     from omron_miner.constants import Constants
 
 pytestmark = pytest.mark.slow
@@ -25,7 +25,7 @@ VERSION = "23.0.5"
 LOAD_AND_TELL = """
 import json, sys
 from pathlib import Path
-from omron_miner.circuit import load_circuit
+from omron_miner.circuits.load import load_circuit
 from omron_miner.errors import CircuitError
 
 folder, opened = Path(sys.argv[1]), []
@@ -43,7 +43,7 @@ print(json.dumps({"refusal": refusal, "opened": inside, "ezkl": "ezkl" in sys.mo
 
 @dataclass(frozen=True)
 class Installed:
-    """The package beside EZKL 23.0.5, and a host's constants with the tiny circuit built by it."""
+    """The package with EZKL 23.0.5, and a host's constants with the tiny circuit built by it."""
 
     bin: Path
     constants: Constants

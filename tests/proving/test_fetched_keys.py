@@ -14,17 +14,18 @@ import pytest
 
 from building import constants_below
 from file_server import Handler, cut, honest, partial, serving
-from omron_miner.circuit import load_circuit, sha256
-from omron_miner.circuit_build import Source
-from omron_miner.circuit_store import CircuitStore
-from omron_miner.circuit_sync import Synced, sync
+from omron_miner.building.build import Source
+from omron_miner.building.sync import Synced, sync
+from omron_miner.circuits.circuit_store import CircuitStore
+from omron_miner.circuits.load import load_circuit
+from omron_miner.files import sha256
 from wire_miner import to_toml, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from omron_miner.circuit import Circuit
+    from omron_miner.circuits.circuit import Circuit
     from omron_miner.constants import Constants
 
 pytestmark = pytest.mark.slow
@@ -37,8 +38,7 @@ def host(tmp_path: Path, proving_constants: Constants) -> Constants:
     allowed = {
         "srs_directory": proving_constants.circuits.srs_directory,
         "download_plain_http": True,
-        "download_tries": 2,
-        "download_keep_free_bytes": 0,
+        "download_hosts": ("127.0.0.1",),
     }
     return constants.model_copy(update={"circuits": constants.circuits.model_copy(update=allowed)})
 
@@ -82,7 +82,7 @@ def test_a_key_is_fetched_proved_recorded_and_then_left_alone(
     key = tiny_circuit.pk.read_bytes()
     with serving(key, cut(2_000_000)) as server:
         directory = ship(server.url)
-        assert "circuit sync" in CircuitStore(host.circuits).refused()[directory.name]
+        assert "circuit sync" in CircuitStore(host).refused()[directory.name]
         first = synced(host)
         asked = len(server.requests)
         second = synced(host)
@@ -92,7 +92,7 @@ def test_a_key_is_fetched_proved_recorded_and_then_left_alone(
     recorded = json.loads((directory / "checksums.json").read_text())["pk.key"]
     assert recorded == {"bytes": len(key), "sha256": first.key_sha256}
     assert (directory / "pk.key").read_bytes() == key
-    assert CircuitStore(host.circuits).ids() == [tiny_circuit.id]
+    assert CircuitStore(host).ids() == [tiny_circuit.id]
     assert list(host.circuits.directory.glob(".sync-*")) == []
 
 
@@ -103,8 +103,7 @@ def test_only_the_srs_that_the_circuit_needs_is_made(
     with serving(tiny_circuit.pk.read_bytes()) as server:
         ship(server.url)
         report = sync(host.model_copy(update={"circuits": alone}), (), Source())
-    assert {path.suffixes[0] for path in (tmp_path / "srs").iterdir()} == {".srs"}
-    assert {path.name.partition(".")[0] for path in (tmp_path / "srs").iterdir()} == {"kzg11"}
+    assert {path.name for path in (tmp_path / "srs").glob("kzg*")} == {"kzg11.srs", "kzg11.srs.json"}
     # Keys made with another SRS prove nothing: this one's was made here, so the circuit is refused, and says so.
     assert "could not be proved and verified" in str(report.refused)
 
@@ -124,7 +123,7 @@ def test_a_broken_key_is_never_used_and_a_mended_one_is(
         assert "the pk.key fetched is not used" in refusal(host)
         assert not (directory / "pk.key").exists()
         assert not (directory / "checksums.json").exists()
-        assert CircuitStore(host.circuits).ids() == []
+        assert CircuitStore(host).ids() == []
         server.content, server.etag = key, '"two"'
         assert synced(host).key_sha256 == sha256(tiny_circuit.pk)
 
@@ -241,7 +240,7 @@ def test_a_run_that_is_ended_leaves_its_part_to_the_next(
         assert server.ranges == [None, f"bytes={len(key) // 2}-"]
     report: dict[str, Any] = json.loads(done.stdout)
     assert [one["key_bytes"] for one in report["circuits"]] == [len(key)]
-    assert "MB are here" in done.stderr
+    assert "MiB are here" in done.stderr
     assert load_circuit(directory).id == tiny_circuit.id
 
 

@@ -15,21 +15,22 @@ import pytest
 
 import work
 from building import MODELS
-from omron_miner.circuit import example_inputs, load_circuit, validate_inputs
+from omron_miner.circuits.inputs import example_inputs, validate_inputs
+from omron_miner.circuits.load import load_circuit
+from omron_miner.circuits.onnx_runtime import onnxruntime
 from omron_miner.errors import CircuitError
 from omron_miner.events import FailureKind
-from omron_miner.isolated import run
-from omron_miner.onnx_runtime import onnxruntime
-from omron_miner.verifier import verify_elsewhere
+from omron_miner.proving.isolated import run
+from omron_miner.proving.verifier import verify_elsewhere
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from omron_miner.circuit import Circuit
+    from omron_miner.circuits.circuit import Circuit
     from omron_miner.constants import Constants
-    from omron_miner.verified_model_session import ProofResult
-    from omron_miner.verifier import Verdict
+    from omron_miner.proving.verified_model_session import ProofResult
+    from omron_miner.proving.verifier import Verdict
 
 pytestmark = pytest.mark.slow
 Verify = "Callable[..., Verdict]"
@@ -55,8 +56,8 @@ def verify(tiny_circuit: Circuit, inputs: dict[str, Any], proving_constants: Con
 
 
 def prove(circuit: Circuit, inputs: Any, constants: Constants, **more: Any) -> ProofResult:
-    environment = {"EZKL_REPO_PATH": str(constants.circuits.ezkl_directory)}
-    return run(partial(work.prove, **more), circuit, inputs, constants, environment=environment)
+    cache = constants.circuits.ezkl_directory
+    return run(partial(work.prove, **more), circuit, inputs, constants, ezkl_directory=cache)
 
 
 def changed(text: str, /, **fields: Any) -> str:
@@ -68,6 +69,13 @@ def with_bytes(proof: str, content: bytes) -> str:
 
 
 # --- a proof ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", '{"instances": [[]]}', '{"instances": [["x"]]}', "[" * 100_000])
+def test_a_proof_file_of_anything_is_a_verdict(verify: Callable[..., Verdict], text: str) -> None:
+    verdict = verify(text)
+    assert (verdict.verified, "Traceback" in verdict.detail) == (False, False)
+    assert verdict.detail
 
 
 def test_a_proof_is_verified_timed_and_travels(result: ProofResult) -> None:
@@ -285,7 +293,7 @@ def test_a_missing_srs_fails_cleanly(tiny_circuit: Circuit, proving_constants: C
 
 
 @pytest.mark.parametrize(("failures", "verified", "tries"), [(1, True, 2), (2, False, 2)])
-def test_a_proof_that_does_not_verify_is_made_anew_once(
+def test_a_proof_that_does_not_verify_is_made_once_more(
     tiny_circuit: Circuit, proving_constants: Constants, failures: int, verified: bool, tries: int
 ) -> None:
     result: ProofResult = run(work.prove_with_failing_verifications, tiny_circuit, proving_constants, failures)

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 
 from building import MODELS, constants_below
-from omron_miner.circuit import load_circuit
-from omron_miner.circuit_build import Source
+from omron_miner.building.build import Source
+from omron_miner.circuits.load import load_circuit
+from omron_miner.circuits.run_args import read_run_args
 from omron_miner.errors import CircuitError, ConfigError
-from omron_miner.run_args import read_run_args
-from omron_miner.srs import ensure_srs
-from omron_miner.tune import trial
-from omron_miner.tune import tune as tuning
+from omron_miner.proving.ezkl_srs import ensure_srs
+from omron_miner.tune import propose, trial
 from omron_miner.tune.altered import with_other_weights
 from omron_miner.tune.graph import read_graph
+from omron_miner.tune.job import PUBLIC, Job, Tuned
 from omron_miner.tune.search import changed
-from omron_miner.tune.tune import PUBLIC, Job, Tuned, tune
+from omron_miner.tune.tune import tune
 from omron_miner.tune.tune_report import write_report
 from tune_models import graph, mlp, node
 
@@ -51,59 +51,54 @@ def checked(tuned: Tuned) -> dict[str, Any]:
     return told
 
 
-def test_a_model_is_tuned_and_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
+def test_a_model_is_tuned_and_what_was_measured_is_not_measured_again(tmp_path: Path, progress: list[str]) -> None:
     constants = constants_below(tmp_path / "host")
     job = Job(MODELS / "tiny.onnx", tmp_path / "out", base=SMALL, stock=SMALL, best=2, proofs=2, calibrations=())
-    told = checked(tune(job, constants, say=lambda _: None))
+    told = checked(tune(job, constants))
     names = [one["name"] for one in told["trials"]]
     assert {"stock", "stock at logrows 11"} <= set(names)
     measured = [one for one in told["trials"] if one["response_s"] is not None and not one["baseline"]]
     assert len(measured) == 2
     for one in measured:
-        estimate, real = one["estimated_key_mb"], one["setup"]["pk_bytes"] / 1e6
+        estimate, real = one["estimated_key_bytes"], one["setup"]["pk_bytes"]
         assert real / 2 < estimate < real * 2
     lines = (job.out / "measurements.jsonl").read_text()
-    heard: list[str] = []
-    again = checked(tune(job, constants, say=heard.append))
+    progress.clear()
+    again = checked(tune(job, constants))
     assert (job.out / "measurements.jsonl").read_text() == lines
-    assert not any("verified" in line or "setup at" in line for line in heard)
+    assert not any("verified" in line or "setup at" in line for line in progress)
     assert [one["response_s"] for one in again["trials"]] == [one["response_s"] for one in told["trials"]]
-    assert any("already built" in line for line in heard)
+    assert any("already built" in line for line in progress)
 
 
-def test_a_model_with_a_lookup_table_gets_one_that_no_input_can_leave(tmp_path: Path) -> None:
+@pytest.mark.timeout(600)  # two tunings
+def test_a_lookup_table_is_one_that_no_input_can_leave_and_the_compact_arithmetic_is_measured_when_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, progress: list[str]
+) -> None:
     mlp(tmp_path / "mlp.onnx")
     job = Job(tmp_path / "mlp.onnx", tmp_path / "out", base=SMALL, stock=SMALL, best=1, proofs=2, calibrations=())
-    told = checked(tune(job, constants_below(tmp_path / "host"), say=lambda _: None))
+    constants = constants_below(tmp_path / "host")
+    told = checked(tune(job, constants))
     candidates = [one for one in told["trials"] if not one["baseline"]]
     assert candidates
     assert {one["ranges"] for one in candidates} == {"safe"}
+    assert not any("compact" in one["name"] for one in told["trials"])
 
-
-def test_the_compact_arithmetic_is_measured_and_built_when_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        tuning, "search", lambda *_: []
-    )  # so that the winner is one of these, or of EZKL's own run args
-    mlp(tmp_path / "mlp.onnx")
-    job = Job(tmp_path / "mlp.onnx", tmp_path / "out", base=SMALL, stock=SMALL, best=1, proofs=2, calibrations=())
-    constants, heard = constants_below(tmp_path / "host"), list[str]()
-    plain = tune(job, constants, say=lambda _: None)
-    assert not any("compact" in one.name for one in plain.trials)
-    told = checked(tune(replace(job, compact=True), constants, say=heard.append))  # goes on from there
+    # So that the winner is a compact one, or of EZKL's own run args, whose measurements are those from before.
+    monkeypatch.setattr(propose, "search", lambda *_: [])
+    told = checked(tune(replace(job, compact=True), constants))
     (compact,) = [one for one in told["trials"] if one["name"].startswith("compact")]
-    assert not compact["failure"], heard
+    assert not compact["failure"], progress
     assert compact["response_s"]
     assert compact["ranges"] != "exceeded"
 
 
 def test_run_args_that_need_a_larger_srs_than_ones_own_are_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "search", lambda *_: [])
+    monkeypatch.setattr(propose, "search", lambda *_: [])
     constants = constants_below(tmp_path / "host")
     srs = Source(ensure_srs(6, tmp_path / "own", "local"), None)
     job = Job(MODELS / "tiny.onnx", tmp_path / "out", base=SMALL, proofs=2, baselines="given", srs=srs)
-    tuned = tune(job, constants, say=lambda _: None)
+    tuned = tune(job, constants)
     (one,) = tuned.trials
     assert (one.name, tuned.winner) == ("as given", None)
     assert "is for logrows 6, needed is 12" in one.failure
@@ -122,7 +117,9 @@ def test_ezkls_own_calibration_is_read_as_run_args(tmp_path: Path) -> None:
     assert (found.input_scale, found.logrows) != (SMALL.input_scale, SMALL.logrows)
 
 
-def test_a_forgery_that_verifies_is_refused_loudly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forgery_that_verifies_is_refused_loudly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, progress: list[str]
+) -> None:
     real = trial.prove
 
     def lax(folder: Path, *given: Any) -> dict[str, Any]:
@@ -131,14 +128,13 @@ def test_a_forgery_that_verifies_is_refused_loudly(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(trial, "prove", lax)
     monkeypatch.setattr(trial, "forge", lambda *_: True)
-    monkeypatch.setattr(tuning, "search", lambda *_: [])
+    monkeypatch.setattr(propose, "search", lambda *_: [])
     job = Job(MODELS / "tiny.onnx", tmp_path / "out", base=SMALL, stock=SMALL, best=1, proofs=2, calibrations=())
-    heard: list[str] = []
-    tuned = tune(job, constants_below(tmp_path / "host"), say=heard.append)
+    tuned = tune(job, constants_below(tmp_path / "host"))
     assert (tuned.winner, tuned.built) == (None, None)
     assert ["the first output" in one.failure for one in tuned.trials] == [True, False]
     assert ["other weights" in one.failure for one in tuned.trials] == [False, True]
-    assert sum("WARNING" in line and "UNSOUND" in line for line in heard) >= 2
+    assert sum("WARNING" in line and "UNSOUND" in line for line in progress) >= 2
     assert not (job.out / "run_args.json").exists()
 
 
@@ -166,4 +162,4 @@ def test_a_model_that_answers_always_the_same_is_refused(tmp_path: Path) -> None
     path.write_bytes(constant.to_model().SerializeToString())
     job = replace(Job(path, tmp_path / "out"), calibrations=())
     with pytest.raises(ConfigError, match="the same to every sample"):
-        tune(job, constants_below(tmp_path / "host"), say=lambda _: None)
+        tune(job, constants_below(tmp_path / "host"))

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from omron_miner.circuit import example_inputs, validate_inputs
-from omron_miner.proof_handlers import get_handler
-from omron_miner.proof_handlers.base import VerificationError
-from omron_miner.session_storage import Session, SessionStorage
-from omron_miner.verified_model_session import ProofResult, prove_verified
+from omron_miner.circuits.inputs import example_inputs, validate_inputs
+from omron_miner.proving.proof_handlers import get_handler
+from omron_miner.proving.proof_handlers.base import VerificationError
+from omron_miner.proving.session_storage import Session, SessionStorage
+from omron_miner.proving.verified_model_session import ProofResult, prove_verified
 
 if TYPE_CHECKING:
-    from omron_miner.circuit import Circuit, Inputs
+    from omron_miner.circuits.circuit import Circuit
+    from omron_miner.circuits.inputs import Inputs
     from omron_miner.constants import Constants
-    from omron_miner.proof_handlers.base import Proof
+    from omron_miner.proving.proof_handlers.base import Proof
 
 
 def prove(circuit: Circuit, inputs: dict[str, Any], constants: Constants, **more: Any) -> ProofResult:
@@ -27,7 +28,7 @@ def prove(circuit: Circuit, inputs: dict[str, Any], constants: Constants, **more
 
 def prove_with_failing_verifications(circuit: Circuit, constants: Constants, failures: int) -> ProofResult:
     """As `prove`, but the first `failures` verifications fail."""
-    real = get_handler(circuit.proof_system)
+    real = get_handler(circuit.proof_system, constants.circuits.srs_directory)
     left = [failures]
 
     class Handler:
@@ -36,15 +37,13 @@ def prove_with_failing_verifications(circuit: Circuit, constants: Constants, fai
         prove = staticmethod(real.prove)
 
         @staticmethod
-        def verify(
-            circuit: Circuit, rows: Inputs, proof: str, session: Session, srs_directory: Path, signals: str = ""
-        ) -> Proof:
+        def verify(circuit: Circuit, rows: Inputs, proof: str, session: Session, signals: str = "") -> Proof:
             left[0] -= 1
             if left[0] >= 0:
                 raise VerificationError("said to fail")
-            return real.verify(circuit, rows, proof, session, srs_directory, signals)
+            return real.verify(circuit, rows, proof, session, signals)
 
-    with mock.patch("omron_miner.verified_model_session.get_handler", return_value=Handler):
+    with mock.patch("omron_miner.proving.verified_model_session.get_handler", return_value=Handler):
         return prove(circuit, example_inputs(circuit), constants)
 
 
@@ -64,9 +63,9 @@ def demo_outputs(model: str, settings_file: str, images: list[list[float]], dire
     """Outputs of the compiled model in its own arithmetic for each image: compiled and witnessed, no keys, no proof."""
     import ezkl
 
-    from omron_miner.circuit_build import native_run_args
-    from omron_miner.proof_handlers.ezkl_handler import call
-    from omron_miner.run_args import read_run_args
+    from omron_miner.building.build import native_run_args
+    from omron_miner.circuits.run_args import read_run_args
+    from omron_miner.proving.proof_handlers.ezkl_handler import call
 
     place = Path(directory)
     settings, compiled, witness, data = (str(place / name) for name in ("s.json", "m.compiled", "w.json", "i.json"))

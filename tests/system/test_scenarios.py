@@ -1,6 +1,7 @@
 """Molecule's scenarios: the play on systems of its own, a container and a virtual machine (`default`).
 
-Those that are wanted run side by side: each waits most of the time, for packages or for one emulated processor.
+With several workers they run at the same time (tests/conftest.py): each waits most of the time, for packages or for one
+emulated processor.
 """
 
 from __future__ import annotations
@@ -19,31 +20,32 @@ if TYPE_CHECKING:
 CACHE = Path(__file__).parents[2] / ".cache"
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(2700),
+    pytest.mark.timeout(3400),
     pytest.mark.skipif(os.geteuid() != 0, reason="making these systems takes root: run bin/test with sudo"),
 ]
 
 
+@pytest.fixture(scope="module", params=["container", "default"])
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def started(request: pytest.FixtureRequest) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
-    """A process for each scenario that is tested; what it says goes to `.cache/molecule-{name}.log`."""
+def scenario(name: str, long_forms: bool) -> Iterator[subprocess.Popen[bytes]]:
+    """The scenario, started; its output goes to `.cache/molecule-{name}.log`."""
+    settings = {"NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1"} | ({"OMRON_SCENARIO_LONG": "yes"} if long_forms else {})
     CACHE.mkdir(exist_ok=True)
-    tests = [item for item in request.session.items if isinstance(item, pytest.Function)]
-    wanted = [str(test.callspec.params["name"]) for test in tests if test.module is request.module]
-    processes = {}
-    for name in dict.fromkeys(wanted):
-        with log_of(name).open("wb") as log:
-            processes[name] = subprocess.Popen(
-                ["molecule", "test", "--scenario-name", name],
-                cwd=CACHE.parent,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1"},
-            )
-    yield processes
-    for process in processes.values():
-        process.terminate()
-        process.wait()
+    with log_of(name).open("wb") as log:
+        process = subprocess.Popen(
+            ["molecule", "test", "--scenario-name", name],
+            cwd=CACHE.parent,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | settings,
+        )
+    yield process
+    process.terminate()
+    process.wait()
 
 
 def changed_tasks(name: str, step: str) -> set[str]:
@@ -61,27 +63,40 @@ def log_of(name: str) -> Path:
     return CACHE / f"molecule-{name}.log"
 
 
-def end_of(file: Path, characters: int) -> str:
-    return f"{file}:\n" + (file.read_text(errors="replace")[-characters:] if file.exists() else "there is none")
+def read(file: Path) -> str:
+    return file.read_text(errors="replace") if file.exists() else ""
 
 
-@pytest.mark.parametrize("name", ["container", "default"])
-def test_the_play_deploys_survives_and_undoes_itself_on(name: str, started: dict[str, subprocess.Popen[bytes]]) -> None:
+def end_of(text: str, characters: int) -> str:
+    return text if len(text) <= characters else "[...]" + text[-characters:]
+
+
+def failures(log: str) -> str:
+    """The tasks of a play's output that failed, each with its result, but not what it expects to fail."""
+    tasks = re.split(r"^(?=TASK \[|RUNNING HANDLER \[|PLAY |[A-Z]+ +\[)", log, flags=re.MULTILINE)
+    failed = [task for task in tasks if re.search(r"^(\[ERROR\]|fatal|failed): ", task, re.MULTILINE)]
+    return "\n".join(end_of(task.strip(), 3000) for task in failed if "...ignoring" not in task)
+
+
+def test_the_play_deploys_survives_and_undoes_itself_on(name: str, scenario: subprocess.Popen[bytes]) -> None:
     """Dry run, deploy, second run unchanged, break it (container) or restart (virtual machine), verify, remove."""
-    code = started[name].wait()
-    more = end_of(CACHE / "throwaway" / "vm" / "console.log", 3000) if name == "default" else ""
-    assert code == 0, f"{end_of(log_of(name), 6000)}\n{more}"
+    code = scenario.wait()
+    log, console = (read(file) for file in (log_of(name), CACHE / "throwaway" / "vm" / "console.log"))
+    more = f"The machine's console: {end_of(console, 2000)}\n\n" if name == "default" else ""
+    assert code == 0, (
+        f"{more}{end_of(log, 1500)}\n\n{log_of(name)} is the whole, this failed:\n{end_of(failures(log), 9000)}"
+    )
 
 
-@pytest.mark.parametrize("name", ["container", "default"])
-def test_a_dry_run_tells_what_is_then_changed_on(name: str, started: dict[str, subprocess.Popen[bytes]]) -> None:
+def test_a_dry_run_tells_what_is_then_changed_on(name: str, scenario: subprocess.Popen[bytes]) -> None:
     """A fresh host. Copies that go with a record have no folder yet; the steps of an installation are told as one."""
     parts = re.compile(
         r"\w+ : Keep a copy"
-        r"|pm2 : (Install Node.js|Give Node.js|Link Node.js|Remove npm|Remember)"
+        r"|pm2 : (Install Node.js|Link Node.js|Remove npm|Make the folder of|Copy what pins|Point it|Render|Mark)"
+        r"|miner : (Remember that this release|Write down which circuits)"
         r"|miner : (Copy the locked|Install (uv|the locked|the package)|Create a folder|Send the package|Mark the)"
     )
-    started[name].wait()
+    scenario.wait()
     told, done = (changed_tasks(name, step) for step in ("check", "converge"))
     assert ("miner : Start the miner" if name == "container" else "swap : Stop swapping") in told
     assert {task for task in done - told if not parts.match(task)} == set()

@@ -1,7 +1,16 @@
-"""summary.html in a real browser: on a phone and a desk, in light and dark, and on paper."""
+"""summary.html in a real browser: on a phone and a desk, in light and dark, and on paper.
+
+    OMRON_WRITE_PICTURE=yes .venv/bin/pytest -n0 tests/system/test_summary_in_browser.py -k picture
+
+also writes docs/images/summary.png, the picture in the README.
+"""
 
 from __future__ import annotations
 
+import base64
+import os
+import struct
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +21,6 @@ from summary_samples import bad_summary, empty_summary, sample_summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.slow
 
@@ -20,6 +28,8 @@ PHONE, DESK = (390, 844), (1280, 900)
 SIZES = pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
 LIGHT_AND_DARK = pytest.mark.parametrize("scheme", ["light", "dark"])
 ALL = ("hour", "day", "week")
+PICTURE = Path(__file__).parents[2] / "docs/images/summary.png"
+PICTURE_WIDTH, PICTURE_BYTES = 1200, 200_000
 
 
 @pytest.fixture(scope="module")
@@ -91,11 +101,11 @@ def test_the_verdict_and_the_plots_are_seen_in_light_and_dark(
     assert page_colours[verdict] > 200
     assert abs(luminance(verdict) - luminance(ground)) > 0.3
     for section in ("times", "host-over-time"):
-        plot = f"#{section} .day .plot"
+        plot = f"#{section} .hour .plot"
         painted = page.colours(plot)
         assert painted.get(colour_of(page, f"{plot} .line.strong", "stroke"), 0) > 50, section
-    assert painted[colour_of(page, "#host-over-time .day .shade", "fill")] > 5000
-    plot = "#times .day figure:nth-child(3) .plot"
+    assert painted[colour_of(page, "#host-over-time .hour .shade", "fill")] > 5000
+    plot = "#times .hour figure:nth-child(3) .plot"
     assert page.colours(plot).get(colour_of(page, f"{plot} path.target", "stroke"), 0) > 50
 
 
@@ -105,9 +115,9 @@ def test_hour_day_and_week_are_switched_without_a_script(
 ) -> None:
     page.open(files["sample_summary"], *size)
     for section in ("times", "requests", "host-over-time"):
-        assert shown(page, section) == ["day"]
-    page.value("document.getElementById('show-day').focus()")
-    for name, code in (("ArrowRight", "week"), ("ArrowRight", "hour")):
+        assert shown(page, section) == ["hour"]
+    page.value("document.getElementById('show-hour').focus()")
+    for name, code in (("ArrowRight", "day"), ("ArrowRight", "week")):
         page.call("Input.dispatchKeyEvent", type="keyDown", key=name, code=name, windowsVirtualKeyCode=39)
         page.call("Input.dispatchKeyEvent", type="keyUp", key=name, code=name, windowsVirtualKeyCode=39)
         assert shown(page, "times") == shown(page, "host-over-time") == [code]
@@ -127,3 +137,18 @@ def test_paper_is_light_and_holds_all_periods_uncut(page: Page, files: dict[str,
     figures = "[...document.querySelectorAll('figure')]"
     assert page.value(f"{figures}.every(one => getComputedStyle(one).breakInside === 'avoid')")
     assert luminance(commonest(page.colours("header"))) > 0.85
+
+
+def test_the_picture_in_the_readme_shows_the_page_down_to_its_times(page: Page, files: dict[str, Path]) -> None:
+    page.open(files["sample_summary"], PICTURE_WIDTH, 900)
+    height = int(page.value("document.getElementById('times').getBoundingClientRect().bottom")) + 16
+    clip = {"x": 0, "y": 0, "width": PICTURE_WIDTH, "height": height, "scale": 1}
+    shot = page.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
+    picture = base64.b64decode(shot["data"])
+    if os.environ.get("OMRON_WRITE_PICTURE"):
+        PICTURE.parent.mkdir(exist_ok=True)
+        PICTURE.write_bytes(picture)
+    committed = PICTURE.read_bytes()
+    assert committed.startswith(b"\x89PNG")
+    assert len(committed) < PICTURE_BYTES
+    assert struct.unpack(">I", committed[16:20]) == (PICTURE_WIDTH,)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from omron_miner.circuit import ezkl_version
+from omron_miner.circuits.circuit import ezkl_version
+from omron_miner.circuits.srs import ensure_srs, srs_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +35,19 @@ METADATA = {
     "external_files": {"pk.key": "elsewhere"},
 }
 VK = bytes([3, 11]) + b"verification key"
+
+
+def write_srs(directory: Path, logrows: int = 11, *, trusted: bool = True) -> Path:
+    """Writes an SRS that looks like one from outside, of the ceremony if `trusted`, generated for tests otherwise."""
+
+    def make(path: Path, logrows: int, _for_tests: bool) -> None:
+        with path.open("wb") as file:
+            file.write(logrows.to_bytes(4, "little"))
+            file.truncate(260 + (128 << logrows))
+
+    for old in (path := srs_path(directory, logrows), path.with_name(f"{path.name}.json")):
+        old.unlink(missing_ok=True)
+    return ensure_srs(logrows, directory, "finney" if trusted else "local", make=make)
 
 
 def write_circuit(parent: Path, digit: str = "a", metadata: dict[str, Any] | None = None, **settings: Any) -> Path:

@@ -1,4 +1,4 @@
-"""A competition circuit that no EZKL made, but that looks it to whoever does not open it; and a chain to commit to."""
+"""A competition circuit that no EZKL made, but that looks like one until it is opened; and a chain to commit to."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from omron_miner.chain import ChainError
-from omron_miner.circuit import version_mark
-from omron_miner.competition_circuit import DECLARED_RUN_ARGS
+from omron_miner.chain.chain import ChainError
+from omron_miner.circuits.load import version_mark
+from omron_miner.competition.files import DECLARED_RUN_ARGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

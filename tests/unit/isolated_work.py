@@ -8,20 +8,40 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from omron_miner import progress
 from omron_miner.errors import CircuitError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from omron_miner.proving.session_storage import SessionStorage
+
+FULL_SHM = (
+    "unshare",
+    "--mount",
+    "sh",
+    "-c",
+    'mount -t tmpfs -o size=64k tmpfs /dev/shm && ! head -c 1M /dev/zero 2>/dev/null >/dev/shm/fill && exec "$@"',
+    "sh",
+)
+"""Runs a command with a RAM disk of its own that is full."""
 
 
 def where() -> tuple[int, str | None]:
     return os.getpid(), os.environ.get("EZKL_REPO_PATH")
 
 
-def count(up_to: int, say: Callable[[str], None]) -> int:
+def count(up_to: int, send: Callable[[str], None]) -> int:
     for number in range(up_to):
-        say(str(number))
+        send(str(number))
     return up_to
+
+
+def say_and_count() -> None:
+    progress.say("a line")
+    step = progress.count("step", 8)
+    for _ in range(8):
+        step()
 
 
 def refuse() -> None:
@@ -32,8 +52,8 @@ def fail() -> None:
     raise ZeroDivisionError("a bug")
 
 
-def abort() -> None:
-    print("memory allocation of 7521983764243677184 bytes failed", file=sys.stderr, flush=True)
+def abort(last_words: str = "memory allocation of 7521983764243677184 bytes failed") -> None:
+    print(last_words, file=sys.stderr, flush=True)
     os.abort()
 
 
@@ -46,6 +66,13 @@ def work_and_answer(seconds: float) -> str:
     while time.process_time() < until:
         pass
     return "done"
+
+
+def prove_for_ever(storage: SessionStorage) -> None:
+    """Keeps files in a session until it is killed."""
+    with storage.session() as session:
+        session.path("witness.json").write_text("{}")
+        time.sleep(60)
 
 
 def report_pid_and_hang(path: str) -> None:

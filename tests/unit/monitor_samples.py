@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from omron_miner.constants import Constants, Log, Monitor, Sessions
 from omron_miner.events import FailureKind, LifeEvent, RequestEvent, Timings, to_json
 from omron_miner.monitor.history import History, connect
+from omron_miner.monitor.host import Counters
 from omron_miner.monitor.intake import Intake
 from omron_miner.monitor.model import Host, LogState, Summary
 from omron_miner.monitor.summarize import limits_of, summarize
 from summary_samples import sample_summary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 NOW = 1_767_614_400.0
 """2026-01-05T12:00:00Z"""
@@ -54,6 +55,11 @@ def life(what: str, time: float = NOW - 3600, detail: str = "") -> LifeEvent:
 def host(**changes: Any) -> Host:
     """A tuned host whose miner runs."""
     return replace(sample_summary().host, **{"uptime_seconds": 90_061.0, **changes})
+
+
+def fixed_host(found: Host) -> Callable[[Constants, Counters | None], tuple[Host, Counters]]:
+    """What a run may use in place of `collect_host`: `found`, at once."""
+    return lambda _constants, _last: (found, Counters("boot", 0.0, 0.0, [0.0] * 4))
 
 
 def constants(directory: Path, **monitor: Any) -> Constants:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import replace
+from functools import cache
 
+from omron_miner.monitor.history import Outcome
 from omron_miner.monitor.model import (
     SCHEMA_VERSION,
     Alert,
@@ -33,14 +35,23 @@ from omron_miner.monitor.model import (
     RamDisk,
     RecentRequest,
     Requests,
+    Sn2,
+    Sn2Failure,
+    Sn2Recent,
+    Sn2Refused,
+    Sn2Slice,
+    Sn2Validator,
+    Sn2Work,
     Stats,
     Summary,
     SwapDevice,
     Target,
+    Totals,
     ValidatorRequests,
     Verdict,
     Versions,
 )
+from omron_miner.monitor.totals import add, begin, totals_of
 
 NOW = 1_767_614_400.0
 """2026-01-05T12:00:00Z"""
@@ -108,6 +119,7 @@ def sample_summary(name: str = "prover-1", seed: int = 1) -> Summary:
         ],
         changes=[Change("2026-01-03T07:58:00Z", "EZKL", "22.0.0", "22.0.1")],
         history_seconds=30 * 86_400.0,
+        totals=_totals(),
     )
 
 
@@ -216,7 +228,16 @@ def empty_summary(name: str = "prover-3") -> Summary:
         recent=[],
         changes=[],
         history_seconds=0.0,
+        totals=totals_of(begin(NOW)),
     )
+
+
+@cache  # hypothesis asks for a summary again and again
+def _totals() -> Totals | None:
+    """A month of requests: proofs of 15 to 29 s, three timeouts."""
+    verified = [Outcome(NOW, True, None, False, 15.0 + n % 15, 1.2, 16.2 + n % 15, 0.2) for n in range(3000)]
+    late = [Outcome(NOW, False, "timeout", False, 0.0, 0.0, 60.0, 30.0)] * 3
+    return totals_of(add(begin(NOW - 30 * 86_400.0), [*verified, *late], {"started": 2, "worker_lost": 1}))
 
 
 def _targets() -> list[Target]:
@@ -341,3 +362,23 @@ def _host(name: str) -> Host:
         clock=Clock(True, 0.0),
         circuit_keys_bytes={"ab" * 32: 2 * GIB, "cd" * 32: GIB // 2},
     )
+
+
+def sn2_summary(name: str = "sn2-1") -> Summary:
+    """A host of upstream's sn2-miner, with a slice that upstream published incomplete."""
+    hotkey, circuit = "5F3sa2TJAWMqDhXG6jhV4N8ko9SxwGy8TpaNS1repo5EYjQX", "ab" * 32
+    text, meaning = "no stamped proof_config", "published without a proof configuration (upstream's issue 467)"
+    found = Sn2(
+        version="14.7.5", version_known=True, started_utc=UTC, since_utc=UTC, unreadable_lines=0, misfit_lines=0,
+        misfit="", requests=1440, proofs=1400, failed=40, timed_out=0, last_request_utc=UTC, last_proof_utc=UTC,
+        failures=[Sn2Failure(text, 40, meaning, is_upstreams=True)],
+        slices=[
+            Sn2Slice(circuit, "slice_17", 40, 0, 40, text, None), Sn2Slice(circuit, "slice_1", 70, 70, 0, "", 12.5),
+        ],
+        slices_seen=2, validators=[Sn2Validator(hotkey, 3, UTC, connected=True)], connected=1, connected_before=1,
+        returned=1, refused=[Sn2Refused("clock", "", 2, 0, known=False)], registered=True,
+        announced="203.0.113.7:8091", serve_error="", metagraph_failures=1, loopback=False, circuits_loaded=4,
+        enforcing=True, coverage_percent=97.5, recent=Sn2Recent(60, 2, circuit, "slice_17", text, 2),
+        work=Sn2Work(17_500.0, 1000.0, 2000.0, 1440, 40, ["an assumption"]),
+    )  # fmt: skip
+    return replace(sample_summary(name), engine="sn2", sn2=found)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from chain_samples import MINER, OWN, VALIDATOR, FakeSubtensor, Lines
-from omron_miner.chain import ChainAwayError, ChainError, LocalChain, open_chain
-from omron_miner.chain_bittensor import BittensorChain
-from omron_miner.chain_watch import ChainWatch
+from omron_miner.chain.chain import ChainAwayError, ChainError, LocalChain
+from omron_miner.chain.chain_bittensor import BittensorChain
+from omron_miner.chain.open import open_chain
+from omron_miner.chain.watch import ChainWatch
 from omron_miner.constants import Axon, Constants, Network
 
 if TYPE_CHECKING:
@@ -25,9 +26,13 @@ NETWORK = Network(
     name="finney",
     netuid=2,
     metagraph_sync_seconds=0.05,
-    registration_check_seconds=0.05,
     copy_file=Path("/dev/null/no"),
 )
+
+
+@pytest.fixture(autouse=True)
+def registration_is_checked_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("omron_miner.chain.watch._REGISTRATION_CHECK_SECONDS", 0.05)
 
 
 def wait_until(true: Callable[[], Any], seconds: float = 5.0) -> None:
@@ -70,7 +75,7 @@ def test_validators_come_from_the_metagraph() -> None:
     assert chain.validator("5Unknown") is None
 
 
-def test_a_failing_chain_keeps_the_last_reading_and_is_connected_anew() -> None:
+def test_a_failing_chain_keeps_the_last_reading_and_is_connected_again() -> None:
     subtensor = FakeSubtensor()
     chain = chain_of(subtensor)
     chain.refresh()
@@ -195,42 +200,6 @@ def test_what_we_commit_with_is_what_the_sdk_asks_for() -> None:
     assert chain_of(FakeSubtensor(committed=stored)).commitment() == decode_metadata(stored) == "abc"
 
 
-def test_the_reset_is_upstreams_extrinsic() -> None:
-    sent: list[Any] = []
-
-    class Substrate(FakeSubtensor):
-        def get_current_block(self) -> int:
-            return 6405
-
-        def get_block_hash(self, block: int | None = None) -> str:
-            return f"0x{block:064x}"
-
-        def get_last_bonds_reset(self, netuid: int, hotkey_ss58: str) -> Any:
-            assert (netuid, hotkey_ss58) == (2, OWN)
-            return SimpleNamespace(value=None)
-
-        def compose_call(self, call_module: str, call_function: str, call_params: dict[str, Any]) -> Any:
-            sent.append((f"{call_module}.{call_function}", call_params))
-            return "call"
-
-        def sign_and_send_extrinsic(self, call: Any, wallet: Any, sign_with: str, period: int, **_: Any) -> Any:
-            sent.append((call, getattr(wallet, sign_with).ss58_address, period))
-            return SimpleNamespace(success=self.success, message="too often")
-
-    subtensor = Substrate()
-    chain = chain_of(subtensor)
-    assert chain.place() is None
-    chain.refresh()
-    assert chain.place() == (0, 3)
-    assert (chain.block(), chain.block_hash(16), chain.last_reset()) == (6405, "0x" + "10".zfill(64), 0)
-    chain.reset_bonds()
-    info = {"fields": [[{"ResetBondsFlag": b""}]]}
-    assert sent == [("Commitments.set_commitment", {"netuid": 2, "info": info}), ("call", OWN, 10)]
-    subtensor.success = False
-    with pytest.raises(ChainError, match="the chain refused to reset our bonds: too often"):
-        chain.reset_bonds()
-
-
 @pytest.mark.slow
 def test_the_sdk_has_what_is_asked_of_it() -> None:
     """Names and parameters only; no chain is at hand."""
@@ -244,11 +213,6 @@ def test_the_sdk_has_what_is_asked_of_it() -> None:
     takes(Subtensor.serve_axon, 2, None)
     takes(Subtensor.get_commitment_metadata, 2, OWN)
     takes(Subtensor.set_commitment, None, 2, "text", wait_for_finalization=False)
-    takes(Subtensor.get_current_block)
-    takes(Subtensor.get_block_hash, 1)
-    takes(Subtensor.get_last_bonds_reset, 2, OWN)
-    takes(Subtensor.compose_call, "Commitments", "set_commitment", {})
-    takes(Subtensor.sign_and_send_extrinsic, None, None, sign_with="hotkey", period=10, wait_for_finalization=False)
 
 
 def test_a_commitment_the_chain_refuses_is_an_error() -> None:
@@ -328,8 +292,24 @@ def test_the_watch_announces_and_refreshes(lines: Lines) -> None:
     assert any("192.0.2.1:8091" in line for line in lines.lines)
 
 
+def test_a_watch_that_never_started_can_be_stopped(lines: Lines) -> None:
+    log = logging.Logger("test")
+    log.addHandler(lines)
+    ChainWatch(chain_of(FakeSubtensor()), NETWORK, ("2001:db8::1", 8091), log).stop()
+
+
+def test_an_ipv6_address_is_announced_and_said_in_brackets(lines: Lines) -> None:
+    subtensor, log = FakeSubtensor(), logging.Logger("test")
+    log.addHandler(lines)
+    watcher = ChainWatch(chain_of(subtensor), NETWORK, ("2001:db8::1", 8091), log)
+    watcher.start()
+    wait_until(lambda: any("validators: [2001:db8::1]:8091" in line for line in lines.lines))
+    watcher.stop()
+    assert subtensor.served
+
+
 def test_the_watch_survives_a_chain_that_is_away(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("omron_miner.chain_watch._FIRST_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr("omron_miner.chain.watch._FIRST_PAUSE_SECONDS", 0.02)
     subtensor = FakeSubtensor(fails=TimeoutError("away"))
     watch(subtensor, lines, lambda: len(lines.lines) >= 3)
     assert all("The chain is away" in line for line in lines.lines)
@@ -338,7 +318,7 @@ def test_the_watch_survives_a_chain_that_is_away(lines: Lines, monkeypatch: pyte
 
 
 def test_each_try_waits_longer_than_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("omron_miner.chain_watch._FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("omron_miner.chain.watch._FIRST_PAUSE_SECONDS", 0.01)
     times: list[float] = []
 
     def metagraph(**_: Any) -> Any:
@@ -353,7 +333,7 @@ def test_each_try_waits_longer_than_the_one_before(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_chain_that_comes_back_is_said_and_read(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("omron_miner.chain_watch._FIRST_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr("omron_miner.chain.watch._FIRST_PAUSE_SECONDS", 0.02)
     subtensor = FakeSubtensor(fails=TimeoutError("away"))
 
     def come_back() -> bool:
@@ -398,21 +378,24 @@ def test_refusals_have_the_list_read_early_but_not_often(refused: int) -> None:
 
 
 def test_a_watch_survives_what_nobody_foresaw(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("omron_miner.chain_watch._FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("omron_miner.chain.watch._FIRST_PAUSE_SECONDS", 0.01)
     subtensor = FakeSubtensor()
-    calls = iter([ZeroDivisionError()])
+    faults = iter([ZeroDivisionError()])
 
-    def also() -> float:
-        for error in calls:
-            raise error
-        return 60.0
+    class Chain(BittensorChain):
+        def refresh(self) -> None:
+            for fault in faults:
+                raise fault
+            super().refresh()
 
     log = logging.Logger("test")
     log.addHandler(lines)
-    watcher = ChainWatch(chain_of(subtensor), NETWORK, ("192.0.2.1", 8091), log, also)
-    watcher.start()
-    wait_until(lambda: subtensor.served and any("nobody foresaw" in line for line in lines.lines))
+    chain = Chain(NETWORK, SimpleNamespace(ss58_address=OWN), lambda: subtensor)
+    watcher = ChainWatch(chain, NETWORK, ("192.0.2.1", 8091), log)
+    watcher.start(stale=True)
+    wait_until(lambda: subtensor.served)
     watcher.stop()
+    assert any("nobody foresaw" in line for line in lines.lines)
 
 
 def test_a_lost_registration_is_said(lines: Lines) -> None:

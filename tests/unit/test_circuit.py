@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import pickle
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from circuit_folders import SETTINGS, write_circuit
-from omron_miner.circuit import (
-    REQUIRED_FILES,
-    Circuit,
-    CircuitType,
-    check_files,
-    example_inputs,
-    load_circuit,
-    load_without_key,
-    read_input_file,
-    validate_inputs,
-    write_checksums,
-)
+from omron_miner.circuits.checksums import check_files, fingerprint, write_checksums
+from omron_miner.circuits.circuit import REQUIRED_FILES, Circuit, CircuitType
+from omron_miner.circuits.inputs import example_inputs, read_input_file, validate_inputs
+from omron_miner.circuits.load import check_compiled_version, load_circuit, load_without_key, version_mark
 from omron_miner.errors import CircuitError, InputError
 
 if TYPE_CHECKING:
@@ -52,7 +46,7 @@ def test_a_circuit_travels_to_a_worker(circuit: Circuit) -> None:
 
 
 def test_loading_circuits_does_not_load_ezkl(tmp_path: Path) -> None:
-    script = "import sys, pathlib; from omron_miner.circuit import load_circuit; " \
+    script = "import sys, pathlib; from omron_miner.circuits.load import load_circuit; " \
         "load_circuit(pathlib.Path(sys.argv[1])); sys.exit('ezkl' in sys.modules)"  # fmt: skip
     subprocess.run([sys.executable, "-c", script, str(write_circuit(tmp_path))], check=True)
 
@@ -149,6 +143,19 @@ def test_a_truncated_key_is_noticed_when_checksums_are_recorded(tmp_path: Path) 
         load_circuit(directory)
 
 
+def test_checksums_are_recorded_in_one_step_while_the_circuit_serves(tmp_path: Path) -> None:
+    directory = write_circuit(tmp_path)
+    write_checksums(directory)
+    before = (directory / "checksums.json").stat().st_ino
+    half_written = directory / ".checksums.json.abc.tmp"
+    half_written.touch()
+    seen = fingerprint(directory)
+    half_written.unlink()
+    assert fingerprint(directory) == seen
+    write_checksums(directory)
+    assert (directory / "checksums.json").stat().st_ino != before
+
+
 def test_a_changed_file_of_the_same_size_is_noticed(tmp_path: Path) -> None:
     directory = write_circuit(tmp_path)
     assert check_files(directory) is False
@@ -194,6 +201,25 @@ def test_inputs_keep_their_order_and_a_lone_number_is_a_list_of_one(tmp_path: Pa
 def test_inputs_that_cannot_be_proved_are_refused(circuit: Circuit, inputs: Any, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         validate_inputs(circuit, inputs)
+
+
+class _Unprintable(str):
+    """A name that must not be formatted."""
+
+    def __repr__(self) -> str:
+        raise AssertionError("formatted without need")
+
+
+def test_values_are_counted_before_they_are_looked_at_and_labels_made_only_for_errors(tmp_path: Path) -> None:
+    shapes: dict[str, Any] = {
+        "model_instance_shapes": [[2], [1], [1]],
+        "model_input_scales": [7, 7],
+        "input_types": ["F32", "F32"],
+    }
+    circuit = load_circuit(write_circuit(tmp_path, **shapes))
+    with pytest.raises(InputError, match=r"input 'y' has 3 value\(s\)"):
+        validate_inputs(circuit, {"x": [math.nan, 0], "y": [math.nan] * 3})
+    assert validate_inputs(circuit, {_Unprintable("x"): [1, 2], _Unprintable("y"): 3}) == [[1, 2], [3]]
 
 
 def test_a_bool_input_takes_only_truth_values(tmp_path: Path) -> None:
@@ -242,3 +268,45 @@ def test_an_input_file_that_is_not_an_object_is_refused(tmp_path: Path, text: st
         read_input_file(path)
     with pytest.raises(InputError, match="cannot read"):
         read_input_file(tmp_path / "absent.json")
+
+
+# --- files that others change
+
+
+def test_a_compiled_model_is_searched_across_the_pieces_it_is_read_in(tmp_path: Path) -> None:
+    compiled, mark = tmp_path / "model.compiled", version_mark("22.0.1")
+    for after in (0, 1, (1 << 20) - len(mark), (1 << 20) - 5, (1 << 20) - 1, 1 << 20, (2 << 20) + 3):
+        compiled.write_bytes(b"x" * 100 + mark + b"x" * after)
+        check_compiled_version(tmp_path, "22.0.1")
+        with pytest.raises(CircuitError, match="not made by EZKL 23"):
+            check_compiled_version(tmp_path, "23.0.5")
+
+
+_READS_WHILE_OTHERS_WRITE = """
+import pathlib, sys, time
+from omron_miner.circuits.load import check_compiled_version
+from omron_miner.errors import CircuitError
+print("ready", flush=True)
+until = time.monotonic() + 1.0
+while time.monotonic() < until:
+    try:
+        check_compiled_version(pathlib.Path(sys.argv[1]), "22.0.1")
+    except CircuitError:
+        pass
+print("alive")
+"""
+
+
+def test_a_file_truncated_while_it_is_read_does_not_end_the_process(tmp_path: Path) -> None:
+    compiled = tmp_path / "model.compiled"
+    compiled.touch()
+    os.truncate(compiled, 32 << 20)
+    command = [sys.executable, "-c", _READS_WHILE_OTHERS_WRITE, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout
+        assert reader.stdout.readline() == "ready\n"
+        while reader.poll() is None:
+            os.truncate(compiled, 1)
+            os.truncate(compiled, 32 << 20)
+            time.sleep(0.001)
+        assert (reader.returncode, reader.stdout.read()) == (0, "alive\n")

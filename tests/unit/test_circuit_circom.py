@@ -11,18 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from omron_miner.circuit import (
-    CIRCOM_FILES,
-    Circuit,
-    check_files,
-    example_inputs,
-    load_circuit,
-    validate_inputs,
-    write_checksums,
-)
-from omron_miner.circuit_circom import FIELD_MODULUS, CircomSettings, outputs, validators_signals, weights_example
-from omron_miner.circuit_circom import validate_inputs as circom_inputs
+from omron_miner.circuits.checksums import check_files, write_checksums
+from omron_miner.circuits.circom import FIELD_MODULUS, CircomSettings, outputs, validators_signals, weights_example
+from omron_miner.circuits.circom import validate_inputs as circom_inputs
+from omron_miner.circuits.circuit import CIRCOM_FILES, Circuit
+from omron_miner.circuits.inputs import example_inputs, validate_inputs
+from omron_miner.circuits.load import load_circuit
 from omron_miner.errors import CircuitError, InputError
+from test_outside import ODD, only_messages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,7 +105,8 @@ def test_a_circuit_is_loaded_with_what_its_files_say(circuit: Circuit) -> None:
 
 def test_loading_needs_no_native_code(folder: Path) -> None:
     script = (
-        "import sys, pathlib; from omron_miner.circuit import load_circuit; load_circuit(pathlib.Path(sys.argv[1])); "
+        "import sys, pathlib; from omron_miner.circuits.load import load_circuit\n"
+        "load_circuit(pathlib.Path(sys.argv[1]))\n"
         "sys.exit(bool({'ezkl', 'groth16py', 'wasmtime'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", script, str(folder)], check=False).returncode == 0
@@ -217,6 +214,11 @@ def test_another_number_of_values_is_refused(circuit: Circuit, given: Any) -> No
         validate_inputs(circuit, given)
 
 
+def test_values_are_counted_before_any_is_looked_at(circuit: Circuit) -> None:
+    with pytest.raises(InputError, match=r"input 'lists' has 3 value\(s\)"):
+        validate_inputs(circuit, {"scaling": [None], "lists": [[math.nan, 0], 0.5]})
+
+
 def test_inputs_must_have_names_and_bounded_depth(circuit: Circuit) -> None:
     deep: Any = 1
     for _ in range(40):
@@ -256,3 +258,10 @@ def test_a_proof_of_weights_is_tried_with_what_validators_make_up() -> None:
     assert list(example) == [*lists, "scaling"], "inputs only"
     assert circom_inputs("weights", settings, example)["verified"] == [0, 1, 1]
     assert weights_example(dataclasses.replace(settings, order=(*order[:-1], "unheard_of"))) is None
+
+
+@pytest.mark.parametrize("name", [*CIRCOM_FILES, "input.json", "checksums.json"])
+def test_a_folder_with_a_file_of_anything_is_refused_or_loaded(folder: Path, name: str) -> None:
+    for content in ODD:
+        (folder / name).write_bytes(content)
+        only_messages(lambda: load_circuit(folder))

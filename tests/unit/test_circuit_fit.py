@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from omron_miner.circuit_fit import check_fit, pk_estimate_bytes
+from omron_miner.circuits.fit import check_fit, pk_estimate_bytes
+from omron_miner.circuits.run_args import RunArgs
 from omron_miner.errors import CircuitError
-from omron_miner.run_args import RunArgs
 
 MB = 1_000_000
 PLENTY = 1 << 40
@@ -66,7 +66,7 @@ def test_what_exceeds_memory_or_disk_is_refused_before_it_is_killed_for_it() -> 
     huge = {**DEMO, "num_rows": 24_343_506}  # the stock age model
     with pytest.raises(CircuitError, match=r"does not fit this host: 24343506 rows .* memory is 24\.0 GiB"):
         check_fit("age", RUN_ARGS, huge, 24 << 30, PLENTY)
-    with pytest.raises(CircuitError, match=r"does not fit the disk: .* free are 0\.1 GiB"):
+    with pytest.raises(CircuitError, match=r"does not fit the disk: .* free are 95\.4 MiB"):
         check_fit("demo", RUN_ARGS, DEMO, PLENTY, 100 * MB)
 
 

@@ -10,11 +10,13 @@ from typing import Any, cast
 
 import pytest
 
-from omron_miner import circuit_needs, miner_session
-from omron_miner.circuit import Circuit, ProofSystem
-from test_preflight import preflight
+from omron_miner.circuits import needs as circuit_needs
+from omron_miner.circuits.circuit import Circuit, ProofSystem
+from omron_miner.host import Memory
+from omron_miner.serving.start import warn_of_memory
+from omron_preflight.circuits import needs_problems
 
-NUMBERS: dict[str, Any] = json.loads((Path(circuit_needs.__file__).parent / "circuit_needs.json").read_text())
+NUMBERS: dict[str, Any] = json.loads((Path(circuit_needs.__file__).parent / "needs.json").read_text())
 MB = 1_000_000
 
 MEASURED = [
@@ -55,18 +57,20 @@ def test_a_misfit_is_told_with_what_is_needed_and_what_is_there() -> None:
     needed = circuit_needs.needs(5000 * MB, 17, 0)
     assert circuit_needs.misfit("x", needed, 32_000 * MB) is None
     assert circuit_needs.misfit("x", needed, 16_000 * MB) == (
-        "x may need about 7.6 to 20.1 GB to prove, this host has 16.0"
+        "x may need about 7.0 GiB to 18.7 GiB to prove, this host has 14.9 GiB"
     )
-    assert circuit_needs.misfit("x", needed, 4_000 * MB) == "x needs about 7.6 to 20.1 GB to prove, this host has 4.0"
+    assert (
+        circuit_needs.misfit("x", needed, 4_000 * MB)
+        == "x needs about 7.0 GiB to 18.7 GiB to prove, this host has 3.7 GiB"
+    )
     assert circuit_needs.at_a_time(needed, 41_000 * MB) == 2
 
 
 @pytest.mark.parametrize(("memory", "lines"), [(64_000, 0), (16_000, 1), (4_000, 1)])
 def test_the_miner_says_at_start_which_circuit_does_not_fit(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, memory: int, lines: int
+    caplog: pytest.LogCaptureFixture, memory: int, lines: int
 ) -> None:
-    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=memory * MB))
-    miner_session._warn_of_memory(circuit(5000 * MB), logging.getLogger())
+    warn_of_memory(circuit(5000 * MB), logging.getLogger(), Memory(memory * MB, 0))
     assert len(caplog.records) == lines
     assert all("demo v1" in record.getMessage() and "this host has" in record.getMessage() for record in caplog.records)
 
@@ -83,7 +87,7 @@ def test_preflight_refuses_exactly_below_the_packages_lower_bound(tmp_path: Path
     enough_mb = -(-needed.memory_low // 2**20)
 
     def problems(memory_mb: int, shm_bytes: int | None) -> list[str]:
-        found: list[str] = preflight.needs_problems(circuits, NUMBERS, memory_mb, shm_bytes)
+        found: list[str] = needs_problems(circuits, NUMBERS, memory_mb, shm_bytes)
         return found
 
     assert problems(enough_mb, needed.ram_disk) == []
@@ -97,7 +101,7 @@ def test_preflight_refuses_exactly_below_the_packages_lower_bound(tmp_path: Path
 @pytest.mark.parametrize("model", ["demo", "tiny"])
 def test_preflight_knows_the_built_in_models_as_long_as_they_are_built_as_measured(model: str) -> None:
     def problems(**more: Any) -> list[str]:
-        found: list[str] = preflight.needs_problems([{"name": "a", "model": model, **more}], NUMBERS, 1, None)
+        found: list[str] = needs_problems([{"name": "a", "model": model, **more}], NUMBERS, 1, None)
         return found
 
     assert len(problems()) == 1
@@ -107,4 +111,4 @@ def test_preflight_knows_the_built_in_models_as_long_as_they_are_built_as_measur
 
 def test_preflight_leaves_other_models_and_broken_lists_to_others() -> None:
     for circuits in (None, "demo", [None, 3, {"model": ["demo"]}, {"folder": 1}, {"name": "a", "model": "/a.onnx"}]):
-        assert preflight.needs_problems(circuits, NUMBERS, 1, 1) == []
+        assert needs_problems(circuits, NUMBERS, 1, 1) == []

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from circuit_folders import write_circuit
-from omron_miner import circuit_store
-from omron_miner.circuit import load_circuit
-from omron_miner.circuit_store import CircuitStore
-from omron_miner.constants import Circuits
+from circuit_folders import write_circuit, write_srs
+from omron_miner.circuits import circuit_store
+from omron_miner.circuits.circuit_store import CircuitStore
+from omron_miner.circuits.load import load_circuit
+from omron_miner.constants import Axon, Circuits, Constants, Network
 from omron_miner.errors import CircuitError
+from omron_miner.files import PARKED
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from omron_miner.circuit import Circuit
+    from omron_miner.circuits.circuit import Circuit
 
+Name = Literal["local", "test", "finney"]
 A, B, C = ("abc"[index] * 64 for index in range(3))
 
 
@@ -36,8 +38,13 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def store_of(directory: Path, size: int = 32, ignored: tuple[str, ...] = ()) -> CircuitStore:
-    return CircuitStore(Circuits(directory=directory, cache_size=size, ignored=ignored))
+def store_of(directory: Path, size: int = 32, ignored: tuple[str, ...] = (), network: Name = "local") -> CircuitStore:
+    """A store of the circuits in `directory`, whose SRS is there and trusted."""
+    srs = directory / "srs"
+    write_srs(srs)
+    circuits = Circuits(directory=directory, srs_directory=srs, ignored=ignored)
+    constants = Constants(network=Network(name=network), axon=Axon(external_ip="203.0.113.7"), circuits=circuits)
+    return CircuitStore(constants, size)
 
 
 def test_a_circuit_is_read_once(tmp_path: Path, read: list[str]) -> None:
@@ -66,6 +73,81 @@ def test_the_least_recently_used_circuit_is_forgotten(tmp_path: Path, read: list
     for circuit_id in (A, B, A, C, A, B):
         store.get(circuit_id)
     assert read == [A, B, C, B]
+
+
+def test_a_refused_circuit_is_read_once_too(tmp_path: Path, read: list[str]) -> None:
+    (write_circuit(tmp_path) / "vk.key").write_bytes(b"")
+    store = store_of(tmp_path)
+    for _ in range(3):
+        with pytest.raises(CircuitError, match=r"vk\.key is not a verification key"):
+            store.get(A)
+    assert read == [A]
+
+
+def test_a_circuit_that_cannot_be_read_is_refused_until_it_can_be(tmp_path: Path) -> None:
+    write_circuit(tmp_path, "b")
+    settings = write_circuit(tmp_path) / "settings.json"
+    store, content = store_of(tmp_path), settings.read_bytes()
+    settings.unlink()
+    settings.mkdir()
+    assert store.ids() == [B]
+    settings.rmdir()
+    settings.write_bytes(b"[" * 100_000)
+    assert "nested too deep" in store.refused()[f"model_{A}"]
+    settings.write_bytes(content)
+    assert store.ids() == [A, B]
+
+
+# --- the SRS
+
+
+def spoil(srs: Path, how: str) -> None:
+    if how == "missing":
+        srs.unlink()
+    elif how == "for tests only":
+        write_srs(srs.parent, trusted=False)
+    elif how == "of unknown origin":
+        srs.with_name(f"{srs.name}.json").unlink()
+    else:
+        srs.write_bytes(b"cut off")
+
+
+@pytest.mark.parametrize("network", ["test", "finney"])
+@pytest.mark.parametrize("how", ["missing", "for tests only", "of unknown origin", "cut off"])
+def test_nobody_gets_a_circuit_whose_srs_a_real_network_does_not_take(tmp_path: Path, network: Name, how: str) -> None:
+    write_circuit(tmp_path)
+    store = store_of(tmp_path, network=network)
+    assert store.get(A).id == A
+    spoil(tmp_path / "srs/kzg11.srs", how)
+    for ask, named in ((store.get, A), (store.find, A), (store.find, "sample")):
+        with pytest.raises(CircuitError):
+            ask(named)
+    assert (store.ids(), store.usable()) == ([], [])
+    assert "kzg11.srs" in store.refused()[f"model_{A}"]
+    assert [circuit.id for circuit in store.whole()] == [A]
+    assert store.find("sample", srs_to_come=True).id == A, "a caller that installs the SRS finds it"
+    write_srs(tmp_path / "srs")
+    assert store.get(A).id == A, "no restart is needed"
+
+
+def test_the_local_network_takes_a_generated_srs_but_not_a_missing_one(tmp_path: Path) -> None:
+    write_circuit(tmp_path)
+    store = store_of(tmp_path)
+    spoil(tmp_path / "srs/kzg11.srs", "for tests only")
+    assert store.ids() == [A]
+    spoil(tmp_path / "srs/kzg11.srs", "missing")
+    assert store.ids() == []
+
+
+def test_looking_at_the_srs_opens_the_circuit_no_second_time(tmp_path: Path, read: list[str]) -> None:
+    write_circuit(tmp_path)
+    store = store_of(tmp_path, network="finney")
+    spoil(tmp_path / "srs/kzg11.srs", "missing")
+    for _ in range(3):
+        assert store.ids() == []
+    write_srs(tmp_path / "srs")
+    assert store.ids() == [A]
+    assert read == [A]
 
 
 def test_clear_forgets_everything(tmp_path: Path, read: list[str]) -> None:
@@ -147,3 +229,10 @@ def test_many_threads_get_the_same_circuits(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+def test_a_circuit_that_made_way_for_one_that_never_came_is_put_back(tmp_path: Path) -> None:
+    parked = write_circuit(tmp_path)
+    parked.rename(tmp_path / f"{PARKED}{parked.name}")
+    (tmp_path / circuit_store.LOCK).touch()
+    assert store_of(tmp_path).ids() == [A]

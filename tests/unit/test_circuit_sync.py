@@ -12,8 +12,10 @@ import pytest
 from building import constants_below
 from circuit_folders import VK, write_circuit
 from file_server import Handler, partial, serving, status
-from omron_miner.circuit_build import Source
-from omron_miner.circuit_sync import SyncReport, rules_of, sync, to_text
+from omron_miner.building.build import Source
+from omron_miner.building.sync import SyncReport, rules_of, sync, to_text
+from omron_miner.circuits.checksums import write_checksums
+from omron_miner.circuits.srs import srs_path
 from omron_miner.constants import Circuits
 from omron_miner.errors import CircuitError
 
@@ -30,7 +32,10 @@ A, B = "a" * 64, "b" * 64
 @pytest.fixture
 def constants(tmp_path: Path) -> Constants:
     plain = constants_below(tmp_path)
-    allowed = {"download_plain_http": True, "download_tries": 1, "download_stall_seconds": 5.0}
+    allowed = {
+        "download_hosts": ("127.0.0.1",),
+        "download_plain_http": True,
+    }
     return plain.model_copy(update={"circuits": plain.circuits.model_copy(update=allowed)})
 
 
@@ -129,6 +134,16 @@ def test_a_circuit_is_found_by_its_name_and_a_missing_one_is_named(constants: Co
         sync(constants, ("absent",), Source())
 
 
+def test_a_circuit_that_is_here_is_refused_where_its_srs_may_not_be_used(constants: Constants) -> None:
+    write_checksums(write_circuit(constants.circuits.directory))
+    real = constants.model_copy(update={"network": constants.network.model_copy(update={"name": "finney"})})
+    srs = srs_path(real.circuits.srs_directory, 11)
+    srs.parent.mkdir(parents=True)
+    srs.write_bytes((11).to_bytes(4, "little") + bytes(256 + (128 << 11)))
+    assert sync(constants, (), Source()).refused == {}
+    assert "never compared with a checksum" in refusal(real)
+
+
 def test_two_syncs_of_one_circuit_do_not_meet(constants: Constants) -> None:
     asked, go = threading.Event(), threading.Event()
 
@@ -165,10 +180,9 @@ def test_root_leaves_no_files_that_the_miner_cannot_touch(constants: Constants, 
 
 def test_every_limit_is_the_operators() -> None:
     circuits = Circuits(
-        download_hosts=("storage.example",), download_plain_http=True, download_seconds=1.0, download_stall_seconds=2.0,
-        download_tries=3, download_max_bytes=4, download_keep_free_bytes=5,
+        download_hosts=("storage.example",), download_plain_http=True, download_seconds=1.0,
+        download_max_bytes=4,
     )  # fmt: skip
     rules = rules_of(circuits)
     assert (rules.hosts, rules.plain_http) == (("storage.example",), True)
-    limits = (rules.total_seconds, rules.stall_seconds, rules.tries, rules.max_bytes, rules.keep_free_bytes)
-    assert limits == (1.0, 2.0, 3, 4, 5)
+    assert (rules.total_seconds, rules.max_bytes) == (1.0, 4)

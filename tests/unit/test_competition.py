@@ -13,9 +13,9 @@ import pytest
 from bittensor_wallet import Keypair
 
 from competition_samples import FakeChain, write_circuit
-from omron_miner import competition as module
-from omron_miner.competition import NO_URLS, NOT_COMMITTED, NOTHING_PREPARED, CompetitionWatch
-from omron_miner.competition_status import read_status, to_text
+from omron_miner.competition import watch as module
+from omron_miner.competition.status import read_status, to_text
+from omron_miner.competition.watch import NO_URLS, NOT_COMMITTED, NOTHING_PREPARED, CompetitionWatch
 from omron_miner.constants import Competition
 from omron_miner.errors import OmronError
 from s3_server import SECRET_KEY, S3Server, s3_server
@@ -43,7 +43,6 @@ class Scene:
             bucket=server.bucket,
             credentials_file=credentials,
             status_file=directory / "competition.json",
-            check_seconds=0.05,
             settle_seconds=0.2,
             recheck_seconds=0.2,
         )
@@ -169,7 +168,7 @@ def test_a_commitment_that_something_else_replaced_is_made_again(scene: Scene) -
     scene.watch.start()
     scene.wait_for(lambda: scene.offers(content))
     scene.watch._next_check = 0.0  # not in a minute, as after a commitment
-    scene.chain.committed = None  # as the reset of bonds leaves it
+    scene.chain.committed = None  # as another program that commits for the hotkey leaves it
     scene.wait_for(lambda: len(scene.chain.commits) == 2)
     scene.wait_for(lambda: scene.offers(content))
 
@@ -225,7 +224,7 @@ def test_credentials_may_come_late_and_be_replaced(scene: Scene) -> None:
     scene.wait_for(lambda: scene.offers(content))
 
 
-def test_urls_are_made_anew_before_they_expire_even_while_the_chain_hangs(
+def test_urls_are_renewed_before_they_expire_even_while_the_chain_hangs(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "WRITE_SECONDS", 0.1)
@@ -246,7 +245,7 @@ def test_an_expired_url_is_never_given(scene: Scene, monkeypatch: pytest.MonkeyP
     scene.watch.start()
     scene.wait_for(lambda: scene.offers(content))
     later = time.time() + 3601
-    monkeypatch.setattr("omron_miner.competition.time.time", lambda: later)
+    monkeypatch.setattr("omron_miner.competition.watch.time.time", lambda: later)
     assert scene.watch.answer().error == NO_URLS
 
 
@@ -272,6 +271,6 @@ def test_status_and_log_tell_all_but_secrets(scene: Scene, caplog: pytest.LogCap
     assert SECRET_KEY not in told + caplog.text
     stale = status.written + 3600
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("omron_miner.competition_status.time.time", lambda: stale)
+        patch.setattr("omron_miner.competition.status.time.time", lambda: stale)
         with pytest.raises(OmronError, match="no miner keeps it up to date"):
             read_status(scene.competition)

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from competition_samples import VERSION, write_circuit
-from omron_miner.circuit import version_mark
-from omron_miner.competition_circuit import (
+from omron_miner.circuits.load import version_mark
+from omron_miner.competition.files import (
     LARGEST_BYTES,
     CompetitionError,
     at_rest_seconds,
     fingerprint,
     read_circuit,
 )
+from omron_miner.files import sha256
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,8 +45,7 @@ def test_a_large_model_is_read_in_little_memory_and_its_mark_found_across_pieces
         assert tracemalloc.get_traced_memory()[1] < 12 << 20
     finally:
         tracemalloc.stop()
-    with (tmp_path / "model.compiled").open("rb") as file:
-        assert circuit.digest == hashlib.file_digest(file, "sha256").hexdigest()
+    assert circuit.digest == sha256(tmp_path / "model.compiled")
 
 
 def test_half_a_model_or_one_of_another_compilation_is_refused(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_settings_that_are_not_ezkls_are_refused(tmp_path: Path, text: str) -> N
 def test_a_model_larger_than_validators_take_is_refused_unread(tmp_path: Path) -> None:
     write_circuit(tmp_path)
     os.truncate(tmp_path / "model.compiled", LARGEST_BYTES + 1)  # holes: it takes no room on the disk
-    with pytest.raises(CompetitionError, match=r"has 50\.0 GB"):
+    with pytest.raises(CompetitionError, match=r"has 46\.6 GiB"):
         read_circuit(tmp_path)
 
 

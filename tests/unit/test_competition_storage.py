@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from omron_miner import competition_storage
-from omron_miner.competition_storage import (
+from omron_miner.competition import storage as competition_storage
+from omron_miner.competition.storage import (
     Credentials,
     Storage,
     StorageError,
@@ -75,7 +75,8 @@ def test_what_was_put_is_held_and_fetched_by_its_url_alone(server: S3Server) -> 
 
 @pytest.mark.slow
 def test_a_url_has_an_end(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    storage = storage_at(server, url_seconds=600)
+    monkeypatch.setattr("omron_miner.competition.storage.URL_SECONDS", 600)
+    storage = storage_at(server)
     put(storage, "cd/model.compiled", b"a circuit")
     url = storage.url("cd/model.compiled")
     now = time.time

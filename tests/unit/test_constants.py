@@ -50,6 +50,11 @@ def test_values_of_every_type_are_taken() -> None:
         ("[deadlines]\ncircuit_timeout_seconds = inf", "deadlines.circuit_timeout_seconds"),
         ("[deadlines]\ncircuit_timeout_seconds = nan", "deadlines.circuit_timeout_seconds"),
         ("[deadlines]\ncircuit_timeout_seconds = 5\nexternal_queue_seconds = 5", "external_queue_seconds"),
+        ('[provers]\ntls = false\nbind_ip = "10.0.0.1"', "provers.tls must be true"),
+        ('[provers]\ntls = false\nscheduler_host = "miner.example"', "provers.tls must be true"),
+        ('[provers]\nbind_ip = "0.0.0.0"', "provers.bind_ip must be one address"),
+        ('[provers]\nbind_ip = "miner"', "provers.bind_ip must be an IP address"),
+        ("[provers]\nlost_seconds = 0.5", "provers.heartbeat_seconds must be below provers.lost_seconds"),
         ("[prover]\nworkers = 1.5", "prover.workers"),
         ('[network]\nname = "main"', "network.name"),
         ('[network]\nlocal_validator_hotkeys = ["0x12"]', "network.local_validator_hotkeys.0"),
@@ -107,3 +112,39 @@ def test_a_missing_or_binary_file_is_an_error_that_names_it(tmp_path: Path, cont
 def test_constants_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Constants().axon.port = 1  # type: ignore[misc]
+
+
+REAL = '[network]\nname = "finney"\n[axon]\nexternal_ip = "203.0.113.7"\n'
+STORAGE = '[competition]\nenabled = true\nendpoint = "https://s3.example"\nbucket = "circuits"\n'
+A = "a" * 64
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("[deadlines]\nstop_seconds = 3.0", "stop_seconds must be below deadlines.kill_seconds"),
+        ("[deadlines]\nkill_seconds = 2.0", "stop_seconds must be below deadlines.kill_seconds"),
+        ("[circuits]\ndownload_seconds = 20", "download_seconds must be at least 30"),
+        ("[network]\nmetagraph_sync_seconds = 700_000", "every copy would be too old"),
+        ("[monitor]\nwindow_seconds = 300_000", "monitor.window_seconds must not be longer"),
+        ("[monitor]\nalert_window_seconds = 300_000", "monitor.alert_window_seconds must not be longer"),
+        ("[monitor]\nkeep_minutes_days = 31\nkeep_hours_days = 8", "keep_minutes_days must not be longer"),
+        ('[sessions]\ndirectory = "/x"\nfallback_directory = "/x"', "are both /x"),
+        ('[circuits]\ndirectory = "/x"\nsrs_directory = "/x"', "circuits.directory and circuits.srs_directory"),
+        ('[wallet]\npath = "/x"\n[circuits]\nezkl_directory = "/x"', "circuits.ezkl_directory and wallet.path"),
+        ('[competition]\nstatus_file = "/x"\n[network]\ncopy_file = "/x"', "competition.status_file are both /x"),
+        ('[sessions]\ndirectory = "/var/lib/omron-miner"', "circuits.directory /var/lib/omron-miner/circuits is in"),
+        ('[log]\ndirectory = "/dev/shm/omron-miner"', "log.directory /dev/shm/omron-miner is in sessions.directory"),
+    ],
+)
+def test_settings_that_cannot_both_hold_are_refused(text: str, why: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_constants(text)
+    assert why in refused.value.message
+
+
+def test_each_of_them_alone_is_taken_and_all_that_is_wrong_is_told_at_once() -> None:
+    assert parse_constants(REAL + STORAGE).competition.enabled
+    assert parse_constants("[deadlines]\nstop_seconds = 8\nkill_seconds = 10").deadlines.stop_seconds == 8
+    with pytest.raises(ConfigError, match=r"external_ip.*stop_seconds"):
+        parse_constants('[network]\nname = "test"\n[deadlines]\nstop_seconds = 5')

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import shutil
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,11 +23,12 @@ from omron_miner.events import (
     RequestEvent,
     Timings,
     from_json,
+    log_problems,
     to_json,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 CIRCUIT = "age v0.1.0 using EZKL"
@@ -133,6 +138,106 @@ def test_a_line_left_half_written_by_a_killed_miner_does_not_swallow_the_next(lo
     half, whole = log.events.read_text().splitlines()
     assert from_json(half) is None
     assert from_json(whole) == request(request_id="next")
+
+
+def remove(log: Log) -> None:
+    shutil.rmtree(log.directory)
+
+
+def put_back(log: Log) -> None:
+    log.directory.mkdir()
+
+
+def block(log: Log) -> None:
+    """As a name that cannot be opened: rotated, and no file may be made in its place."""
+    for path in (log.events, log.miner_log):
+        path.unlink()
+        path.mkdir()
+
+
+def unblock(log: Log) -> None:
+    log.events.rmdir()
+    log.miner_log.rmdir()
+
+
+@pytest.mark.parametrize(("spoil", "mend"), [(remove, put_back), (block, unblock)])
+def test_a_log_that_cannot_be_written_is_said_once_and_taken_up_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[Log], None], mend: Callable[[Log], None]
+) -> None:
+    log = Log(directory=tmp_path / "log")
+    log.directory.mkdir()
+    event_log = EventLog(log)
+    spoil(log)
+    for _ in range(3):
+        event_log.life("worker_lost", "nobody may die of this")
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert all("cannot be written" in line for line in said)
+    mend(log)
+    event_log.life("started")
+    assert len(capsys.readouterr().err.splitlines()) == 2
+    event_log.close()
+    gap, started = map(from_json, log.events.read_text().splitlines())
+    assert isinstance(gap, LifeEvent)
+    assert (gap.what, gap.fields) == ("events_lost", {"lost": 3})
+    assert isinstance(started, LifeEvent)
+    assert "3 lines were lost" in lines_of(log)[0]
+
+
+def test_what_is_logged_while_a_rotated_log_cannot_be_made_again_goes_to_the_old_one(tmp_path: Path) -> None:
+    log = Log(directory=tmp_path)
+    event_log = EventLog(log)
+    log.events.rename(tmp_path / "events.jsonl.1")
+    log.events.mkdir()
+    event_log.life("started")
+    event_log.close()
+    assert from_json((tmp_path / "events.jsonl.1").read_text()) is not None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system takes root")
+def test_a_full_disk_costs_the_events_that_do_not_fit_and_no_other(tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path], check=True)
+    try:
+        log = Log(directory=tmp_path)
+        event_log = EventLog(log)
+        filler = tmp_path / "filler"
+        event_log.request(request(detail="x" * 900))
+        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+        for _ in range(8):  # the last page takes some, one of them in part
+            event_log.request(request(detail="x" * 900))
+        assert log_problems(log) == [f"{tmp_path} has no space left"]
+        filler.unlink()
+        event_log.request(request(request_id="after"))
+        event_log.close()
+        *kept, gap, after = [event for event in map(from_json, log.events.read_text().splitlines()) if event]
+        assert isinstance(gap, LifeEvent)
+        assert gap.fields["lost"] == 9 - len(kept)
+        assert after == request(request_id="after")
+    finally:
+        subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
+def test_a_patient_log_is_opened_when_it_can_be(tmp_path: Path) -> None:
+    log = Log(directory=tmp_path / "later")
+    event_log = EventLog(log, patient=True)
+    event_log.life("worker_lost")
+    log.directory.mkdir()
+    event_log.life("started")
+    event_log.close()
+    assert "started" in lines_of(log)[-1]
+
+
+def test_the_files_tell_whether_the_miner_can_write_them(tmp_path: Path) -> None:
+    log = Log(directory=tmp_path / "log")
+    assert log_problems(log) == [f"{tmp_path / 'log'} cannot be used: No such file or directory"]
+    log.directory.mkdir()
+    assert log_problems(log) == []
+    log.events.touch(mode=0o400)
+    assert log_problems(log) == ["events.jsonl cannot be written by the directory's owner"]
+    log.directory.chmod(0o500)
+    assert len(log_problems(log)) == 2
 
 
 def test_a_log_directory_that_is_missing_is_an_error_at_once(tmp_path: Path) -> None:

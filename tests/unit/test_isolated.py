@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,20 +15,25 @@ import pytest
 
 import isolated_work as work
 from omron_miner.errors import CircuitError
-from omron_miner.isolated import ProcessLostError, run
+from omron_miner.proving.isolated import Child, ProcessLostError, run
 
 
 def test_the_answer_comes_from_another_process_with_its_own_environment() -> None:
-    pid, ezkl = run(work.where, environment={"EZKL_REPO_PATH": "/somewhere"})
+    pid, ezkl = run(work.where, ezkl_directory=Path("/somewhere"))
     assert pid != os.getpid()
     assert ezkl == "/somewhere"
     assert os.environ.get("EZKL_REPO_PATH") != "/somewhere"
 
 
-def test_what_it_says_arrives_in_order() -> None:
-    heard: list[str] = []
-    assert run(work.count, 3, say=heard.append) == 3
-    assert heard == ["0", "1", "2"]
+def test_what_it_sends_arrives_in_order() -> None:
+    received: list[str] = []
+    assert run(work.count, 3, receive=received.append) == 3
+    assert received == ["0", "1", "2"]
+
+
+def test_its_progress_is_ours(progress: list[str]) -> None:
+    run(work.say_and_count)
+    assert progress == ["a line", "step 2 of 8", "step 4 of 8", "step 6 of 8", "step 8 of 8"]
 
 
 def test_our_errors_arrive_whole() -> None:
@@ -47,9 +53,90 @@ def test_an_abort_becomes_a_message_with_its_last_words() -> None:
     assert caught.value.signal_number == signal.SIGABRT
 
 
-def test_a_kill_is_put_down_to_memory() -> None:
-    with pytest.raises(ProcessLostError, match="most likely for lack of memory"):
+def test_a_kill_from_outside_is_not_put_down_to_memory_nor_to_the_file() -> None:
+    with pytest.raises(ProcessLostError, match="was killed") as caught:
         run(work.be_killed)
+    assert caught.value.host_fault
+    assert caught.value.started
+    assert "most likely for lack of memory" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("wanted", "hint"), [(1 << 62, "is broken"), (1 << 20, "memory is short")])
+def test_memory_that_could_not_be_had_is_told_from_a_file_that_asks_for_the_impossible(wanted: int, hint: str) -> None:
+    with pytest.raises(ProcessLostError, match=hint) as caught:
+        run(work.abort, f"memory allocation of {wanted} bytes failed")
+    assert caught.value.host_fault == (hint == "memory is short")
+
+
+def test_a_scripts_own_functions_can_be_run(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from omron_miner.proving.isolated import run\ndef f(): return 7\nif __name__ == '__main__': print(run(f))"
+    )
+    assert subprocess.run([sys.executable, script], capture_output=True, text=True, check=False).stdout == "7\n"
+
+
+def test_functions_run_where_the_command_was_run_so_that_relative_paths_hold(tmp_path: Path) -> None:
+    done = _python(tmp_path, "import os; from omron_miner.proving.isolated import run; print(run(os.getcwd))")
+    assert done.stdout.strip() == str(tmp_path)
+
+
+def test_a_folder_that_is_gone_does_not_matter(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    script = "import os; os.rmdir(os.getcwd()); from omron_miner.proving.isolated import run; print(run(os.getpid) > 0)"
+    done = _python(tmp_path / "gone", script)
+    assert (done.stdout.strip(), done.stderr) == ("True", "")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be put where it may not be")
+def test_a_folder_that_the_user_may_not_enter_does_not_matter(tmp_path: Path) -> None:
+    """As ``cd /root; sudo -u omron omron-miner …``: our working directory, but no child of ours may enter it."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    os.chown(closed, 65534, 65534)
+    script = "import os; from omron_miner.proving.isolated import run; print(run(os.getcwd))"
+    done = _python(closed, script, "setpriv", "--bounding-set=-dac_override,-dac_read_search")
+    assert (done.stdout.strip(), done.stderr) == ("/", "")
+
+
+def test_a_process_that_dies_while_it_starts_is_noticed_at_once_and_blames_no_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")
+    with pytest.raises(ProcessLostError, match=r"ended while it started .*; its last words: ") as caught:
+        run(os.getpid)
+    assert caught.value.host_fault
+    assert not caught.value.started
+    assert "broken" not in str(caught.value)
+
+
+def test_a_host_that_lets_no_process_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(ProcessLostError, match=r"no process can be started: .*/nowhere/python") as caught:
+        run(os.getpid)
+    assert caught.value.host_fault
+    assert not caught.value.started
+
+
+def test_a_child_is_called_again_and_again_and_killed_from_another_thread() -> None:
+    with Child() as child:
+        assert child.call(os.getpid) == child.call(os.getpid) == child.pid
+        threading.Timer(0.1, child.kill).start()
+        with pytest.raises(ProcessLostError, match="was killed"):
+            child.call(time.sleep, 60.0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a RAM disk takes root")
+def test_a_full_ram_disk_does_not_matter(tmp_path: Path) -> None:
+    """multiprocessing's semaphores live there; none is made."""
+    script = "import os; from omron_miner.proving.isolated import run; print(run(os.getpid) > 0)"
+    done = _python(tmp_path, script, *work.FULL_SHM)
+    assert (done.stdout.strip(), done.stderr) == ("True", "")
+
+
+def _python(directory: Path, script: str, *wrapper: str) -> subprocess.CompletedProcess[str]:
+    command = [*wrapper, sys.executable, "-c", script]
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False, timeout=60)
 
 
 @pytest.mark.slow
@@ -61,7 +148,7 @@ def test_a_process_that_hangs_is_ended_and_one_that_works_is_not() -> None:
 
 @pytest.mark.slow
 def test_nothing_keeps_running_when_the_command_is_killed(tmp_path: Path) -> None:
-    script = "import sys, isolated_work; from omron_miner.isolated import run; " \
+    script = "import sys, isolated_work; from omron_miner.proving.isolated import run; " \
         "run(isolated_work.report_pid_and_hang, sys.argv[1])"  # fmt: skip
     path = tmp_path / "pid"
     command = subprocess.Popen([sys.executable, "-c", script, str(path)], cwd=Path(__file__).parent)
@@ -72,6 +159,43 @@ def test_nothing_keeps_running_when_the_command_is_killed(tmp_path: Path) -> Non
         command.wait()
     _, alive = psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=5)
     assert alive == []
+
+
+PROVING = """
+import pathlib, sys
+import isolated_work
+from omron_miner.cli.common import exit_at_sigterm
+from omron_miner.constants import Sessions
+from omron_miner.proving.isolated import run
+from omron_miner.proving.session_storage import SessionStorage
+
+if __name__ == "__main__":
+    exit_at_sigterm()
+    base = pathlib.Path(sys.argv[1])
+    sessions = Sessions(directory=base / "memory", fallback_directory=base / "disk", minimum_free_bytes=0)
+    storage = SessionStorage(sessions)
+    run(isolated_work.prove_for_ever, storage, sessions=storage)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_told_to_end_leaves_no_session_files(tmp_path: Path, how: signal.Signals) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(PROVING)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    command = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)], env=environment, stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: [signal.signal(one, signal.default_int_handler if one is signal.SIGINT else signal.SIG_DFL)
+                            for one in (signal.SIGINT, signal.SIGHUP)],
+    )  # fmt: skip
+    until = time.monotonic() + 20
+    while not list((tmp_path / "memory").glob("*/witness.json")):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    command.send_signal(how)
+    assert command.wait(20) != 0
+    assert list((tmp_path / "memory").iterdir()) == []
 
 
 def _wait_for(path: Path) -> str:

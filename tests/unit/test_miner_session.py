@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import Future
+from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from bittensor import Synapse
+from bittensor_wallet import Keypair
 
-from omron_miner.axon_server import ServedRequest
-from omron_miner.chain import LocalChain
-from omron_miner.constants import Access
-from omron_miner.miner_session import ConstantOutputs, _Refusals, refusal
-from omron_miner.protocol import ProofOfWeightsSynapse, QueryForCapacities, QueryZkProof, WireProofSystem
-from omron_miner.subnet_list import Validator
+from circuit_folders import write_circuit, write_srs
+from omron_miner.chain.chain import LocalChain
+from omron_miner.chain.subnet_list import Validator
+from omron_miner.circuits.circuit_store import CircuitStore
+from omron_miner.constants import Access, Axon, Circuits, Constants, Deadlines, Log, Network
+from omron_miner.errors import CircuitError
+from omron_miner.events import EventLog, FailureKind, Timings
+from omron_miner.proving.verified_model_session import ProofResult
+from omron_miner.serving import http_server
+from omron_miner.serving.admission import RefusalLines, refusal
+from omron_miner.serving.http_server import ServedRequest
+from omron_miner.serving.miner_session import MinerSession
+from omron_miner.serving.protocol import ProofOfWeightsSynapse, QueryForCapacities, QueryZkProof, WireProofSystem
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+    from pathlib import Path
 
 OWN, OTHER = "5Own", "5Other"
+A = "a" * 64
 
 
 def chain_with(stake: float, permit: bool) -> Any:
@@ -54,37 +72,9 @@ def test_the_permit_can_be_left_out_and_the_blacklist_switched_off() -> None:
     assert refusal(LocalChain(()), Access(blacklist=False), OWN, OTHER) is None
 
 
-def test_equal_outputs_for_different_inputs_are_constant() -> None:
-    outputs = ConstantOutputs()
-    assert not outputs.seen("c", {"x": [1]}, [0.5, 1.0])
-    assert outputs.seen("c", {"x": [2]}, [0.50005, 1.0])
-    assert not outputs.seen("c", {"x": [3]}, [0.502, 1.0])
-
-
-def test_equal_outputs_for_equal_inputs_say_nothing() -> None:
-    outputs = ConstantOutputs()
-    assert not outputs.seen("c", {"x": [1]}, [0.5])
-    assert not outputs.seen("c", {"x": [1]}, [0.5])
-    assert not outputs.seen("other", {"x": [2]}, [0.5])
-
-
-def test_circuits_without_public_outputs_are_not_constant() -> None:
-    outputs = ConstantOutputs()
-    assert not outputs.seen("c", {"x": [1]}, [])
-    assert not outputs.seen("c", {"x": [2]}, [])
-
-
-def test_only_the_last_used_circuits_are_remembered() -> None:
-    outputs = ConstantOutputs(circuits=2)
-    for name in ("a", "b", "c"):
-        outputs.seen(name, {"x": [1]}, [0.5])
-    assert not outputs.seen("a", {"x": [2]}, [0.5]), "a was forgotten"
-    assert outputs.seen("c", {"x": [2]}, [0.5])
-
-
 def test_refusals_cannot_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
     log = logging.getLogger("refusals")
-    refusals = _Refusals(log)
+    refusals = RefusalLines(log)
     with caplog.at_level(logging.WARNING, "refusals"):
         for status in [403] * 1000 + [401] * 1000:
             refusals.note(ServedRequest("/Q\n" * 100, hotkey="5\x1b[31m", status=status, refusal="no"))
@@ -114,6 +104,145 @@ def test_headers_are_those_the_sdk_makes(synapse: Any) -> None:
 
 @pytest.mark.slow
 def test_the_axons_side_of_the_wall_never_loads_ezkl() -> None:
-    program = "import sys, omron_miner.miner_session, omron_miner.query; print('ezkl' in sys.modules)"
+    program = "import sys, omron_miner.serving.start, omron_miner.serving.query; print('ezkl' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+# --- the circuit's gate
+
+
+class Pool:
+    """Notes what it is asked to prove, and does."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def submit(self, circuit_id: str, _rows: object, _deadline: float) -> Future[ProofResult]:
+        self.asked.append(circuit_id)
+        answer: Future[ProofResult] = Future()
+        answer.set_result(ProofResult(circuit_id, "", "proof", "[]", [], True, None, "", Timings(), 1))
+        return answer
+
+    def capacity(self) -> dict[str, int]:
+        return {"workers": 2}
+
+
+@contextmanager
+def session_of(place: Path, store: Any = None, network: Any = "finney", **deadlines: float) -> Iterator[MinerSession]:
+    """A session that listens nowhere, over the circuits in `place` and their SRS in ``srs``."""
+    constants = Constants(
+        network=Network(name=network),
+        axon=Axon(external_ip="203.0.113.7"),
+        deadlines=Deadlines(**{"external_queue_seconds": 0.1, **deadlines}),
+        circuits=Circuits(directory=place, srs_directory=place / "srs"),
+        log=Log(directory=place),
+    )
+    events = EventLog(constants.log)
+    wallet = SimpleNamespace(hotkey=Keypair.create_from_uri("//Alice"))
+    pool: Any = Pool()
+    yield MinerSession(constants, wallet, LocalChain(()), pool, store or CircuitStore(constants), events)
+    events.close()
+
+
+def served(handle: Callable[[], Awaitable[Any]]) -> tuple[Any, ServedRequest]:
+    """What the handler answers, and its request."""
+
+    async def run() -> Any:
+        http_server._current.set(request)
+        return await handle()
+
+    request = ServedRequest("/")
+    return asyncio.run(run()), request
+
+
+def asked_for(circuit_id: str, row: list[float]) -> QueryZkProof:
+    return QueryZkProof(query_input={"model_id": circuit_id, "public_inputs": {"x": row}})
+
+
+def test_a_circuit_whose_srs_is_for_tests_is_neither_proved_nor_offered_until_the_real_one_is_there(
+    tmp_path: Path,
+) -> None:
+    write_circuit(tmp_path)
+    write_srs(tmp_path / "srs", trusted=False)
+    with session_of(tmp_path) as session:
+        answer, request = served(lambda: session.query_zk_proof(asked_for(A, [1, 2, 3, 4])))
+        assert answer.query_output == "Circuit not found"
+        assert request.outcome.result.failure is FailureKind.UNKNOWN_CIRCUIT
+        assert "not a trusted SRS" in request.outcome.result.detail
+        assert served(lambda: session.query_for_capacities(QueryForCapacities()))[0].capacities == {}
+        assert session._pool.asked == []  # type: ignore[attr-defined]
+        write_srs(tmp_path / "srs")
+        served(lambda: session.query_zk_proof(asked_for(A, [1, 2, 3, 4])))
+        assert session._pool.asked == [A]  # type: ignore[attr-defined]
+        assert served(lambda: session.query_for_capacities(QueryForCapacities()))[0].capacities == {A: 2}
+
+
+class HangingStore:
+    """As on a disk that does not answer."""
+
+    def __init__(self) -> None:
+        self.there = threading.Event()
+
+    def get(self, _circuit_id: str) -> Any:
+        self.there.wait(20)
+        raise CircuitError("gone")
+
+    def ids(self) -> list[str]:
+        self.there.wait(20)
+        return []
+
+
+def test_a_disk_that_hangs_costs_no_more_than_the_deadline(tmp_path: Path) -> None:
+    store = HangingStore()
+    with session_of(tmp_path, store, circuit_timeout_seconds=0.3) as session:
+
+        async def ask() -> Any:
+            try:
+                return await session.query_zk_proof(asked_for(A, [1])), await session.query_for_capacities(
+                    QueryForCapacities()
+                )
+            finally:
+                store.there.set()
+
+        (answer, capacities), request = served(ask)
+        assert answer.query_output == "Proof not made in time"
+        assert "did not answer within 0.3 s" in request.outcome.result.detail
+        assert capacities.capacities == {}
+        assert time.monotonic() - request.arrived < 10
+
+
+def test_a_large_input_is_validated_off_the_loop(tmp_path: Path) -> None:
+    write_circuit(tmp_path, model_instance_shapes=[[200_000], [1, 2]])
+    write_srs(tmp_path / "srs")
+    with session_of(tmp_path) as session:
+        threads = set[int]()
+
+        class Row(list[float]):
+            """Tells where it is looked at."""
+
+            def __iter__(self) -> Any:
+                threads.add(threading.get_ident())
+                return super().__iter__()
+
+        query = asked_for(A, [])
+        assert query.query_input
+        query.query_input["public_inputs"] = {"x": Row([0.5] * 200_000)}
+        answer, _ = served(lambda: session.query_zk_proof(query))
+        assert "proof" in answer.query_output
+        assert threads
+        assert threading.get_ident() not in threads
+
+
+def test_a_client_loads_no_server_and_loading_the_server_changes_nothing_of_the_sdks() -> None:
+    program = """
+import sys
+import bittensor.core.axon as sdk
+before = dict(vars(sdk))
+import omron_miner.serving.query
+print([name for name in sys.modules if name in ("omron_miner.serving.axon_server", "omron_miner.serving.http_server")])
+import omron_miner.serving.axon_server
+print([name for name, value in vars(sdk).items() if before.get(name) is not value])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n") == ["[]", "[]", ""]

@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from monitor_samples import GIB, NOW, constants, host, life, memory_history, request, take_events, write_events
+from monitor_samples import (
+    GIB,
+    NOW,
+    constants,
+    fixed_host,
+    host,
+    life,
+    memory_history,
+    request,
+    take_events,
+    write_events,
+)
 from omron_miner import monitor
 from omron_miner.events import FailureKind
 from omron_miner.monitor import alerts
@@ -125,13 +136,12 @@ def test_a_main_process_that_grows_over_a_day_is_an_alert(tmp_path: Path, grown:
 class Watch:
     """Runs a minute apart over one condition, with a receiver that takes every message."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.history, self.now = memory_history(), NOW
         self.sent: list[str] = []
         self.fails = ""
-        monkeypatch.setattr(alerts, "_send", self._send)
 
-    def _send(self, message: dict[str, Any], _: Receivers) -> str:
+    def send(self, message: dict[str, Any], _: Receivers) -> str:
         if not self.fails:
             self.sent.append(message["state"])
         return self.fails
@@ -139,17 +149,17 @@ class Watch:
     def run(self, *states: bool | None, patience: float = 0.0) -> Alert:
         for state in states:
             update(self.history, [Condition("x", state, "text", patience)], self.now, CLEAR)
-            (alert,) = deliver(self.history, sample_summary(), Receivers(command=("x",)))
+            (alert,) = deliver(self.history, sample_summary(), Receivers(command=("x",)), self.send)
             self.now += 60
         return alert
 
 
 @pytest.fixture
-def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
-    return Watch(monkeypatch)
+def watch() -> Watch:
+    return Watch()
 
 
-def test_an_event_is_told_once_and_once_more_when_it_has_cleared(watch: Watch) -> None:
+def test_an_event_is_reported_once_and_once_more_when_it_has_cleared(watch: Watch) -> None:
     watch.run(False, True, True, True)
     assert watch.sent == ["firing"]
     watch.run(*[False] * 30)
@@ -164,13 +174,13 @@ def test_what_flickers_is_one_event(watch: Watch) -> None:
     assert watch.sent == ["firing"]
 
 
-def test_what_cannot_be_told_changes_nothing(watch: Watch) -> None:
+def test_what_cannot_be_reported_changes_nothing(watch: Watch) -> None:
     watch.run(None, True, *[None] * 60)
     assert watch.run(None).firing
     assert watch.sent == ["firing"]
 
 
-def test_what_needs_patience_is_told_only_when_it_lasts(watch: Watch) -> None:
+def test_what_needs_patience_is_reported_only_when_it_lasts(watch: Watch) -> None:
     watch.run(True, True, False, True, patience=90)
     assert watch.sent == []
     watch.run(True, True, patience=90)
@@ -185,7 +195,7 @@ def test_a_message_that_cannot_be_delivered_is_tried_again_until_it_can(watch: W
     assert watch.sent == ["firing"]
 
 
-def test_what_began_and_cleared_untold_is_not_told(watch: Watch) -> None:
+def test_what_began_and_cleared_undelivered_is_not_reported(watch: Watch) -> None:
     watch.fails = "x"
     watch.run(True, *[False] * 30)
     watch.fails = ""
@@ -205,10 +215,10 @@ def test_a_clock_that_goes_back_neither_clears_at_once_nor_never(watch: Watch) -
 def test_more_messages_than_a_run_may_send_are_sent_by_the_next(watch: Watch) -> None:
     names = [Condition(f"{number}", True, "text") for number in range(alerts.MESSAGES_PER_RUN + 2)]
     update(watch.history, names, NOW, CLEAR)
-    told = deliver(watch.history, sample_summary(), Receivers(command=("x",)))
+    found = deliver(watch.history, sample_summary(), Receivers(command=("x",)), watch.send)
     assert len(watch.sent) == alerts.MESSAGES_PER_RUN
-    assert sum(bool(alert.undelivered) for alert in told) == 2
-    deliver(watch.history, sample_summary(), Receivers(command=("x",)))
+    assert sum(bool(alert.undelivered) for alert in found) == 2
+    deliver(watch.history, sample_summary(), Receivers(command=("x",)), watch.send)
     assert len(watch.sent) == len(names)
 
 
@@ -247,7 +257,7 @@ SECRET = "s3cr3t-t0k3n"
 
 
 def send(receivers: Receivers) -> Alert:
-    """One alert that fires, told."""
+    """One alert that fires, delivered."""
     history = memory_history()
     update(history, [Condition("swap_on", True, "swap: /dev/sda2")], NOW, CLEAR)
     (alert,) = deliver(history, sample_summary(), receivers)
@@ -268,14 +278,14 @@ def test_a_webhook_gets_the_alert_as_json() -> None:
 
 
 @pytest.mark.parametrize("status", [302, 307, 404, 500])
-def test_a_webhook_that_refuses_is_told_without_its_address(status: int) -> None:
+def test_a_webhook_that_refuses_is_reported_without_its_address(status: int) -> None:
     with receiver(status) as (url, received):
         alert = send(Receivers(webhook_url=url))
     assert alert.undelivered == f"the webhook answered {status}"
     assert len(received) == 1  # redirects are not followed: the address may be a secret
 
 
-def test_a_webhook_that_is_not_there_is_told_without_its_address() -> None:
+def test_a_webhook_that_is_not_there_is_reported_without_its_address() -> None:
     with receiver() as (url, _):
         pass
     alert = send(Receivers(webhook_url=url))
@@ -300,12 +310,12 @@ def test_a_command_gets_the_alert_in_its_environment_and_on_its_input(tmp_path: 
         ((sys.executable, "-c", "import time; time.sleep(60)"), "the command took longer than 0.5 s"),
     ],
 )
-def test_a_command_that_fails_is_told(monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], why: str) -> None:
-    monkeypatch.setattr(alerts, "DELIVERY_SECONDS", 0.5 if "longer" in why else 60.0)
-    assert send(Receivers(command=command)).undelivered == why
+def test_a_command_that_fails_is_reported(command: tuple[str, ...], why: str) -> None:
+    limit = 0.5 if "longer" in why else 60.0
+    assert send(Receivers(command=command, limit_seconds=limit)).undelivered == why
 
 
-def test_the_file_names_whom_to_tell(tmp_path: Path) -> None:
+def test_the_file_names_the_receivers(tmp_path: Path) -> None:
     file = tmp_path / "alerts.toml"
     assert read_receivers(file) == Receivers()
     file.write_text('webhook_url = "https://example.org/x"\ncommand = ["/bin/page", "--now"]\n')
@@ -324,7 +334,7 @@ def test_the_file_names_whom_to_tell(tmp_path: Path) -> None:
         f'webhok = "{SECRET}"',
     ],
 )  # fmt: skip
-def test_a_file_that_is_wrong_is_told_without_what_is_in_it_and_the_alert_waits(tmp_path: Path, content: str) -> None:
+def test_a_wrong_file_is_reported_without_its_content_and_the_alert_waits(tmp_path: Path, content: str) -> None:
     file = tmp_path / "alerts.toml"
     file.write_text(content)
     receivers = read_receivers(file)
@@ -334,28 +344,20 @@ def test_a_file_that_is_wrong_is_told_without_what_is_in_it_and_the_alert_waits(
     assert send(receivers).undelivered == receivers.problem
 
 
-def test_a_run_tells_the_webhook_once_and_writes_the_address_nowhere(
+def test_a_run_calls_the_webhook_once_and_writes_the_address_nowhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     down = host(miner=None, port_listening=False, swap=[SwapDevice("/dev/sda2", GIB, 0)])
-    monkeypatch.setattr(monitor, "collect_host", lambda *_: (down, FakeCounters()))
     file = tmp_path / "receivers.toml"
     settings = constants(tmp_path, alert_file=file)
     write_events(settings.log.events, [life("started", NOW)])
     with receiver() as (url, received):
         file.write_text(f'webhook_url = "{url}"\n')
-        monitor.run(settings)
-        monitor.run(settings)
+        monitor.run(settings, collect=fixed_host(down))
+        monitor.run(settings, collect=fixed_host(down))
         assert [message["alert"] for message in received] == ["swap_on"]
     written = [one for one in tmp_path.iterdir() if one.is_file() and one != file]
     assert {"summary.json", "summary.txt", "summary.html", "omron_miner.prom", "monitor.sqlite"} <= {
         one.name for one in written
     }
     assert not [one.name for one in written if SECRET.encode() in one.read_bytes()]
-
-
-class FakeCounters:
-    """As much of the host's counters as a run keeps."""
-
-    def dump(self) -> None:
-        return None

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from monitor_samples import GIB, NOW, constants, host, memory_history, request, take_events
+from omron_miner.circuits.needs import needs
 from omron_miner.events import FailureKind
 from omron_miner.monitor.answers import answer
-from omron_miner.monitor.model import LogState, Pressure, SwapDevice, Versions
+from omron_miner.monitor.model import LogState, Memory, Pressure, SwapDevice, Versions
 from omron_miner.monitor.summarize import summarize
 from summary_samples import sample_summary
 
@@ -98,7 +99,7 @@ def test_requests_that_wait_for_each_other_are_queueing(tmp_path: Path) -> None:
     slow = answers(tmp_path, [*waiting, refused])["slow"]
     assert names(slow) == ["queueing"]
     assert slow.causes[0].evidence[0].startswith("5 % of the requests waited 12.0 s")
-    assert slow.causes[0].evidence[1] == "1 of 21 were refused because none came free"
+    assert slow.causes[0].evidence[1] == "1 of 21 were refused because none became free"
 
 
 def test_a_circuit_is_too_large_only_if_the_miner_had_the_processors_to_itself(tmp_path: Path) -> None:
@@ -230,3 +231,16 @@ def test_a_key_that_does_not_fit_is_too_little_memory(tmp_path: Path) -> None:
     memory = answers(tmp_path, [request()], large)["memory"]
     assert names(memory) == ["too_little_memory"]
     assert memory.causes[0].evidence[1] == "memory is 32.0 GiB"
+
+
+def test_the_memory_a_proof_needs_is_what_the_preflight_and_the_doctor_say(tmp_path: Path) -> None:
+    least = needs(20 * GIB, 20, 0).memory_low
+    for total, found in ((least - 1, ["too_little_memory"]), (least, [])):
+        there = host(circuit_keys_bytes={"ab" * 32: 20 * GIB}, memory=Memory(total, total))
+        assert names(answers(tmp_path, [request()], there)["memory"]) == found
+
+
+def test_a_circom_key_is_not_judged_by_what_ezkl_needs(tmp_path: Path) -> None:
+    large = host(circuit_keys_bytes={"ab" * 32: 25 * GIB})
+    asked = [replace(request(), circuit="weights v1 using CIRCOM")]
+    assert names(answers(tmp_path, asked, large)["memory"]) == []

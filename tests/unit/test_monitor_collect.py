@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from monitor_samples import NOW, life, request, write_events
 from omron_miner.constants import Log
 from omron_miner.events import EventLog, RequestEvent, to_json
-from omron_miner.monitor import collect
-from omron_miner.monitor.collect import MAX_LINE_BYTES, LogReader
+from omron_miner.monitor.collect import MAX_LINE_BYTES, LogReader, list_log_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from omron_miner.monitor.collect import FileStatus
     from omron_miner.monitor.model import LogState
 
 
@@ -302,15 +302,14 @@ def test_a_file_and_its_half_made_compression_are_read_once(log: Path, reading: 
 
 
 def test_a_rotation_while_the_files_are_being_opened_neither_loses_nor_doubles(
-    log: Path, reading: Reading, monkeypatch: pytest.MonkeyPatch
+    log: Path,
 ) -> None:
     append(log.parent / "events.jsonl.1", "first")
     append(log, "second")
-    listing = collect._listing
     calls: list[Path] = []
 
-    def rotated_after_the_first_look(path: Path) -> object:
-        found = listing(path)
+    def rotated_after_the_first_look(path: Path) -> list[tuple[Path, FileStatus]]:
+        found = list_log_files(path)
         if not calls:
             (log.parent / "events.jsonl.1").rename(log.parent / "events.jsonl.2")
             log.rename(log.parent / "events.jsonl.1")
@@ -318,9 +317,9 @@ def test_a_rotation_while_the_files_are_being_opened_neither_loses_nor_doubles(
         calls.append(path)
         return found
 
-    monkeypatch.setattr(collect, "_listing", rotated_after_the_first_look)
-    assert reading.run() == ["first", "second", "third"]
-    assert reading.state.problems == []
+    reader = LogReader(log, 0.0, [], list_files=rotated_after_the_first_look)
+    assert [event.request_id for event in reader if isinstance(event, RequestEvent)] == ["first", "second", "third"]
+    assert reader.state.problems == []
 
 
 def test_an_empty_log_is_read_and_holds_nothing(log: Path, reading: Reading) -> None:
@@ -330,7 +329,7 @@ def test_an_empty_log_is_read_and_holds_nothing(log: Path, reading: Reading) -> 
 
 
 @pytest.mark.parametrize("directory", ["", "missing"])
-def test_a_missing_log_is_said_to_be_missing(log: Path, directory: str) -> None:
+def test_a_missing_log_is_reported_as_missing(log: Path, directory: str) -> None:
     reading = Reading(log.parent / directory / "events.jsonl")
     assert reading.run() == []
     assert (reading.state.state, reading.state.problems) == ("missing", [])

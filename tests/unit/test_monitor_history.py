@@ -5,26 +5,30 @@ from __future__ import annotations
 import math
 import os
 import random
+import shutil
+import sqlite3
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monitor_samples import NOW, constants, memory_history, request, take_events, write_events
+from monitor_samples import NOW, constants, fixed_host, host, life, memory_history, request, take_events, write_events
 from omron_miner import monitor
 from omron_miner.constants import Constants, Monitor
 from omron_miner.errors import OmronError
-from omron_miner.events import to_json
+from omron_miner.events import FailureKind, LifeEvent, RequestEvent, to_json
 from omron_miner.monitor import history as history_module
 from omron_miner.monitor.history import ALL, CIRCUIT, FILE_NAME, VALIDATOR, Bucket, Limits, Outcome, open_history
 from omron_miner.monitor.sketch import RELATIVE_ERROR, SMALLEST, Sketch
 
 if TYPE_CHECKING:
-    import sqlite3
     from pathlib import Path
+
+    from omron_miner.monitor.model import Totals
 
 
 seconds = st.floats(0, 80_000)
@@ -103,25 +107,129 @@ def test_monitors_at_once_count_every_request_once(tmp_path: Path) -> None:
     assert total(settings) == 2000
 
 
-def test_a_run_that_waits_too_long_for_another_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history_module, "WAIT_SECONDS", 0.05)
+def test_counters_only_rise_from_run_to_run_and_begin_when_the_log_was_read(tmp_path: Path) -> None:
+    settings, now = constants(tmp_path), time.time()
+    log = settings.log.events
+
+    def run(*events: RequestEvent | LifeEvent) -> Totals:
+        with log.open("a") as file:
+            file.writelines(f"{to_json(event)}\n" for event in events)
+        totals = monitor.run(settings).totals
+        assert totals is not None
+        return totals
+
+    assert run(request(time=now)).requests["verified"] == 0  # read before they began
+    assert run(request(time=now), request(time=now, failure=FailureKind.TIMEOUT)).requests["verified"] == 1
+    totals = run(request(time=now, proof=30.0), request(time=now, proof=30.1), life("worker_lost", now))
+    assert (totals.requests["verified"], totals.requests["timeout"], totals.life_events["worker_lost"]) == (3, 1, 1)
+    proof = totals.times.proof
+    assert dict(zip(proof.edges_seconds, proof.at_most, strict=True))[30.0] == 2
+    assert proof.count == 3
+    assert proof.sum_seconds == pytest.approx(80.1)
+    assert totals.times.queue.count == 4
+    (tmp_path / FILE_NAME).write_bytes(b"damaged" * 100)
+    again = run(request(time=now))
+    assert (again.requests["verified"], again.since > totals.since) == (0, True)  # a reset, and nothing twice
+    assert run(request(time=now)).requests["verified"] == 1
+
+
+def test_a_run_that_waits_too_long_for_another_says_so(tmp_path: Path) -> None:
     with (
         open_history(tmp_path),
-        pytest.raises(OmronError, match="another monitor has used") as refused,
-        open_history(tmp_path),
+        pytest.raises(OmronError, match=r"another monitor has used .* for 0\.05 s") as refused,
+        open_history(tmp_path, wait_seconds=0.05),
     ):
         pass
     assert refused.value.hint is not None
 
 
 @pytest.mark.parametrize("content", [b"not a database" * 100, b"SQLite format 3\x00" + b"\xff" * 4000])
-def test_a_history_that_cannot_be_read_is_put_aside_and_the_log_read_again(tmp_path: Path, content: bytes) -> None:
+def test_a_history_that_cannot_be_read_is_renamed_and_the_log_read_again(tmp_path: Path, content: bytes) -> None:
     settings = constants(tmp_path)
     write_events(settings.log.events, [request()])
     (tmp_path / FILE_NAME).write_bytes(content)
     monitor.run(settings)
     assert total(settings) == 1
     assert (tmp_path / f"{FILE_NAME}.broken").read_bytes() == content
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a log and the history of two runs."""
+    folder = tmp_path_factory.mktemp("written")
+    settings, now = constants(folder), time.time()
+    write_events(settings.log.events, [request(time=now - number, request_id=str(number)) for number in range(300)])
+    monitor.run(settings)
+    monitor.run(settings)
+    with open_history(folder) as history:
+        history.set_note("checked", 0.0)  # the next run checks the whole file
+        history.commit()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("within", "junk"),
+    [
+        pytest.param(8, b"\x00", id="pointers"),
+        *(
+            pytest.param(*one, marks=pytest.mark.slow)
+            for one in ((0, b"\xff"), (60, b"{8,"), (1500, b"\x00"), (3300, b"{8,"))
+        ),
+    ],
+)
+def test_damage_in_any_page_is_noticed_and_costs_no_request(
+    tmp_path: Path, written: Path, junk: bytes, within: int
+) -> None:
+    """Each page in turn; what is overwritten may be unused, but then every request must still count."""
+    settings = constants(tmp_path)
+    shutil.copy(written / "events.jsonl", tmp_path)
+    whole = (written / FILE_NAME).read_bytes()
+    noticed = 0
+    for page in range(0, len(whole), 4096):
+        at = page + within
+        for left in tmp_path.glob(f"{FILE_NAME}*"):
+            left.unlink()
+        (tmp_path / FILE_NAME).write_bytes((whole[:at] + junk * 400)[: at + 400] + whole[at + 400 :])
+        summary = monitor.run(settings, collect=fixed_host(host()))
+        assert summary.requests.count == 300, page
+        aside = [one for one in tmp_path.glob(f"{FILE_NAME}.*") if "journal" not in one.name]
+        warnings = [warning for warning in summary.verdict.warnings if warning.startswith("history: ")]
+        assert len(warnings) == len(aside)
+        noticed += len(aside)
+    assert noticed
+
+
+def test_damaged_files_are_kept_never_over_an_earlier_one_and_only_so_many(tmp_path: Path) -> None:
+    settings = constants(tmp_path)
+    for number in range(history_module.MOST_DAMAGED_FILES + 2):
+        (tmp_path / FILE_NAME).write_bytes(b"damaged %d" % number * 100)
+        (tmp_path / f"{FILE_NAME}-journal").write_bytes(b"its journal")
+        monitor.run(settings, collect=fixed_host(host()))
+    kept = sorted(one for one in tmp_path.glob(f"{FILE_NAME}.broken*") if "journal" not in one.name)
+    assert [one.read_bytes()[:9] for one in kept] == [
+        b"damaged %d" % number for number in range(history_module.MOST_DAMAGED_FILES)
+    ]
+    assert not (tmp_path / f"{FILE_NAME}-journal").exists()
+
+
+def test_a_history_of_a_newer_version_is_kept_and_a_new_one_begun(tmp_path: Path) -> None:
+    """After a roll-back: the summary goes on, and the newer version's file is there for when it comes back."""
+    settings = constants(tmp_path)
+    write_events(settings.log.events, [request()])
+    monitor.run(settings)
+    with sqlite3.connect(tmp_path / FILE_NAME) as newer:
+        newer.execute("PRAGMA user_version = 99")
+    assert "version 99" in " ".join(monitor.run(settings).verdict.warnings)
+    assert total(settings) == 1
+    assert sqlite3.connect(tmp_path / f"{FILE_NAME}.newer").execute("PRAGMA user_version").fetchone() == (99,)
+
+
+def test_a_bug_in_a_run_is_no_damage(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), open_history(tmp_path):
+        raise ZeroDivisionError
+    with pytest.raises(OmronError, match="cannot use"), open_history(tmp_path) as history:
+        history._sql.execute("SELECT ?", ())
+    assert not list(tmp_path.glob("*.broken*"))
 
 
 def test_a_full_disk_leaves_the_old_summary_and_counts_later(tmp_path: Path) -> None:
@@ -135,8 +243,8 @@ def test_a_full_disk_leaves_the_old_summary_and_counts_later(tmp_path: Path) -> 
         log.writelines(f"{to_json(request(circuit=name, circuit_id=name))}\n" for name in names)
     plain = history_module.connect
 
-    def on_a_full_disk(path: Path) -> sqlite3.Connection:
-        connection = plain(path)
+    def on_a_full_disk(path: Path, wait_seconds: float) -> sqlite3.Connection:
+        connection = plain(path, wait_seconds)
         connection.execute("PRAGMA max_page_count = 12")
         return connection
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from omron_miner.monitor.html import to_html
-from omron_miner.monitor.markup import Markup, text
 from omron_miner.monitor.model import Verdict
-from omron_miner.monitor.plots import RIGHT, Line, Target, TimeAxis, histogram_plot, line_plot, round_ticks
 from omron_miner.monitor.render import measured
-from summary_samples import NOW, bad_summary, empty_summary, sample_summary
+from omron_miner.page import Markup, text
+from omron_miner.page.plots import RIGHT, Line, Target, TimeAxis, histogram_plot, line_plot, round_ticks
+from summary_samples import NOW, bad_summary, empty_summary, sample_summary, sn2_summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from omron_miner.monitor.model import Summary
 
 HOSTILE = "\"'></title></style><script>alert(1)</script><img src=x onerror=alert(1)>&amp;\u202e\x00\ud800]]>"
-SAMPLES = [sample_summary, bad_summary, empty_summary]
+SAMPLES = [sample_summary, bad_summary, empty_summary, sn2_summary]
 
 
 def parsed(page: str) -> ElementTree.Element:
@@ -121,7 +121,7 @@ def test_the_parts_are_in_the_order_in_which_an_operator_asks() -> None:
     assert words(root.find(".//h1")) == "✕ Targets missed"
 
 
-def test_trouble_is_told_with_its_cause_and_the_next_command() -> None:
+def test_trouble_is_reported_with_its_cause_and_the_next_command() -> None:
     page = to_html(bad_summary())
     assert words(part(page, "alerts").find(".//ul")).startswith(
         "▲ swap_on swap is on: /dev/sda2since 2026-01-05 09:00:00 UTC"
@@ -201,3 +201,16 @@ def test_a_histogram_parts_at_its_target_and_points_to_one_out_of_sight() -> Non
 
 def test_a_full_week_is_a_page_of_a_size_that_a_phone_loads_at_once() -> None:
     assert len(to_html(bad_summary()).encode()) < 400_000
+
+
+def test_the_page_opens_on_the_shortest_period_with_a_request() -> None:
+    summary, none = sample_summary(), empty_summary().periods
+    periods = summary.periods
+    for given, opens in (
+        (periods, "hour"),
+        (replace(periods, hour=none.hour), "day"),
+        (replace(periods, hour=none.hour, day=none.day), "week"),
+        (none, "hour"),
+    ):
+        page = to_html(replace(summary, periods=given))
+        assert re.findall(r'id="show-(\w+)" checked', page) == [opens]

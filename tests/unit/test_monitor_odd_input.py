@@ -48,7 +48,7 @@ def test_a_log_without_an_event_is_no_data_and_what_comes_after_counts(log: Path
     assert run(log)["requests"]["count"] == 1
 
 
-def test_a_log_from_the_future_counts_now_and_once_and_is_told(log: Path) -> None:
+def test_a_log_from_the_future_counts_now_and_once_and_is_reported(log: Path) -> None:
     write_events(log, [request(time=time.time() + 400 * 86_400 + number) for number in range(5)])
     first, second = run(log), run(log)
     assert first["requests"]["count"] == second["requests"]["count"] == 5

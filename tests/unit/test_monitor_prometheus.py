@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from omron_miner.events import FailureKind
 from omron_miner.monitor.model import ErrorLine
 from omron_miner.monitor.prometheus import to_prometheus
-from summary_samples import bad_summary, empty_summary, sample_summary
+from summary_samples import bad_summary, empty_summary, sample_summary, sn2_summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,11 +35,14 @@ def values(text: str) -> dict[str, float]:
     """Every sample by its name and labels; fails on a line that is not of the format."""
     found: dict[str, float] = {}
     described: set[str] = set()
+    parts = {"gauge": ("",), "counter": ("",), "histogram": ("_bucket", "_sum", "_count")}
     for line in text.removesuffix("\n").split("\n"):
         if match := re.fullmatch(rf"# HELP ({NAME}) \S.*", line):
             described.add(match[1])
-        elif match := re.fullmatch(rf"# TYPE ({NAME}) gauge", line):
+        elif match := re.fullmatch(rf"# TYPE ({NAME}) (gauge|counter|histogram)", line):
             assert match[1] in described
+            assert match[1].endswith("_total") is (match[2] == "counter")
+            described |= {match[1] + part for part in parts[match[2]]}
         else:
             match = SAMPLE.fullmatch(line)
             assert match, line
@@ -80,6 +83,23 @@ def test_every_kind_of_failure_is_there_before_it_happens() -> None:
     assert {f'omron_window_requests_failed{{kind="{kind.value}"}}' for kind in FailureKind} <= set(found)
 
 
+def test_counters_and_histograms_are_cumulative_and_there_from_the_start() -> None:
+    found = values(to_prometheus(bad_summary()))
+    assert found['omron_requests_total{outcome="verified"}'] == 3000
+    assert found['omron_requests_total{outcome="timeout"}'] == 3
+    assert found['omron_requests_total{outcome="worker_crashed"}'] == 0
+    assert found['omron_miner_events_total{event="started"}'] == 2
+    for name, least in (("proof", 1800), ("answer", 1600)):
+        assert found[f'omron_{name}_seconds_bucket{{le="24.0"}}'] >= least
+    buckets = [value for name, value in found.items() if name.startswith("omron_proof_seconds_bucket")]
+    assert buckets == sorted(buckets)
+    assert buckets[-1] == found["omron_proof_seconds_count"] == 3000
+    assert found['omron_proof_seconds_bucket{le="30.0"}'] == 3000
+    assert found["omron_proof_seconds_sum"] == pytest.approx(3000 * 22)
+    assert found["omron_queue_seconds_count"] == 3003
+    assert " counter\n" not in to_prometheus(replace(bad_summary(), totals=None))
+
+
 def test_what_has_no_value_is_left_out_and_not_0() -> None:
     text = to_prometheus(empty_summary())
     assert "omron_window_success_ratio" not in text
@@ -99,7 +119,9 @@ def test_a_callers_text_stays_inside_its_label(text: str) -> None:
 
 @pytest.mark.parametrize("file", ["alert-rules.yml", "alert-rules.test.yml", "grafana-dashboard.json", "README.md"])
 def test_what_is_documented_uses_only_metrics_that_are_written(file: str) -> None:
-    written = {name for make in (sample_summary, bad_summary) for name in metrics(to_prometheus(make()))}
+    samples = [values(to_prometheus(make())) for make in (sample_summary, bad_summary, sn2_summary)]
+    written = {name.partition("{")[0] for found in samples for name in found}
+    written |= {name.removesuffix("_bucket") for name in written}
     used = set(re.findall(r"\bomron_[a-z_]+[a-z]\b(?!\.prom)", (MONITORING / file).read_text()))
     assert used
     assert used <= written
@@ -136,7 +158,7 @@ def check(promtool: str, *arguments: str, text: str = "") -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [sample_summary, bad_summary, empty_summary])
+@pytest.mark.parametrize("make", [sample_summary, bad_summary, empty_summary, sn2_summary])
 def test_promtool_accepts_the_metrics(promtool: str, make: Callable[[], Summary]) -> None:
     check(promtool, "check", "metrics", text=to_prometheus(make()))
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from monitor_samples import GIB, NOW, host, life, request, summary_of
 from omron_miner.events import FailureKind
+from omron_miner.formatting import duration, size
 from omron_miner.monitor.model import SwapDevice
-from omron_miner.monitor.render import WIDTH, duration, size, to_json, to_text
+from omron_miner.monitor.render import WIDTH, to_json, to_text
 
 
 def row(text: str, name: str) -> list[str]:
@@ -42,7 +43,7 @@ def test_without_data_no_number_is_shown() -> None:
     assert "0 %" not in text.split("\n\n")[1].replace("100 %", "")
 
 
-def test_100_percent_is_said_of_nothing_less() -> None:
+def test_100_percent_is_reported_of_nothing_less() -> None:
     text = to_text(summary_of(*[request()] * 29_999, request(failure=FailureKind.TIMEOUT)))
     assert row(text, "success")[4] == "99.99"
 
@@ -125,7 +126,7 @@ def test_no_data_is_null_in_the_json() -> None:
         (None, "unknown"),
     ],
 )
-def test_durations_are_said_in_two_units(seconds: float | None, words: str) -> None:
+def test_durations_are_written_in_two_units(seconds: float | None, words: str) -> None:
     assert duration(seconds) == words
 
 

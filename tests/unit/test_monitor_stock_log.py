@@ -151,7 +151,7 @@ def test_both_of_our_own_logs_give_the_numbers_that_the_miner_wrote(log: Path) -
     assert lines["requests"]["count"] == 30
 
 
-def test_this_miner_stands_beside_the_log_and_nothing_is_written(log: Path) -> None:
+def test_this_miner_has_a_column_next_to_the_log_and_nothing_is_written(log: Path) -> None:
     write_events(log.parent / "events.jsonl", [request(time=time.time() - 60 - number) for number in range(7)])
     config = str(log.parent / "constants.toml")
     assert CliRunner().invoke(main, ["--config", config, "monitor"]).exit_code == 0

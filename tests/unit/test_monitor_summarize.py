@@ -146,7 +146,7 @@ def test_requests_before_the_window_are_left_out_and_its_edge_is_in() -> None:
     assert summary.window_start_utc == "2026-01-04T12:00:00Z"
 
 
-def test_requests_dated_in_the_future_are_counted_and_told() -> None:
+def test_requests_dated_in_the_future_are_counted_and_reported() -> None:
     summary = summary_of(request(time=NOW + 7200), request(time=NOW + 1))
     assert (summary.requests.count, summary.log.future_events) == (2, 1)
     assert any("in the future" in warning for warning in summary.verdict.warnings)
@@ -197,7 +197,7 @@ def test_constant_outputs_are_counted() -> None:
         (("started", "worker_lost", "started"), 1, 1),
     ],
 )
-def test_restarts_and_crashes_are_told_apart(whats: tuple[str, ...], restarts: int, crashes: int) -> None:
+def test_restarts_and_crashes_are_reported_apart(whats: tuple[str, ...], restarts: int, crashes: int) -> None:
     miner = summary_of(*(life(what) for what in whats)).miner
     assert (miner.restarts, miner.crashes) == (restarts, crashes)
 
@@ -235,7 +235,7 @@ def test_a_miner_that_does_not_run_is_the_verdict_whatever_it_did_before(
     assert not summary.miner.running
 
 
-def test_why_the_miner_stopped_is_said() -> None:
+def test_why_the_miner_stopped_is_reported() -> None:
     assert "no SRS" in summary_of(life("stopped", detail="no SRS")).verdict.text
 
 

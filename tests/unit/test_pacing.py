@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from omron_miner.pacing import Pace
+from omron_miner.proving.pacing import Pace
 
 ALONE, PAIR, FOUR = 1, 2, 4
 

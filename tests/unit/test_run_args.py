@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from building import ROOT, render_run_args
+from omron_miner.circuits.run_args import RunArgs, parse_run_args, read_run_args
 from omron_miner.errors import ConfigError
-from omron_miner.run_args import RunArgs, parse_run_args, read_run_args
 
 if TYPE_CHECKING:
     from pathlib import Path

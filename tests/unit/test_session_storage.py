@@ -15,7 +15,7 @@ import pytest
 
 from omron_miner.constants import Sessions
 from omron_miner.events import LOGGER_NAME
-from omron_miner.session_storage import SessionStorage
+from omron_miner.proving.session_storage import SessionStorage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,7 +80,7 @@ def test_only_plain_file_names_are_taken(tmp_path: Path, name: str) -> None:
 KILLED = """
 import os, pathlib, signal, sys
 from omron_miner.constants import Sessions
-from omron_miner.session_storage import SessionStorage
+from omron_miner.proving.session_storage import SessionStorage
 base = pathlib.Path(sys.argv[1])
 with SessionStorage(Sessions(directory=base / "memory", fallback_directory=base / "disk", minimum_free_bytes=0)
                     ).session() as session:
@@ -94,6 +94,7 @@ def test_what_a_killed_process_left_is_swept_and_what_a_living_one_uses_is_not(t
     assert killed.returncode == -signal.SIGKILL
     (left,) = (tmp_path / "memory").iterdir()
     storage = SessionStorage(sessions_in(tmp_path))
+    assert storage.sweep(os.getpid()) == 0, "another process's stay when only one's are asked for"
     with storage.session() as session:
         assert storage.sweep() == 1
         assert session.directory.exists()
@@ -125,13 +126,22 @@ def test_a_full_ram_disk_means_the_disk_and_one_line(
             assert session.directory.parent == tmp_path / "disk"
             assert stat.S_IMODE(session.directory.stat().st_mode) == 0o700
     assert len(warnings) == 1
-    assert "10 MiB free, 64 wanted" in warnings[0].getMessage()
+    assert "10.0 MiB free, 64.0 MiB wanted" in warnings[0].getMessage()
     free = 100 << 20  # room again: used again, and the next shortage is news again
     with storage.session() as session:
         assert session.directory.parent == tmp_path / "memory"
     free = 0
     with storage.session():
         assert len(warnings) == 2
+
+
+def test_a_session_leaves_the_room_that_others_need(tmp_path: Path, warnings: list[logging.LogRecord]) -> None:
+    storage = SessionStorage(sessions_in(tmp_path))
+    with storage.session(needed_bytes=1 << 20) as session:
+        assert session.directory.parent == tmp_path / "memory"
+    with storage.session(needed_bytes=1 << 60) as session:
+        assert session.directory.parent == tmp_path / "disk"
+    assert len(warnings) == 1
 
 
 def test_an_absent_ram_disk_means_the_disk(tmp_path: Path, warnings: list[logging.LogRecord]) -> None:

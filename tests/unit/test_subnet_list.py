@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from chain_samples import MINER, OWN, VALIDATOR, FakeSubtensor, Lines
-from omron_miner.chain import ChainError
-from omron_miner.chain_bittensor import BittensorChain
+from omron_miner.chain.chain import ChainError
+from omron_miner.chain.chain_bittensor import BittensorChain
+from omron_miner.chain.subnet_list import RejectedMetagraph, load
 from omron_miner.constants import Constants, Network
 from omron_miner.errors import OmronError
-from omron_miner.miner_session import read_chain
-from omron_miner.subnet_list import NotBelieved, load
+from omron_miner.serving.start import read_chain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +59,7 @@ def test_a_start_without_the_chain_uses_the_last_list_and_says_so(network: Netwo
     assert line.startswith(f"The chain is away; using the list of validators of {read}: could not look up our")
 
 
-def test_the_address_is_not_announced_anew_after_such_a_start(network: Network) -> None:
+def test_the_address_is_not_announced_again_after_such_a_start(network: Network) -> None:
     start(network, FakeSubtensor(address=("192.0.2.1", 8091)))
     _, chain = start(network, away())
     assert not chain.announce("192.0.2.1", 8091)
@@ -112,7 +112,7 @@ DAY = 86_400
         ({"version": 2}, "is of netuid 2 of finney"),
         ({"hotkey": VALIDATOR}, "of another hotkey"),
         ({"validators": [[VALIDATOR, 1, 2048.5, True]]}, "of another hotkey"),
-        ({"time": time.time() - 8 * DAY}, r"8\.0 days old, more than network.copy_days"),
+        ({"time": time.time() - 8 * DAY}, r"8\.0 days old, more than 7"),
         ({"time": time.time() + 2 * DAY}, "of the future"),
         ({"time": float("nan")}, "is broken"),
         ({"validators": [[OWN, 0, float("nan"), True]]}, "is broken"),
@@ -124,7 +124,7 @@ DAY = 86_400
 def test_a_list_of_something_else_is_not_used(network: Network, changed: dict[str, Any], said: str) -> None:
     start(network, FakeSubtensor())
     change(network.copy_file, **changed)
-    with pytest.raises(NotBelieved, match=said):
+    with pytest.raises(RejectedMetagraph, match=said):
         load(network, OWN)
 
 
@@ -133,7 +133,7 @@ def test_half_a_list_and_no_text_are_not_used(network: Network) -> None:
     whole = network.copy_file.read_bytes()
     for content in (whole[: len(whole) // 2], b"", b"\xff\xfe", b"[" * 100_000):
         network.copy_file.write_bytes(content)
-        with pytest.raises(NotBelieved):
+        with pytest.raises(RejectedMetagraph):
             load(network, OWN)
 
 

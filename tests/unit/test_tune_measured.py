@@ -11,13 +11,14 @@ import pytest
 from click.testing import CliRunner
 
 from building import constants_below
-from omron_miner.circuit_build import Source
+from omron_miner.building.build import Source
+from omron_miner.circuits.run_args import RunArgs
 from omron_miner.cli import main
-from omron_miner.competition_score import Standing
-from omron_miner.run_args import RunArgs
+from omron_miner.competition.score import Standing
 from omron_miner.tune import tune as tuning
+from omron_miner.tune.job import Job, Tuned
+from omron_miner.tune.measure_trials import first_turns
 from omron_miner.tune.measured import Store, Trial, choose_winner, digest
-from omron_miner.tune.tune import Job, Tuned
 from omron_miner.tune.tune_report import to_json, to_svg, to_text
 from wire_miner import to_toml
 
@@ -138,28 +139,22 @@ def test_a_model_that_is_not_there_is_asked_wrongly(tmp_path: Path) -> None:
     assert CliRunner().invoke(main, [*given, "--reference", "beaten.json"]).exit_code == 2, "only with --goal score"
 
 
-def test_what_is_too_coarse_is_passed_over_in_every_layout_until_one_is_accurate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_too_coarse_is_passed_over_in_every_layout_until_one_is_accurate(tmp_path: Path) -> None:
     asked = []
 
-    def take(self: Any, one: Trial, *_: Any) -> None:
+    def take(one: Trial) -> None:
         asked.append(one.name)
         if one.run_args.input_scale == 5:
-            self._coarse.add(self._arithmetic(one))
-            one.failure = "too coarse"
+            one.accuracy, one.failure = 0.5, "too coarse"
         else:
-            one.accurate = True
+            one.accuracy, one.accurate = 0.999, True
             one.proofs.append({})
 
-    monkeypatch.setattr(tuning._Run, "_take", take)
-    run = object.__new__(tuning._Run)
-    run._job, run._coarse = Job(tmp_path / "m.onnx", tmp_path, best=1, proofs=1), set()
     laid_out = [(f"{scale} at {logrows}", scale, logrows) for scale in (5, 7, 9) for logrows in (16, 17)]
     trials = [
         Trial(name, False, tmp_path / "m.onnx", RunArgs(input_scale=scale, logrows=logrows))
         for name, scale, logrows in laid_out
     ]
-    run.measure(trials)
+    tried_ones = first_turns(trials, Job(tmp_path / "m.onnx", tmp_path, best=1, proofs=1), take)
     assert asked == ["5 at 16", "7 at 16"]
-    assert [one.name for one in trials] == asked, "what was not tried is not told of"
+    assert [one.name for one in tried_ones] == asked, "what was not tried is not reported"

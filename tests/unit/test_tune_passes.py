@@ -21,7 +21,7 @@ from omron_miner.tune.passes.merge import merge_products
 from omron_miner.tune.passes.pads import fold_pads
 from omron_miner.tune.running import difference, run_model
 from omron_miner.tune.samples import make_feeds
-from tune_models import conv_net, graph, node, weights
+from tune_models import conv_net, graph, model, node, weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -168,14 +168,14 @@ def test_products_with_the_same_windows_become_one() -> None:
     assert ops(after).count("Gather") == 2 + 2, "two kinds of windows, and the shared product is cut in two"
 
 
-def convolved(channels: int, out: int, *, pool: bool = False, beside: bool = False, **conv: Any) -> Graph:
+def convolved(channels: int, out: int, *, pool: bool = False, parallel: bool = False, **conv: Any) -> Graph:
     """A 3×3 convolution of an 8×8 image, pooled or not, perhaps with a 1×1 convolution of the same image."""
     nodes = [node("Conv", ["x", "w", "b"], ["c"], **({"pads": [1, 1, 1, 1]} | conv))]
     nodes.append(node("MaxPool", ["c"], ["y"], kernel_shape=[2, 2], strides=[2, 2]) if pool else node("Tanh", "c", "y"))
-    if beside:
+    if parallel:
         nodes.append(node("Conv", ["x", "w1", "b"], ["y1"]))
     constants = {"w": weights(out, channels, 3, 3), "w1": weights(out, channels, 1, 1), "b": weights(out)}
-    return graph(nodes, constants, (1, channels, 8, 8), ("y", "y1") if beside else ("y",))
+    return graph(nodes, constants, (1, channels, 8, 8), ("y", "y1") if parallel else ("y",))
 
 
 def test_a_convolution_of_few_channels_is_computed_in_tiles() -> None:
@@ -204,7 +204,7 @@ def test_a_convolution_of_many_channels_to_few_is_summed_by_rows() -> None:
 def test_a_1x1_convolution_of_the_same_image_shares_the_product(
     rewrite: Callable[[Graph], int], channels: int, out: int
 ) -> None:
-    after = changed_to_the_same(convolved(channels, out, beside=True), rewrite)
+    after = changed_to_the_same(convolved(channels, out, parallel=True), rewrite)
     convolutions_as_matmul(after)
     merge_products(after)
     assert ops(after).count("MatMul") == 1
@@ -261,3 +261,24 @@ def test_data_that_leaves_the_bounds_or_has_another_shape_is_refused(tmp_path: P
     np.save(tmp_path / "own.npy", np.zeros(5, np.float32))
     with pytest.raises(ConfigError, match="holds 5 numbers, the model takes 4"):
         make_feeds(of, tmp_path / "own.npy", -1, 1, seed=0)
+
+
+def test_a_model_with_nan_among_its_weights_is_refused(tmp_path: Path) -> None:
+    made = model([node("Mul", ["x", "w"], ["y"])], {"w": np.array([1, np.nan], np.float32)}, (1, 2))
+    (tmp_path / "model.onnx").write_bytes(made.SerializeToString())
+    with pytest.raises(ConfigError, match="NaN among the numbers of w"):
+        read_graph(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (1, 0), (2, 1, 3)])
+def test_every_shape_has_its_samples(shape: tuple[int, ...]) -> None:
+    for feed in make_feeds(graph([node("Relu", ["x"], ["y"])], {}, shape), None, -1, 1, seed=0).values():
+        assert feed["x"].shape == shape
+        assert feed["x"].dtype == np.float32
+
+
+def test_symbolic_sizes_are_those_of_the_run_args_and_others_one(tmp_path: Path) -> None:
+    made = model([node("Relu", ["x"], ["y"])], {}, ("batch", "sequence", 3))
+    (tmp_path / "model.onnx").write_bytes(made.SerializeToString())
+    assert read_graph(tmp_path / "model.onnx", {"sequence": 5}).shape("y") == (1, 5, 3)
+    assert read_graph(tmp_path / "model.onnx").shape("y") == (1, 1, 3)

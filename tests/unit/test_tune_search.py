@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from omron_miner.run_args import RunArgs
+from omron_miner.circuits.run_args import RunArgs
 from omron_miner.tune.cost import Cost, cost
 from omron_miner.tune.ranges import Magnitudes, Range
 from omron_miner.tune.search import (
@@ -142,7 +142,7 @@ def test_free_visibilities_are_those_with_the_fewest_cells() -> None:
     found = cheapest_visibilities(model, RunArgs(input_visibility="Private", param_visibility="Private", logrows=12))
     assert (found.input_visibility, found.output_visibility) == ("Public", "Public")
     assert found.param_visibility == "Fixed"
-    assert found.ignore_range_check_inputs_outputs, "whoever verifies rebuilds public inputs"
+    assert found.ignore_range_check_inputs_outputs, "the verifier rebuilds public inputs"
     assert found.logrows == 12
 
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
+from omron_miner.chain.wallet import create_throwaway_hotkey, open_hotkey, read_address
 from omron_miner.cli import main
 from omron_miner.constants import Axon, Constants, Network, Wallet
 from omron_miner.errors import WalletError
-from omron_miner.wallet import create_throwaway_hotkey, open_hotkey, read_address
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -55,19 +56,44 @@ def test_a_real_network_gets_no_throwaway_hotkey(local: Constants) -> None:
     assert not local.wallet.path.exists()
 
 
-@pytest.mark.parametrize("name", ["coldkey", "coldkey.bak"])
-def test_a_coldkey_is_refused_whatever_is_in_it(local: Constants, name: str) -> None:
-    create_throwaway_hotkey(local)
-    (local.wallet.directory / name).write_text("$NACL...")
-    with pytest.raises(WalletError, match="coldkey"):
-        open_hotkey(local.wallet)
-    with pytest.raises(WalletError, match="coldkey"):
-        create_throwaway_hotkey(local)
+ALICE = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
+SECRET = '{"secretPhrase": "twelve words", "ss58Address": "5..."}'
 
 
-def test_the_public_half_of_a_coldkey_is_welcome(local: Constants) -> None:
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("miner/coldkey", ""),
+        ("miner/coldkey.bak", "$NACL..."),
+        ("miner/Coldkey-old", ""),
+        ("miner/coldkeys/2024", ""),
+        ("miner/hotkeys/coldkey", ""),
+        ("other/coldkey", ""),
+        ("coldkey", ""),
+        ("miner/backup", "$NACL..."),
+        ("miner/old/key.json", SECRET),
+        ("miner/coldkeypub.txt", SECRET),
+    ],
+)
+def test_a_coldkey_is_refused_wherever_it_lies_and_whatever_it_is_called(
+    local: Constants, name: str, content: str
+) -> None:
     create_throwaway_hotkey(local)
-    (local.wallet.directory / "coldkeypub.txt").write_text("{}")
+    path = local.wallet.path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content)
+    for enter in (lambda: open_hotkey(local.wallet), lambda: create_throwaway_hotkey(local)):
+        with pytest.raises(WalletError, match="is a coldkey"):
+            enter()
+
+
+def test_the_public_half_of_a_coldkey_and_other_hotkeys_are_welcome(local: Constants) -> None:
+    create_throwaway_hotkey(local)
+    hotkeys = local.wallet.hotkey_file.parent
+    (local.wallet.directory / "coldkeypub.txt").write_text('{"ss58Address": "5..."}')
+    (hotkeys / "second").write_text("$NACL...")
+    (hotkeys / "third").write_bytes(local.wallet.hotkey_file.read_bytes())
+    (local.wallet.directory / "notes").write_bytes(b"\xff" + b"[" * 100_000)
     open_hotkey(local.wallet)
 
 
@@ -78,29 +104,45 @@ def test_a_key_others_can_read_is_refused(local: Constants) -> None:
         open_hotkey(local.wallet)
 
 
+def altered(content: dict[str, object], **fields: object) -> str:
+    """A key file with other fields; those that are None are left out."""
+    return json.dumps({name: value for name, value in {**content, **fields}.items() if value is not None})
+
+
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("spoil", "said"),
     [
-        ("$NACLxxxx", "encrypted"),
-        ("not json", "not a bittensor key file"),
-        ('{"ss58Address": "5secret"}', "not a usable hotkey"),
+        (lambda _: b"$NACLxxxx", "encrypted"),
+        (lambda _: b"not json", "not a bittensor key file"),
+        (lambda _: b"", "not a bittensor key file"),
+        (lambda _: b"\xff\xfe", "not a bittensor key file"),
+        (lambda _: b"[" * 100_000, "not a bittensor key file"),
+        (lambda _: b'"5secret"', "not a bittensor key file"),
+        (lambda key: altered(key, ss58Address=None), "not a bittensor key file"),
+        (lambda key: altered(key, privateKey=None, secretSeed=None), "public half of a hotkey: it cannot sign"),
+        (lambda key: altered(key, privateKey="", secretSeed=""), "public half of a hotkey: it cannot sign"),
+        (lambda _: b'{"ss58Address": "5secret"}', "public half of a hotkey: it cannot sign"),
+        (lambda key: altered(key, privateKey="0x1234", secretSeed=None), "not a usable hotkey"),
+        (lambda key: altered(key, privateKey=7, secretSeed=None), "not a usable hotkey"),
+        (lambda key: altered(key, cryptoType=0), "is not an sr25519 key"),
+        (lambda key: altered(key, cryptoType=2), "is not an sr25519 key"),
+        (lambda key: altered(key, ss58Address=ALICE), "do not belong together"),
+        (lambda key: altered(key, publicKey="0x" + "11" * 32), "do not belong together"),
     ],
 )
-def test_a_broken_key_is_refused_without_being_shown(local: Constants, content: str, said: str) -> None:
+def test_a_key_that_cannot_sign_is_refused_at_the_first_look_and_never_shown(
+    local: Constants, tmp_path: Path, spoil: Callable[[dict[str, object]], bytes | str], said: str
+) -> None:
     create_throwaway_hotkey(local)
-    local.wallet.hotkey_file.write_text(content)
+    file = local.wallet.hotkey_file
+    spoilt = spoil(json.loads(file.read_text()))
+    file.write_bytes(spoilt if isinstance(spoilt, bytes) else spoilt.encode())
     with pytest.raises(WalletError, match=said) as error:
         open_hotkey(local.wallet)
-    assert content not in str(error.value)
-
-
-def test_an_address_of_another_key_is_refused(local: Constants) -> None:
-    create_throwaway_hotkey(local)
-    content = json.loads(local.wallet.hotkey_file.read_text())
-    other = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
-    local.wallet.hotkey_file.write_text(json.dumps({**content, "ss58Address": other}))
-    with pytest.raises(WalletError, match="do not belong together"):
-        open_hotkey(local.wallet)
+    assert "secret" not in str(error.value)
+    assert "0x" not in str(error.value)
+    with pytest.raises(WalletError, match=said):
+        read_address(local.wallet)
 
 
 def test_the_commands_print_the_address_and_nothing_secret(local: Constants, tmp_path: Path) -> None:
@@ -127,3 +169,12 @@ def test_show_without_a_hotkey_fails_and_says_what_to_do(tmp_path: Path) -> None
     result = CliRunner().invoke(main, ["--config", str(config), "hotkey", "show"])
     assert result.exit_code == 1
     assert "omron_hotkey_file" in result.output
+
+
+def test_show_refuses_what_serve_refuses(local: Constants, tmp_path: Path) -> None:
+    create_throwaway_hotkey(local)
+    config = tmp_path / "constants.toml"
+    config.write_text(f'[wallet]\npath = "{local.wallet.path}"\n')
+    (local.wallet.path / "coldkey.old").touch()
+    result = CliRunner().invoke(main, ["--config", str(config), "hotkey", "show"])
+    assert (result.exit_code, "is a coldkey" in result.output) == (1, True)

@@ -6,19 +6,17 @@ import sys
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
-from omron_miner.warm_up import read_through
+from omron_miner.proving.warm_up import read_through
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pytest
 
-# Faults of writing 64 MB that was allocated, freed and allocated again, after all was touched once.
+# Faults of writing 64 MiB that was allocated, freed and allocated again, after all was touched once.
 FAULTS_OF_A_SECOND_USE = """
 import ctypes, resource, sys
-from omron_miner.warm_up import keep_memory
+from omron_miner.proving.warm_up import keep_memory
 if sys.argv[1] == "keep":
     keep_memory()
 libc = ctypes.CDLL(None)
@@ -55,11 +53,8 @@ def test_keys_models_and_the_srs_are_read_once_each(tmp_path: Path) -> None:
     assert read_through(circuits, tmp_path) == 1000 + 20_000_000 + 20 + 30
 
 
-def test_what_memory_cannot_hold_is_left_on_disk_and_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2_000))
-    assert read_through([circuit(tmp_path / "a", pk=5000), circuit(tmp_path / "b")], tmp_path) == 50
+def test_what_memory_cannot_hold_is_left_on_disk_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert read_through([circuit(tmp_path / "a", pk=5000), circuit(tmp_path / "b")], tmp_path, 2_000) == 50
     assert "do not fit in memory" in caplog.text
 
 

@@ -24,7 +24,11 @@ def weights(*shape: int) -> Any:
 
 
 def model(
-    nodes: list[Any], constants: dict[str, Any], shape: tuple[int, ...], outputs: tuple[str, ...] = ("y",)
+    nodes: list[Any],
+    constants: dict[str, Any],
+    shape: tuple[int | str, ...],
+    outputs: tuple[str, ...] = ("y",),
+    opset: int = 13,
 ) -> Any:
     graph = helper.make_graph(
         nodes,
@@ -33,7 +37,7 @@ def model(
         [onnx.ValueInfoProto(name=name) for name in outputs],
         [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
     )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
     made = onnx.shape_inference.infer_shapes(made)
     onnx.checker.check_model(made, full_check=True)
     random.bit_generator.state = np.random.default_rng(SEED).bit_generator.state

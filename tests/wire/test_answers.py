@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from omron_miner import miner_session
 from omron_miner.events import FailureKind
-from omron_miner.protocol import ProofOfWeightsSynapse, QueryForCapacities, QueryZkProof
-from omron_miner.verifier import verify_elsewhere
+from omron_miner.proving.verifier import verify_elsewhere
+from omron_miner.serving import admission
+from omron_miner.serving.protocol import ProofOfWeightsSynapse, QueryForCapacities, QueryZkProof
 from wire_miner import (
     MAX_BODY_BYTES,
     OTHER_VALIDATOR,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from omron_miner.circuit import Circuit
+    from omron_miner.circuits.circuit import Circuit
     from omron_miner.constants import Constants
 
 pytestmark = pytest.mark.slow
@@ -140,7 +140,7 @@ def test_a_blacklist_that_fails_lets_nobody_in(miner: Miner, monkeypatch: pytest
     def fail(*_: object) -> str:
         raise RuntimeError("a secret of ours")
 
-    monkeypatch.setattr(miner_session, "refusal", fail)
+    monkeypatch.setattr(admission, "refusal", fail)
     [answer] = miner.ask_for_proof([0.0] * 4)
     assert answer.dendrite.status_code == 403
     assert "secret" not in answer.dendrite.status_message

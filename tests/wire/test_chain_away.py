@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -14,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from chain_node import NODES, node
-from omron_miner import subnet_list
-from omron_miner.chain_bittensor import BittensorChain
+from omron_miner.chain import subnet_list
+from omron_miner.chain.chain_bittensor import BittensorChain
+from omron_miner.chain.subnet_list import SubnetList, Validator
+from omron_miner.chain.wallet import read_address
+from omron_miner.circuits.srs import ensure_srs
 from omron_miner.constants import Access, Axon, Network
-from omron_miner.subnet_list import SubnetList, Validator
-from omron_miner.wallet import read_address
+from omron_miner.files import sha256
 from wire_miner import (
+    OMRON_MINER,
     STRANGER,
     VALIDATOR,
     Caller,
@@ -35,7 +37,7 @@ from wire_miner import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from omron_miner.circuit import Circuit
+    from omron_miner.circuits.circuit import Circuit
     from omron_miner.constants import Constants
 
 pytestmark = pytest.mark.slow
@@ -43,13 +45,23 @@ pytestmark = pytest.mark.slow
 
 def constants_on(place: Path, proving: Constants, **network: Any) -> Constants:
     """A miner of a real network whose every file is below `place`."""
-    return constants_in(place, proving.circuits).model_copy(
+    circuits = proving.circuits.model_copy(update={"srs_directory": as_trusted(proving.circuits.srs_directory, place)})
+    return constants_in(place, circuits).model_copy(
         update={
             "network": Network(name="finney", copy_file=place / "validators.json", **network),
             "access": Access(),
             "axon": Axon(bind_ip="127.0.0.1", port=free_port(), external_ip="127.0.0.1"),
         }
     )
+
+
+def as_trusted(directory: Path, place: Path) -> Path:
+    """A folder below `place` with the test SRS of `directory`, told to be the ceremony's."""
+    made = place / "trusted"
+    made.mkdir()
+    for path in directory.glob("kzg*.srs"):
+        ensure_srs(int(path.stem.removeprefix("kzg")), made, "finney", path, sha256(path))
+    return made
 
 
 def keep_a_list(constants: Constants) -> None:
@@ -178,22 +190,13 @@ def test_a_validator_permitted_just_now_need_not_wait_for_the_next_sync(
         wait_until(lambda: status() == 200)
 
 
-# A miner of a real network refuses the test SRS, which is all that there is here; nothing else is changed.
-_WITH_TEST_SRS = """
-from omron_miner import miner_session
-miner_session.check_srs = lambda *_: None
-from omron_miner.cli import main
-main()
-"""
-
-
 def test_a_process_started_while_the_node_hangs_serves(
     tmp_path: Path, proving_constants: Constants, tiny_circuit: Circuit
 ) -> None:
     with node("mute") as address:
         constants = constants_on(tmp_path, proving_constants, chain_endpoint=address, call_seconds=2.0)
         keep_a_list(constants)
-        with serving(constants, (sys.executable, "-c", _WITH_TEST_SRS)) as process:
+        with serving(constants) as process:
             assert proves(Caller(constants, read_address(constants.wallet), tiny_circuit), 1)
             process.terminate()
             assert process.wait(10) == 0
@@ -209,7 +212,7 @@ def test_a_first_start_without_a_chain_fails_in_one_clear_message(
         constants = constants_on(tmp_path, proving_constants, chain_endpoint=address, call_seconds=2.0)
         config = tmp_path / "constants.toml"
         config.write_text(to_toml(constants))
-        whole = [sys.executable, "-c", _WITH_TEST_SRS, "--config", str(config), "serve"]
+        whole = [*OMRON_MINER, "--config", str(config), "serve"]
         done = subprocess.run(whole, capture_output=True, text=True, timeout=60, check=False, env=os.environ)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr

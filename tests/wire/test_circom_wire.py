@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import circom_building
-from omron_miner.circuit import load_circuit
+from omron_miner.circuits.load import load_circuit
 from omron_miner.constants import Circuits
-from omron_miner.http_transport import signed_headers
-from omron_miner.protocol import DEFAULT_CIRCUIT_ID, ProofOfWeightsSynapse, QueryZkProof, WireProofSystem
-from omron_miner.verifier import verify_elsewhere
+from omron_miner.proving.verifier import verify_elsewhere
+from omron_miner.serving.protocol import DEFAULT_CIRCUIT_ID, ProofOfWeightsSynapse, QueryZkProof, WireProofSystem
+from omron_miner.serving.signing import signed_headers
 from wire_miner import VALIDATOR, Miner, constants_in, running
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from bittensor_wallet import Keypair
 
-from omron_miner.chain import ChainError, LocalChain
-from omron_miner.competition import NOT_COMMITTED, NOT_TAKING_PART, NOTHING_PREPARED
+from omron_miner.chain.chain import ChainError, LocalChain
+from omron_miner.competition.watch import NOT_COMMITTED, NOT_TAKING_PART, NOTHING_PREPARED
 from omron_miner.constants import Competition as Section
-from omron_miner.http_transport import signed_headers
-from omron_miner.protocol import Competition
+from omron_miner.serving.protocol import Competition
+from omron_miner.serving.signing import signed_headers
 from s3_server import SECRET_KEY, S3Server, s3_server
 from wire_miner import (
     OMRON_MINER,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from omron_miner.circuit import Circuit
+    from omron_miner.circuits.circuit import Circuit
     from omron_miner.constants import Constants
 
 pytestmark = pytest.mark.slow
@@ -84,7 +84,6 @@ def constants(tmp_path: Path, proving_constants: Constants, tiny_circuit: Circui
         bucket=server.bucket,
         credentials_file=tmp_path / "keys",
         status_file=tmp_path / "competition.json",
-        check_seconds=0.1,
         settle_seconds=0.2,
         recheck_seconds=0.5,
     )

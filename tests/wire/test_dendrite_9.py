@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from building import ROOT
-from omron_miner.competition import NOT_TAKING_PART
+from omron_miner.competition.watch import NOT_TAKING_PART
 from omron_miner.events import FailureKind
-from omron_miner.verifier import verify_elsewhere
+from omron_miner.proving.verifier import verify_elsewhere
 from wire_miner import STRANGER, VALIDATOR, Miner, constants_in, row_of, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from omron_miner.circuit import Circuit
+    from omron_miner.circuits.circuit import Circuit
     from omron_miner.constants import Constants
 
 pytestmark = pytest.mark.slow

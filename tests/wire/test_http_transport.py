@@ -10,15 +10,15 @@ import pytest
 from starlette.responses import JSONResponse
 
 from omron_miner.events import FailureKind
-from omron_miner.http_transport import signed_headers
-from omron_miner.protocol import QueryForCapacities
-from omron_miner.verifier import verify_elsewhere
+from omron_miner.proving.verifier import verify_elsewhere
+from omron_miner.serving.protocol import QueryForCapacities
+from omron_miner.serving.signing import signed_headers
 from wire_miner import MAX_BODY_BYTES, STRANGER, VALIDATOR, Miner, constants_in, row_of, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from omron_miner.circuit import Circuit
+    from omron_miner.circuits.circuit import Circuit
     from omron_miner.constants import Constants
 
 pytestmark = pytest.mark.slow

@@ -1,31 +1,29 @@
-"""What a caller may cost: its share of requests, JSON's depth, remembered nonces, and time to say what it wants."""
+"""What a caller may cost: its share of requests, the depth of JSON, and remembered nonces."""
 
 from __future__ import annotations
 
 import json
 import math
-import socket
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from http.client import HTTPConnection
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from omron_miner import axon_server
-from omron_miner.allowance import Allowances
-from omron_miner.axon_server import LastNonces, too_deep
-from omron_miner.http_transport import SeenNonces, signed_headers
-from omron_miner.protocol import ProofOfWeightsSynapse, QueryForCapacities
+from omron_miner.serving.allowance import Allowances
+from omron_miner.serving.axon_server import LastNonces, too_deep
+from omron_miner.serving.http_transport import SeenNonces
+from omron_miner.serving.protocol import ProofOfWeightsSynapse, QueryForCapacities
+from omron_miner.serving.signing import signed_headers
 from wire_miner import OTHER_VALIDATOR, STRANGER, VALIDATOR, Miner, constants_in, row_of, running, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from omron_miner.circuit import Circuit
+    from omron_miner.circuits.circuit import Circuit
     from omron_miner.constants import Constants
-    from omron_miner.verified_model_session import ProofResult
+    from omron_miner.proving.verified_model_session import ProofResult
 
 SECOND = 1_000_000_000
 
@@ -176,7 +174,7 @@ def test_a_request_in_progress_counts_until_it_is_done_on_either_transport(
 
 @slow
 def test_unsigned_headers_do_not_revive_an_old_request(miner: Miner) -> None:
-    from omron_miner.query import Dendrite
+    from omron_miner.serving.query import Dendrite
 
     dendrite = Dendrite(VALIDATOR)
     signed = dendrite.preprocess_synapse_for_request(miner.target, QueryForCapacities(), 20.0)
@@ -187,40 +185,6 @@ def test_unsigned_headers_do_not_revive_an_old_request(miner: Miner) -> None:
     for unsigned in ({}, {"timeout": "1e9"}, {"bt_header_dendrite_version": "7000000"}):
         status, text = miner.post("QueryForCapacities", b"{}", headers | unsigned)
         assert (status, "Nonce is too old" in text) == (401, True)
-
-
-@slow
-@pytest.mark.parametrize(
-    "beginning",
-    [
-        b"",
-        b"POST /capac",
-        b"POST /capacities HTTP/1.1\r\nHost: miner\r\nContent-Length: 10\r\n\r\n{",
-        b"GET /none HTTP/1.1\r\nHost: miner\r\n\r\nPOST /none HTTP/1.1\r\nHost: miner\r\nContent-Length: 9\r\n\r\n{",
-    ],
-)
-def test_who_does_not_finish_a_request_is_not_waited_for(
-    miner: Miner, monkeypatch: pytest.MonkeyPatch, beginning: bytes
-) -> None:
-    monkeypatch.setattr(axon_server, "ARRIVAL_SECONDS", 0.2)
-    with socket.create_connection(("127.0.0.1", miner.constants.axon.port), timeout=5) as caller:
-        caller.sendall(beginning)
-        while caller.recv(65_536):  # until the miner closes it
-            pass
-
-
-@slow
-def test_who_takes_time_between_requests_is_not_cut_off(miner: Miner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(axon_server, "ARRIVAL_SECONDS", 0.2)
-    caller = HTTPConnection("127.0.0.1", miner.constants.axon.port, timeout=5)
-    caller.connect()
-    caller.auto_open = 0  # a connection that was closed is not replaced
-    for _ in range(3):
-        caller.request("GET", "/none")
-        answer = caller.getresponse()
-        assert (answer.status, answer.read() != b"") == (404, True)
-        time.sleep(0.4)
-    caller.close()
 
 
 @slow
@@ -238,3 +202,12 @@ def test_deep_json_is_refused(miner: Miner, depth: int) -> None:
     status, text = miner.post("QueryForCapacities", body, miner.signed_headers(QueryForCapacities()))
     assert (status in (400, 422), len(text) < 200) == (True, True)
     assert miner.post("query-zk-proof", body, signed_headers(VALIDATOR, miner.hotkey, body))[0] == 422
+
+
+@slow
+def test_a_body_of_many_lists_is_refused_before_it_is_parsed(miner: Miner) -> None:
+    body = json.dumps({"x": [[]] * 30_000}, separators=(",", ":")).encode()
+    status, text = miner.post("QueryForCapacities", body, miner.signed_headers(QueryForCapacities()))
+    assert (status, "too many lists" in text) == (422, True)
+    status, text = miner.post("query-zk-proof", body, signed_headers(VALIDATOR, miner.hotkey, body))
+    assert (status, "too many lists" in text) == (422, True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from omron_miner.circuit import Circuit
+    from omron_miner.circuits.circuit import Circuit
     from omron_miner.constants import Constants
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tiny_circuit")]  # built before anything is served

@@ -1,4 +1,4 @@
-"""A circuit that comes, changes or goes while the miner runs is served, read anew or refused, without a restart."""
+"""A circuit that comes, changes or goes while the miner runs is served, read again or refused, without a restart."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from file_server import cut, serving
-from omron_miner.circuit_build import Source
-from omron_miner.circuit_sync import sync
+from omron_miner.building.build import Source
+from omron_miner.building.sync import sync
 from omron_miner.events import FailureKind
 from wire_miner import constants_in, row_of, running
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from omron_miner.circuit import Circuit
+    from omron_miner.circuits.circuit import Circuit
     from omron_miner.constants import Constants
 
 pytestmark = pytest.mark.slow
@@ -27,7 +27,11 @@ pytestmark = pytest.mark.slow
 def constants(tmp_path: Path, proving_constants: Constants, tiny_circuit: Circuit) -> Constants:
     """A miner that has the tiny circuit alone, in a folder of its own."""
     circuits = proving_constants.circuits.model_copy(
-        update={"directory": tmp_path / "circuits", "download_plain_http": True, "download_keep_free_bytes": 0}
+        update={
+            "directory": tmp_path / "circuits",
+            "download_plain_http": True,
+            "download_hosts": ("127.0.0.1",),
+        }
     )
     shutil.copytree(tiny_circuit.directory, circuits.directory / tiny_circuit.directory.name)
     return constants_in(tmp_path, circuits)

@@ -17,26 +17,27 @@ import bittensor
 import psutil
 from bittensor_wallet import Keypair
 
-from omron_miner.chain import open_chain
-from omron_miner.circuit import example_inputs
-from omron_miner.circuit_store import CircuitStore
-from omron_miner.competition import CompetitionWatch
+from omron_miner.chain.open import open_chain
+from omron_miner.chain.wallet import create_throwaway_hotkey, open_hotkey
+from omron_miner.circuits.circuit_store import CircuitStore
+from omron_miner.circuits.inputs import example_inputs
+from omron_miner.competition.watch import CompetitionWatch
 from omron_miner.constants import Access, Axon, Circuits, Constants, Deadlines, Log, Network, Prover, Sessions, Wallet
 from omron_miner.events import EventLog, LifeEvent, RequestEvent, from_json
-from omron_miner.miner_session import MinerSession, read_chain, watch_of
-from omron_miner.protocol import QueryZkProof
-from omron_miner.prover import ProverPool
-from omron_miner.query import Dendrite
-from omron_miner.verifier import verify_elsewhere
-from omron_miner.wallet import create_throwaway_hotkey, open_hotkey
+from omron_miner.proving.prover import ProverPool
+from omron_miner.proving.verifier import verify_elsewhere
+from omron_miner.serving.miner_session import MinerSession
+from omron_miner.serving.protocol import QueryZkProof
+from omron_miner.serving.query import Dendrite
+from omron_miner.serving.start import read_chain, watch_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from omron_miner.axon_server import AxonServer
-    from omron_miner.chain import Chain
-    from omron_miner.circuit import Circuit
+    from omron_miner.chain.chain import Chain
+    from omron_miner.circuits.circuit import Circuit
+    from omron_miner.serving.axon_server import AxonServer
 
 MAX_BODY_BYTES = 100_000
 OMRON_MINER = (sys.executable, "-m", "omron_miner")
@@ -63,7 +64,9 @@ def constants_in(directory: Path, circuits: Circuits, **deadlines: float) -> Con
         access=Access(max_body_bytes=MAX_BODY_BYTES),
         wallet=Wallet(path=directory / "wallets"),
         axon=Axon(bind_ip="127.0.0.1", port=free_port()),
-        deadlines=Deadlines(**{"circuit_timeout_seconds": 90.0, "external_queue_seconds": 60.0, **deadlines}),
+        deadlines=Deadlines(
+            **{"circuit_timeout_seconds": 90.0, "external_queue_seconds": 60.0, "kill_seconds": 600.0, **deadlines}
+        ),
         prover=Prover(workers=1),
         circuits=circuits,
         sessions=Sessions(directory=directory / "ram", fallback_directory=directory / "disk", minimum_free_bytes=0),
@@ -98,7 +101,7 @@ def workers_of(miner: psutil.Process) -> list[psutil.Process]:
     found = []
     for child in miner.children():
         with suppress(psutil.NoSuchProcess):
-            if "spawn_main" in " ".join(child.cmdline()):
+            if "serve_calls" in " ".join(child.cmdline()):
                 found.append(child)
     return found
 
@@ -196,7 +199,7 @@ def running(constants: Constants, circuit: Circuit, chain: Chain | None = None) 
     wallet = open_hotkey(constants.wallet)
     events = EventLog(constants.log)
     pool = ProverPool(constants, lambda detail: events.life("worker_lost", detail))
-    store = CircuitStore(constants.circuits)
+    store = CircuitStore(constants)
     chain = chain or open_chain(constants, wallet)
     watch = watch_of(chain, constants, events.lines)
     competition = None

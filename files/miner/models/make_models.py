@@ -1,4 +1,6 @@
-"""Writes demo.onnx and tiny.onnx beside itself: the circuits a host proves before it has any of a validator's.
+"""Writes demo.onnx and tiny.onnx next to itself: the circuits a host proves before it has any of a validator's.
+
+Next to each is a file of what it answers (``*.reference.json``), to compare circuits without onnxruntime.
 
 ``demo`` has the interface of subnet 2's age competition (one 1×3×64×64 image in; nine outputs, 21 numbers in that
 order out) and the shape of its SSR-Net: a Relu stream and a Tanh stream over three stages, each stage fusing both into
@@ -12,8 +14,8 @@ What keeps them cheap and exact in EZKL:
   costly rescaling that follows a multiplication, so that all of it fits in one column of 2^16 rows;
 - weights are scaled by fan-in, so that images within [-1, 1] keep every value far inside the lookup range.
 
-Run it with the onnx package installed: ``python make_models.py [DIRECTORY]``. The same version of the onnx package
-writes the same bytes.
+Run it where ``omron-miner[tune]`` is installed: ``python make_models.py [DIRECTORY]``. The same version of the onnx
+package writes the same bytes.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from omron_miner.building.compare import SUFFIX, ask_model, reference_text
 
 OPSET = 13
 IR_VERSION = 8
@@ -144,11 +148,12 @@ def _spread(fan_in: int, gain: float) -> float:
 
 
 def main() -> None:
-    """Writes both models."""
+    """Writes both models and their answers."""
     directory = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
     for model in (demo(), tiny()):
         path = directory / f"{model.graph.name}.onnx"
         path.write_bytes(model.SerializeToString(deterministic=True))
+        path.with_suffix(SUFFIX).write_text(reference_text(path, ask_model(path, {})), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,26 +10,36 @@ protocol name their place in it ("validators …").
 from __future__ import annotations
 
 import json
-import sys
+from ipaddress import ip_address
+from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from omron_miner.addresses import is_loopback
 from omron_miner.errors import ConfigError
+from omron_miner.outside import parse_toml
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # Ubuntu 22.04
-    import tomli as tomllib
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
+_DAY = 86_400.0
+COPY_DAYS = 7.0
+"""Oldest list of validators that a start without a chain uses: validators come and go within weeks."""
+DOWNLOAD_STALL_SECONDS = 30.0
+"""Without a byte for so long, a download's connection is given up, and another one made."""
+NONCE_BACK_SECONDS, NONCE_AHEAD_SECONDS = 4.0, 2.0
+"""How old a signed request may be and how far its clock ahead of ours, as bittensor's axon allows its callers."""
 DEFAULT_PATH = Path("/etc/omron-miner/constants.toml")
 
 Port = Annotated[int, Field(gt=1024, lt=65535)]
 """bittensor refuses ports outside 1025-65534."""
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Ss58 = Annotated[str, StringConstraints(pattern=r"^5[1-9A-HJ-NP-Za-km-z]{47}$")]
-CircuitId = Annotated[str, StringConstraints(pattern=r"^[a-f0-9]{64}$")]
+CIRCUIT_ID = "[a-f0-9]{64}"
+"""Pattern of a circuit's id: 64 lower-case hex digits."""
+CircuitId = Annotated[str, StringConstraints(pattern=rf"^{CIRCUIT_ID}$")]
 
 
 class _Section(BaseModel):
@@ -39,45 +49,50 @@ class _Section(BaseModel):
 class Network(_Section):
     """Which chain, and how often it is asked."""
 
-    name: Literal["local", "test", "finney"] = Field("local", description="local: no chain, a fixed list of validators")
-    netuid: int = Field(2, ge=0, le=65535, description="subnet: 2 on finney, 118 on test")
-    chain_endpoint: str = Field("", description="websocket address of a node of your own; empty: bittensor's default")
-    metagraph_sync_seconds: Seconds = Field(3600.0, description="how often the list of validators is refreshed")
-    registration_check_seconds: Seconds = Field(600.0, description="how often our own registration is looked up")
+    name: Literal["local", "test", "finney"] = Field(
+        "local", description="Network: local (no chain, a fixed list of validators), test or finney"
+    )
+    netuid: int = Field(2, ge=0, le=65535, description="Subnet UID: 2 on finney, 118 on test")
+    chain_endpoint: str = Field("", description="WebSocket URL of your own subtensor node; empty = bittensor's default")
+    metagraph_sync_seconds: Seconds = Field(3600.0, description="Interval between metagraph refreshes")
     early_sync_seconds: float = Field(
-        600.0, ge=0, description="a refused hotkey has the list read anew, at most so often; 0: never"
+        600.0, ge=0, description="Minimum interval between extra refreshes caused by an unknown hotkey; 0 = none"
     )
-    call_seconds: Seconds = Field(
-        30.0, description="longest wait for an answer of the chain; 4 times it for extrinsics"
-    )
+    call_seconds: Seconds = Field(30.0, description="Timeout of a chain query; extrinsics get 4 times as long")
     copy_file: Path = Field(
         Path("/var/lib/omron-miner/validators.json"),
-        description="the last list of validators, to start with",
+        description="Copy of the last validator list, used when the chain is unreachable at start",
     )
-    copy_days: float = Field(7.0, gt=0, description="a copy older than this is not used at the start")
-    local_validator_hotkeys: tuple[Ss58, ...] = Field((), description="on local: the hotkeys that may ask")
+    local_validator_hotkeys: tuple[Ss58, ...] = Field(
+        (), description="Hotkeys that may send requests; local network only"
+    )
 
 
 class Access(_Section):
     """Who may ask."""
 
-    blacklist: bool = Field(True, description="false lets any signed request in; never on a real network")
-    minimum_stake: float = Field(1024.0, ge=0, description="stake below which a hotkey is refused")
-    require_validator_permit: bool = Field(True, description="refuse hotkeys without a validator permit")
-    max_body_bytes: int = Field(1_048_576, ge=1024, description="larger request bodies are refused unread (413)")
-    max_body_depth: int = Field(32, ge=8, le=128, description="JSON nested deeper than this is refused (422)")
-    requests_in_progress: int = Field(64, ge=0, description="of one hotkey at a time, more are refused (429); 0: any")
-    requests_per_minute: int = Field(600, ge=0, description="of one hotkey, more are refused (429); 0: any")
-    nonce_back_seconds: Seconds = Field(4.0, description="signed HTTP requests older than this are refused (401)")
-    nonce_ahead_seconds: Seconds = Field(2.0, description="how far a caller's clock may be ahead of ours there")
+    blacklist: bool = Field(
+        True, description="Accept only validators; false accepts any signed request, never on a real network"
+    )
+    minimum_stake: float = Field(1024.0, ge=0, description="Minimum stake of a validator; lower gets 403")
+    require_validator_permit: bool = Field(True, description="Accept only hotkeys with a validator permit")
+    max_body_bytes: int = Field(1_048_576, ge=1024, description="Maximum request body; larger gets 413 unread")
+    requests_in_progress: int = Field(
+        64,
+        ge=0,
+        description="Maximum concurrent requests per hotkey; more get 429; 0 = unlimited",
+    )
+    requests_per_minute: int = Field(
+        600, ge=0, description="Maximum requests per minute per hotkey; more get 429; 0 = unlimited"
+    )
 
 
 class Wallet(_Section):
     """Where the hotkey is. A coldkey must never be here."""
 
-    path: Path = Field(Path("/var/lib/omron-miner/wallets"), description="folder of wallets, bittensor's layout")
-    name: str = Field("miner", pattern=r"^[A-Za-z0-9_.-]+$", description="the wallet's folder")
-    hotkey: str = Field("default", pattern=r"^[A-Za-z0-9_.-]+$", description="the hotkey's file in it")
+    path: Path = Field(Path("/var/lib/omron-miner/wallets"), description="Wallet directory in bittensor's layout")
+    name: str = Field("miner", pattern=r"^[A-Za-z0-9_.-]+$", description="Wallet name")
+    hotkey: str = Field("default", pattern=r"^[A-Za-z0-9_.-]+$", description="Hotkey name")
 
     @property
     def directory(self) -> Path:
@@ -93,101 +108,143 @@ class Wallet(_Section):
 class Axon(_Section):
     """Where validators reach the miner."""
 
-    bind_ip: str = Field("0.0.0.0", description="address the port is opened on")  # noqa: S104  validators call from anywhere
-    port: Port = Field(8091, description="port validators call; bittensor wants 1025 to 65534")
-    external_ip: str = Field("", description="address told to the chain; empty: bind_ip, which a real network refuses")
-    external_port: int = Field(0, ge=0, lt=65535, description="port told to the chain; 0: the same as port")
+    bind_ip: str = Field("0.0.0.0", description="IP address the axon listens on")  # noqa: S104  validators call from anywhere
+    port: Port = Field(8091, description="Port the axon listens on, 1025 to 65534")
+    external_ip: str = Field("", description="IP address announced on chain; required on a real network")
+    external_port: int = Field(0, ge=0, lt=65535, description="Port announced on chain; 0 = same as port")
 
 
 class Deadlines(_Section):
     """When an answer is due."""
 
-    circuit_timeout_seconds: Seconds = Field(45.0, description="answer due; validators wait 60 s and score less before")
-    external_queue_seconds: Seconds = Field(5.0, description="longest wait for a free prover before refusing")
-    stop_seconds: Seconds = Field(2.5, description="time to finish after SIGTERM; pm2 kills after 3 s")
+    circuit_timeout_seconds: Seconds = Field(
+        45.0, description="Deadline of an answer; validators give up after 60 s and score slow answers lower"
+    )
+    external_queue_seconds: Seconds = Field(
+        5.0, description="Maximum wait for a free worker; after that the request is refused"
+    )
+    stop_seconds: Seconds = Field(2.5, description="Time to finish requests after SIGTERM; below kill_seconds")
+    kill_seconds: Seconds = Field(3.0, description="Time from SIGTERM until pm2 kills the miner")
 
 
 class Prover(_Section):
     """The worker processes that prove."""
 
-    workers: int = Field(0, ge=0, le=256, description="most proofs at a time; 0: as many as cores, at most 4")
-    threads_per_worker: int = Field(0, ge=0, le=1024, description="threads a proof may use; 0: as many as cores")
-    recycle_after_tasks: int = Field(10, ge=1, description="a worker is replaced after this many proofs, when idle")
-    verify_retries: int = Field(1, ge=0, le=3, description="proofs made anew when one does not verify, time allowing")
-    compact_proofs: bool = Field(True, description="send proofs without EZKL's readable copy of the instances")
-    start_seconds: Seconds = Field(60.0, description="a worker that is not ready by then is a failure")
+    workers: int = Field(0, ge=0, le=256, description="Maximum concurrent proofs; 0 = number of cores, at most 4")
+    threads_per_worker: int = Field(0, ge=0, le=1024, description="Threads per proof; 0 = number of cores")
+    recycle_after_tasks: int = Field(10, ge=1, description="Proofs after which an idle worker process is replaced")
+    start_seconds: Seconds = Field(60.0, description="Timeout for a worker process to start and load its keys")
+    engine: Literal["local", "dask"] = Field(
+        "local", description="Where proofs are made: local (this host only) or dask (prover hosts as well)"
+    )
+    local_workers: int = Field(
+        1,
+        ge=0,
+        le=256,
+        description="With dask: concurrent proofs on this host; 0 = only what no prover host can prove in time",
+    )
+
+
+class Provers(_Section):
+    """Prover hosts behind one miner, reached through Dask."""
+
+    miner: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9_.-]*$",
+        description="On a prover host: name of the miner that it proves for; empty = this host is a miner",
+    )
+    name: str = Field(
+        "", pattern=r"^[A-Za-z0-9_.-]*$", description="Name of this prover host in logs and reports; empty = host name"
+    )
+    bind_ip: str = Field("127.0.0.1", description="IP address that this host's scheduler or prover listens on")
+    port: Port = Field(8785, description="Port that a prover host listens on")
+    scheduler_host: str = Field(
+        "127.0.0.1", min_length=1, description="Address of the scheduler, which runs on the miner's host"
+    )
+    scheduler_port: Port = Field(8786, description="Port of the scheduler")
+    tls: bool = Field(
+        True, description="TLS with client certificates; false is allowed only while all addresses are loopback"
+    )
+    certificate_directory: Path = Field(
+        Path("/etc/omron-miner/provers"), description="Directory of ca.pem, cert.pem and key.pem"
+    )
+    directory: Path = Field(Path("/var/lib/omron-miner/provers"), description="Directory of Dask's temporary files")
+    heartbeat_seconds: Seconds = Field(0.5, description="Interval between the miner's calls to each prover host")
+    lost_seconds: Seconds = Field(
+        2.0, description="A prover host that does not answer for this long gets no work until it answers again"
+    )
+    verify_again: bool = Field(True, description="Verify proofs from other hosts on the miner's host before sending")
 
 
 class Circuits(_Section):
     """Circuits, their keys and the SRS."""
 
-    directory: Path = Field(Path("/var/lib/omron-miner/circuits"), description="one folder model_<id> a circuit")
-    srs_directory: Path = Field(Path("/var/lib/omron-miner/srs"), description="kzg<logrows>.srs files")
-    ezkl_directory: Path = Field(Path("/var/lib/omron-miner/ezkl"), description="EZKL_REPO_PATH: lookup-table cache")
-    cache_size: int = Field(32, ge=1, description="circuits whose metadata is kept in memory")
-    ignored: tuple[CircuitId, ...] = Field((), description="circuit ids that are never loaded nor fetched")
-    download_hosts: tuple[str, ...] = Field((), description="hosts keys come from; empty: those metadata.json names")
-    download_plain_http: bool = Field(False, description="let keys come unencrypted, from http:// addresses")
-    download_seconds: Seconds = Field(21_600.0, description="longest a key's download may take in one run")
-    download_stall_seconds: Seconds = Field(30.0, description="without a byte for so long, connect anew")
-    download_tries: int = Field(6, ge=1, le=100, description="connections in a row without a byte before giving up")
-    download_max_bytes: int = Field(53_687_091_200, ge=1, description="larger keys are refused")
-    download_keep_free_bytes: int = Field(1_073_741_824, ge=0, description="disk space a download must leave free")
+    directory: Path = Field(Path("/var/lib/omron-miner/circuits"), description="Directory of the model_<id> folders")
+    srs_directory: Path = Field(Path("/var/lib/omron-miner/srs"), description="Directory of the kzg<logrows>.srs files")
+    ezkl_directory: Path = Field(
+        Path("/var/lib/omron-miner/ezkl"), description="EZKL_REPO_PATH: holds the lookup-table cache"
+    )
+    ignored: tuple[CircuitId, ...] = Field((), description="Circuit IDs that are never loaded or downloaded")
+    download_hosts: tuple[str, ...] = Field(
+        (),
+        description="Hosts to download proving keys from, private ones too; empty = public hosts in metadata.json",
+    )
+    download_plain_http: bool = Field(False, description="Allow downloads of proving keys over unencrypted HTTP")
+    download_seconds: Seconds = Field(21_600.0, description="Maximum time of one proving key download per run")
+    download_max_bytes: int = Field(
+        53_687_091_200, ge=1, description="Maximum size of a proving key; larger ones are refused"
+    )
 
 
 class Competition(_Section):
     """The competition: a circuit of ours that validators fetch from storage and score."""
 
-    enabled: bool = Field(
-        False, description="whether a circuit is offered; false: validators get upstream's words for none"
+    enabled: bool = Field(False, description="Offer a circuit to the competition")
+    directory: Path = Field(
+        Path("/var/lib/omron-miner/competition"),
+        description="Directory of the circuit on offer: model.compiled and settings.json",
     )
-    directory: Path = Field(Path("/var/lib/omron-miner/competition"), description="model.compiled and settings.json")
     endpoint: Annotated[str, StringConstraints(pattern=r"^(https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?)?$")] = Field(
-        "", description="S3 storage: https://ACCOUNT.r2.cloudflarestorage.com; empty: Amazon's"
+        "", description="S3 endpoint, e.g. https://ACCOUNT.r2.cloudflarestorage.com; empty = Amazon S3"
     )
-    region: str = Field("auto", pattern=r"^[a-z0-9-]+$", description="the bucket's region; auto at Cloudflare")
-    bucket: str = Field("", pattern=r"^([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])?$", description="the bucket's name")
+    region: str = Field("auto", pattern=r"^[a-z0-9-]+$", description="The bucket's region; auto for Cloudflare R2")
+    bucket: str = Field("", pattern=r"^([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])?$", description="Bucket name")
     credentials_file: Path = Field(
-        Path("/etc/omron-miner/competition-credentials"), description="access key and secret, 0600, the miner's own"
+        Path("/etc/omron-miner/competition-credentials"),
+        description="File with the access key and secret; mode 0600, owned by the miner's user",
     )
     status_file: Path = Field(
-        Path("/var/lib/omron-miner/competition.json"), description="what `competition status` shows, written here"
+        Path("/var/lib/omron-miner/competition.json"),
+        description="Status file read by `omron-miner competition status`",
     )
-    check_seconds: Seconds = Field(60.0, description="how often the folder is looked at")
-    settle_seconds: Seconds = Field(10.0, description="files are taken when nothing wrote to them for so long")
-    recheck_seconds: Seconds = Field(600.0, description="how often storage and chain are asked whether all is there")
-    url_seconds: int = Field(3600, ge=600, le=604_800, description="how long a URL lets a validator fetch")
+    settle_seconds: Seconds = Field(
+        10.0, description="Interval between checks of the directory; what has not changed for so long is uploaded"
+    )
+    recheck_seconds: Seconds = Field(
+        600.0, description="Interval between checks that the files are in the bucket and the commitment is on chain"
+    )
 
 
 class Sessions(_Section):
     """Where a request's temporary files live."""
 
-    directory: Path = Field(Path("/dev/shm/omron-miner"), description="on the RAM disk, 0700")  # noqa: S108
+    directory: Path = Field(
+        Path("/dev/shm/omron-miner"),  # noqa: S108
+        description="Directory of temporary files on the RAM disk, mode 0700",
+    )
     fallback_directory: Path = Field(
-        Path("/var/lib/omron-miner/sessions"), description="used when the RAM disk is full"
+        Path("/var/lib/omron-miner/sessions"), description="Directory used when the RAM disk is full"
     )
-    minimum_free_bytes: int = Field(67_108_864, ge=0, description="less free than this counts as full")
-
-
-class Capacities(_Section):
-    """What validators are told of the circuits' capacities; they only log it."""
-
-    compute_units: tuple[tuple[CircuitId, Annotated[int, Field(ge=0)]], ...] = Field(
-        (), description="circuit id and its units; for others, the most proofs at a time"
-    )
-
-
-class Reset(_Section):
-    """The bonds reset of upstream's miners, which validators no longer ask for."""
-
-    bonds: bool = Field(False, description="reset our bonds on upstream's schedule; replaces a text commitment")
+    minimum_free_bytes: int = Field(67_108_864, ge=0, description="Free space below which the RAM disk counts as full")
 
 
 class Log(_Section):
     """What is written where; rotation is logrotate's."""
 
-    directory: Path = Field(Path("/var/log/omron-miner"), description="miner.log and events.jsonl go here")
-    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least severe line in miner.log")
+    directory: Path = Field(Path("/var/log/omron-miner"), description="Directory of miner.log and events.jsonl")
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Minimum level of messages in miner.log"
+    )
 
     @property
     def miner_log(self) -> Path:
@@ -203,23 +260,31 @@ class Log(_Section):
 class Monitor(_Section):
     """The summary, what it holds the miner to, and when to alert."""
 
-    directory: Path = Field(Path("/var/lib/omron-miner"), description="where summary.json, .txt and .html go")
-    window_seconds: Seconds = Field(86_400.0, description="requests older than this are not in the summary")
-    target_success_percent: float = Field(100.0, ge=0, le=100, description="least share of verified answers")
-    target_proof_seconds: Seconds = Field(30.0, description="p95 of witness and proof at most this")
-    target_overhead_seconds: Seconds = Field(5.0, description="p95 of everything we add below this")
-    target_total_seconds: Seconds = Field(45.0, description="p95 of the whole answer below this")
-    target_timeouts: int = Field(0, ge=0, description="most timeouts in the window")
-    read_bytes_per_run: int = Field(1_048_576, ge=65_536, description="most of the event log that one run reads")
-    keep_minutes_days: float = Field(3.0, ge=1, le=31, description="days of which every minute is kept")
-    keep_hours_days: float = Field(180.0, ge=8, le=3660, description="days of which every hour is kept")
-    alert_file: Path = Field(Path("/etc/omron-miner/alerts.toml"), description="whom to tell: a command, a webhook")
-    alert_window_seconds: Seconds = Field(3600.0, description="alerts look at requests and restarts of this long")
-    alert_clear_seconds: float = Field(600.0, ge=0, description="an alert clears when all was well for this long")
-    alert_no_request_seconds: float = Field(3600.0, ge=0, description="alert without a request for so long; 0: never")
-    alert_memory_growth_percent: float = Field(25.0, gt=0, description="alert when the miner grows so much in a day")
-    alert_ram_disk_percent: float = Field(90.0, gt=0, le=100, description="alert when the RAM disk is this full")
-    alert_restarts: int = Field(2, ge=1, description="alert at so many restarts, and at any crash")
+    directory: Path = Field(
+        Path("/var/lib/omron-miner"), description="Directory of summary.json, summary.txt and summary.html"
+    )
+    window_seconds: Seconds = Field(86_400.0, description="Period that the summary covers")
+    target_success_percent: float = Field(
+        100.0, ge=0, le=100, description="Target: minimum share of requests answered with a verified proof"
+    )
+    target_proof_seconds: Seconds = Field(30.0, description="Target: maximum p95 of witness and proof time")
+    target_overhead_seconds: Seconds = Field(5.0, description="Target: maximum p95 of overhead (total minus proof)")
+    target_total_seconds: Seconds = Field(45.0, description="Target: maximum p95 of the total response time")
+    target_timeouts: int = Field(0, ge=0, description="Target: maximum timeouts in the period")
+    keep_minutes_days: float = Field(3.0, ge=1, le=31, description="Retention of per-minute history, in days")
+    keep_hours_days: float = Field(180.0, ge=8, le=3660, description="Retention of hourly history, in days")
+    alert_file: Path = Field(
+        Path("/etc/omron-miner/alerts.toml"), description="Alert destinations: a command, a webhook"
+    )
+    alert_window_seconds: Seconds = Field(3600.0, description="Period that the alerts on requests and restarts cover")
+    alert_no_request_seconds: float = Field(
+        3600.0, ge=0, description="Alert after this long without a request; 0 = never"
+    )
+    alert_memory_growth_percent: float = Field(
+        25.0, gt=0, description="Alert when the miner's memory grows by this much in a day"
+    )
+    alert_ram_disk_percent: float = Field(90.0, gt=0, le=100, description="Alert when the RAM disk is this full")
+    alert_restarts: int = Field(2, ge=1, description="Alert at this many restarts in the period, and at any crash")
 
 
 class Constants(_Section):
@@ -231,43 +296,110 @@ class Constants(_Section):
     axon: Axon = Axon()
     deadlines: Deadlines = Deadlines()
     prover: Prover = Prover()
+    provers: Provers = Provers()
     circuits: Circuits = Circuits()
     competition: Competition = Competition()
     sessions: Sessions = Sessions()
-    capacities: Capacities = Capacities()
-    reset: Reset = Reset()
     log: Log = Log()
     monitor: Monitor = Monitor()
 
     @model_validator(mode="after")
-    def _real_networks_are_guarded(self) -> Constants:
-        if self.network.name == "local":
-            if self.reset.bonds:
-                raise ValueError("reset.bonds is for real networks only")
-        else:
-            if not self.access.blacklist:
-                raise ValueError("access.blacklist must be true on a real network")
-            if self.network.local_validator_hotkeys:
-                raise ValueError("network.local_validator_hotkeys is for the local network only")
-            if not self.axon.external_ip:
-                raise ValueError("axon.external_ip must be set on a real network: validators need an address to call")
-        self._competition_is_whole()
-        if self.monitor.window_seconds > self.monitor.keep_minutes_days * 86_400:
-            raise ValueError("monitor.window_seconds must not be longer than monitor.keep_minutes_days")
-        if self.deadlines.external_queue_seconds >= self.deadlines.circuit_timeout_seconds:
-            raise ValueError("deadlines.external_queue_seconds must be below deadlines.circuit_timeout_seconds")
+    def _settings_fit_each_other(self) -> Constants:
+        rules = (_of_network, _of_competition, _of_provers, _of_times, _of_paths)
+        if problems := [problem for rule in rules for problem in rule(self)]:
+            raise ValueError("; ".join(problems))
         return self
 
-    def _competition_is_whole(self) -> None:
-        competition = self.competition
-        if not competition.enabled:
-            return
-        if not competition.bucket:
-            raise ValueError("competition.bucket must be set when competition.enabled is true")
-        if not competition.endpoint and competition.region == "auto":
-            raise ValueError("competition.region must be the bucket's own where competition.endpoint is empty (Amazon)")
-        if not competition.endpoint and "." in competition.bucket:
-            raise ValueError("competition.bucket must have no dot at Amazon, whose certificates do not cover it")
+
+# --- what holds between settings: each rule tells of every pair that cannot both hold -------------------------------
+
+
+def _of_network(constants: Constants) -> Iterator[str]:
+    if constants.network.name == "local":
+        return
+    if not constants.access.blacklist:
+        yield "access.blacklist must be true on a real network"
+    if constants.network.local_validator_hotkeys:
+        yield "network.local_validator_hotkeys is for the local network only"
+    if not constants.axon.external_ip and not constants.provers.miner:
+        yield "axon.external_ip must be set on a real network: validators need an address to call"
+
+
+def _of_competition(constants: Constants) -> Iterator[str]:
+    competition = constants.competition
+    if not competition.enabled:
+        return
+    if not competition.bucket:
+        yield "competition.bucket must be set when competition.enabled is true"
+    if not competition.endpoint and competition.region == "auto":
+        yield "competition.region must be the bucket's own where competition.endpoint is empty (Amazon)"
+    if not competition.endpoint and "." in competition.bucket:
+        yield "competition.bucket must have no dot at Amazon, whose certificates do not cover it"
+
+
+def _of_provers(constants: Constants) -> Iterator[str]:
+    provers = constants.provers
+    try:
+        bound = ip_address(provers.bind_ip)
+    except ValueError:
+        yield f"provers.bind_ip must be an IP address, not {provers.bind_ip!r}"
+        return
+    if bound.is_unspecified:
+        yield "provers.bind_ip must be one address of this host: every address would let others reach the provers"
+    if not provers.tls and not (bound.is_loopback and is_loopback(provers.scheduler_host)):
+        yield "provers.tls must be true unless provers.bind_ip and provers.scheduler_host are loopback addresses"
+    if provers.heartbeat_seconds >= provers.lost_seconds:
+        yield "provers.heartbeat_seconds must be below provers.lost_seconds"
+
+
+def _of_times(constants: Constants) -> Iterator[str]:
+    """Pairs of which the first must be shorter than, or at most as long as, the second."""
+    deadlines, monitor, network = constants.deadlines, constants.monitor, constants.network
+    if deadlines.external_queue_seconds >= deadlines.circuit_timeout_seconds:
+        yield "deadlines.external_queue_seconds must be below deadlines.circuit_timeout_seconds"
+    if deadlines.stop_seconds >= deadlines.kill_seconds:
+        yield "deadlines.stop_seconds must be below deadlines.kill_seconds, after which pm2 kills"
+    if constants.circuits.download_seconds < DOWNLOAD_STALL_SECONDS:
+        yield f"circuits.download_seconds must be at least {DOWNLOAD_STALL_SECONDS:g}, when a download reconnects"
+    if network.metagraph_sync_seconds > COPY_DAYS * _DAY:
+        yield f"network.metagraph_sync_seconds must be at most {COPY_DAYS:g} days: every copy would be too old"
+    for name in ("window_seconds", "alert_window_seconds"):
+        if getattr(monitor, name) > monitor.keep_minutes_days * _DAY:
+            yield f"monitor.{name} must not be longer than monitor.keep_minutes_days"
+    if monitor.keep_minutes_days > monitor.keep_hours_days:
+        yield "monitor.keep_minutes_days must not be longer than monitor.keep_hours_days"
+
+
+def _of_paths(constants: Constants) -> Iterator[str]:
+    """Every kind of file has a place of its own, and none is below a sessions folder: those are 0700 and swept."""
+    circuits, sessions, competition = constants.circuits, constants.sessions, constants.competition
+    folders = {
+        "sessions.directory": sessions.directory,
+        "sessions.fallback_directory": sessions.fallback_directory,
+        "circuits.directory": circuits.directory,
+        "circuits.srs_directory": circuits.srs_directory,
+        "circuits.ezkl_directory": circuits.ezkl_directory,
+        "competition.directory": competition.directory,
+        "wallet.path": constants.wallet.path,
+        "provers.directory": constants.provers.directory,
+        "provers.certificate_directory": constants.provers.certificate_directory,
+    }
+    files = {
+        "network.copy_file": constants.network.copy_file,
+        "competition.status_file": competition.status_file,
+        "competition.credentials_file": competition.credentials_file,
+        "monitor.alert_file": constants.monitor.alert_file,
+    }
+    for group in (folders, files):
+        for (one, path), (other, same) in combinations(group.items(), 2):
+            if path == same:
+                yield f"{one} and {other} are both {path}: each needs a place of its own"
+    everything = {**folders, **files, "log.directory": constants.log.directory}
+    everything["monitor.directory"] = constants.monitor.directory
+    for owner in ("sessions.directory", "sessions.fallback_directory"):
+        for name, path in everything.items():
+            if folders[owner] in path.parents or (path == folders[owner] and name not in folders):
+                yield f"{name} {path} is in {owner}, which only requests' files may be in"
 
 
 def parse_constants(text: str, origin: str = "constants.toml") -> Constants:
@@ -277,9 +409,11 @@ def parse_constants(text: str, origin: str = "constants.toml") -> Constants:
     """
     try:
         # By way of JSON: there pydantic's strict mode takes a path's string and a tuple's list, but no "8091" for 8091.
-        return Constants.model_validate_json(json.dumps(tomllib.loads(text), default=str))
-    except tomllib.TOMLDecodeError as error:
+        content = json.dumps(parse_toml(text), default=str)
+    except (ValueError, RecursionError) as error:  # the second from JSON: dotted keys may nest without end
         raise ConfigError(f"{origin} is not valid TOML: {error}", "correct the file or run the play again") from error
+    try:
+        return Constants.model_validate_json(content)
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(str(part) for part in problem['loc']) or 'file'}: {problem['msg']}"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class OmronError(Exception):
     """What is wrong, and in `hint` the next thing to try.
 
-    `exit_code` is what the command line ends with: 1 the thing failed, 2 the way it was asked for is wrong.
+    `exit_code` is what the command line ends with: 1 failure, 2 invalid arguments or configuration.
     """
 
     exit_code = 1

@@ -1,6 +1,6 @@
 """The log lines operators grep for and the JSON event of each request: written and parsed here, nowhere else.
 
-The lines are an interface (operators' scripts read them): change one only by adding a new one beside it.
+The lines are an interface (operators' scripts read them): change one only by adding a new one.
 Every request ends in exactly one `RequestEvent`; the miner's life (start, stop, a worker lost) in `LifeEvent`s.
 Both go to ``events.jsonl``, one compact JSON object a line; the monitor reads that file.
 This module is imported by the monitor, so it imports nothing heavy.
@@ -8,18 +8,24 @@ This module is imported by the monitor, so it imports nothing heavy.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import logging
-import logging.handlers
 import math
 import os
+import shutil
+import sys
 import time
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from omron_miner.outside import parse_json
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from omron_miner.constants import Log
@@ -29,6 +35,8 @@ _EVENTS_LOGGER_NAME = "omron_miner_events"  # not below LOGGER_NAME: its records
 SCHEMA_VERSION = 1
 MAX_TEXT = 1000
 """Characters kept of each text in an event: some come from callers, who may send a megabyte."""
+_FULL_BYTES = 65_536
+"""A file system with less free than this is full: the next events do not fit."""
 
 COMPLETED = "✅ Optimized proof completed for {circuit}"
 RESPONSE = "Optimized response - Total: {total:.3f}s, Proof: {proof:.3f}s, Overhead: {overhead:.3f}s"
@@ -101,7 +109,7 @@ class RequestEvent:
 
 @dataclass(frozen=True)
 class LifeEvent:
-    """Something about the miner itself: `what` is one of started, stopping, stopped, worker_lost, memory_disk_full."""
+    """Something about the miner itself: `what` is one of started, stopping, stopped, worker_lost, events_lost."""
 
     time: float
     what: str
@@ -129,7 +137,7 @@ def from_json(line: str) -> RequestEvent | LifeEvent | None:
     Whatever it returns has the types its class says and finite numbers, so readers need no checks of their own.
     """
     try:
-        body = json.loads(line)
+        body = parse_json(line)
         if body["v"] != SCHEMA_VERSION:
             return None
         if body["event"] == "life":
@@ -151,7 +159,7 @@ def from_json(line: str) -> RequestEvent | LifeEvent | None:
             proof_bytes=int(body["proof_bytes"]),
             constant_output=body["constant_output"] is True,
         )
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
 
 
@@ -167,34 +175,154 @@ def _one_line(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text[:MAX_TEXT])
 
 
-def _end_half_line(path: Path) -> None:
-    """Ends the line a killed miner left half written, so that the next event does not become part of it."""
-    with path.open("a+b") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
+class _LogFile(logging.Handler):
+    """A log file that may be moved, removed or full at any time. None of that reaches the one who logs.
+
+    What cannot be written is lost; that is said once on stderr, and in the file itself when it can be written again.
+    """
+
+    def __init__(self, path: Path, formatter: logging.Formatter, gap: Callable[[str, int], str]) -> None:
+        """Opens nothing yet. `gap` words the line that stands for lost ones, given why and how many."""
+        super().__init__()
+        self.setFormatter(formatter)
+        self._path, self._gap = path, gap
+        self._descriptor: int | None = None
+        self._half_line = False
+        self._why, self._lost = "", 0
+
+    def open(self) -> None:
+        """Opens the file, or the one that has its name by now. Raises OSError."""
+        there = self._there()
+        if self._descriptor is not None and there and os.path.samestat(there, os.fstat(self._descriptor)):
+            return
+        descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        self._descriptor = descriptor
+        # A killed miner, or a full disk, may have left half a line: the next event must not become part of it.
+        size = os.fstat(descriptor).st_size
+        self._half_line = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes the record's line, or counts it as lost."""
+        try:
+            line = self.format(record)
+        except Exception:  # a bug where it was logged
+            self.handleError(record)
+            return
+        try:
+            problem = self._reopen()
+            if self._lost:
+                self._write(self._gap(self._why, self._lost))
+                self._lost = 0
+            self._write(line)
+        except OSError as error:
+            self._lost += 1
+            problem = error
+        self._say(problem)
+
+    def close(self) -> None:
+        """Closes the file."""
+        with self.lock or contextlib.nullcontext():
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None
+        super().close()
+
+    def _there(self) -> os.stat_result | None:
+        try:
+            return os.stat(self._path)
+        except FileNotFoundError:
+            return None
+
+    def _reopen(self) -> OSError | None:
+        """Opens the file again when logrotate has moved it: nothing is lost, no signal needed.
+
+        When that cannot be done, the moved one is still written to, as long as somebody can read it.
+        """
+        try:
+            self.open()
+        except OSError as error:
+            if self._descriptor is None or os.fstat(self._descriptor).st_nlink == 0:
+                raise
+            return error
+        return None
+
+    def _write(self, line: str) -> None:
+        # backslashreplace: half a surrogate pair in a caller's text must not cost the record; in JSON it is an escape.
+        data = ("\n" * self._half_line + line + "\n").encode("utf-8", "backslashreplace")
+        if self._descriptor is None:
+            raise OSError("it is not open")
+        written = os.write(self._descriptor, data)
+        self._half_line = written < len(data) and (written > 0 or self._half_line)
+        if written < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _say(self, problem: OSError | None) -> None:
+        """Says on stderr that the file cannot be written, or can be again; each once."""
+        why = f"{problem.strerror or problem}" if problem else ""
+        if bool(why) == bool(self._why):
+            return
+        self._why = why
+        state = f"cannot be written: {why}; what is logged meanwhile may be lost" if why else "is written again"
+        with contextlib.suppress(Exception):  # there may be no stderr either
+            sys.stderr.write(f"omron-miner: {self._path} {state}\n")
+            sys.stderr.flush()
+
+
+def _lost_lines(why: str, lost: int) -> str:
+    stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+    return f"{stamp}.000Z | ERROR | {lost} lines were lost: this file could not be written ({why})"
+
+
+def _lost_events(why: str, lost: int) -> str:
+    detail = f"{lost} events were lost: the event log could not be written ({why})"
+    return to_json(LifeEvent(time.time(), "events_lost", detail, {"lost": lost}))
+
+
+def log_problems(log: Log) -> list[str]:
+    """Why the miner, whose directory it is, cannot write its logs, as far as the files tell; empty when it can."""
+    try:
+        directory = log.directory.stat()
+        free = shutil.disk_usage(log.directory).free
+    except OSError as error:
+        return [f"{log.directory} cannot be used: {error.strerror}"]
+    found = [f"{log.directory} has no space left"] if free < _FULL_BYTES else []
+    if directory.st_mode & 0o300 != 0o300:
+        found.append(f"{log.directory} is closed to its owner")
+    for path in (log.miner_log, log.events):
+        with contextlib.suppress(OSError):  # one that is missing is made
+            file = path.stat()
+            if file.st_uid != directory.st_uid or not file.st_mode & 0o200:
+                found.append(f"{path.name} cannot be written by the directory's owner")
+    return found
 
 
 class EventLog:
-    """Writes the events and the operators' lines. Thread-safe (logging's own locks); `close` it at the end."""
+    """Writes the events and the operators' lines. Thread-safe (logging's own locks); `close` it at the end.
 
-    def __init__(self, log: Log) -> None:
-        """Opens ``miner.log`` and ``events.jsonl`` below `log.directory`. Raises OSError when that cannot be done."""
+    Writing never raises, whatever becomes of the files: see `_LogFile`.
+    """
+
+    def __init__(self, log: Log, *, patient: bool = False) -> None:
+        """Opens ``miner.log`` and ``events.jsonl`` below `log.directory`.
+
+        Raises OSError when that cannot be done, unless `patient`: then it is done when it can be.
+        """
         self.lines = logging.getLogger(LOGGER_NAME)
         self._events = logging.getLogger(_EVENTS_LOGGER_NAME)
         self._own: list[tuple[logging.Logger, logging.Handler]] = []
         text = logging.Formatter("%(asctime)s.%(msecs)03dZ | %(levelname)s | %(message)s", "%Y-%m-%d %H:%M:%S")
         text.converter = time.gmtime
-        self._open(self.lines, log.miner_log, text, log.level)
-        self._open(self._events, log.events, logging.Formatter("%(message)s"), "INFO")
+        for_lines = _LogFile(log.miner_log, text, _lost_lines)
+        for_events = _LogFile(log.events, logging.Formatter("%(message)s"), _lost_events)
+        if not patient:
+            for_lines.open()
+            for_events.open()
+        self._attach(self.lines, for_lines, log.level)
+        self._attach(self._events, for_events, "INFO")
 
-    def _open(self, logger: logging.Logger, path: Path, formatter: logging.Formatter, level: str) -> None:
-        # backslashreplace: half a surrogate pair in a caller's text must not cost the record; in JSON it is an escape.
-        # WatchedFileHandler opens the file anew when logrotate has moved it: nothing is lost, no signal needed.
-        _end_half_line(path)
-        handler = logging.handlers.WatchedFileHandler(path, encoding="utf-8", errors="backslashreplace")
-        handler.setFormatter(formatter)
+    def _attach(self, logger: logging.Logger, handler: logging.Handler, level: str) -> None:
         logger.addHandler(handler)
         logger.setLevel(level)
         logger.propagate = False

@@ -1,8 +1,9 @@
 """Checks this host: everything the miner needs, each with what is wanted, what is there, and one line of advice.
 
-Looks only; changes nothing, opens no circuit with EZKL and asks no chain. Best run as root or as the service user,
-because others cannot see into the wallet and the session directory: what cannot be seen is "unknown", not "ok".
-Every look has a limit, so that a doctor on a sick host still ends.
+Looks only; changes nothing and opens no circuit with EZKL. For this product's own miner it asks no chain; where
+upstream's `sn2-miner` serves, it asks the chain, the miner itself and the repository of circuits (`sn2`).
+Best run as root or as the service user, because others cannot see into the wallet and the session directory: what
+cannot be seen is "unknown", not "ok". Every look has a limit, so that a doctor on a sick host still ends.
 """
 
 from __future__ import annotations
@@ -10,50 +11,104 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from omron_miner.constants import read_constants
-from omron_miner.doctor import circuits, competition, knobs, machine, probes, service
+from omron_miner.doctor import circuits, competition, host_settings, key_files, machine, probes, provers, service, sn2
 from omron_miner.doctor.check import Check, Status, worst
 from omron_miner.doctor.report import to_json, to_text
+from omron_miner.engine import HOST_FILE, OWN_MINER, SN2_PROGRAM
 from omron_miner.errors import ConfigError
+from omron_miner.host import Machine
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from omron_miner.constants import Constants
+    from omron_miner.engine import Engine
 
 __all__ = ["HOST_FILE", "Check", "Status", "examine", "to_json", "to_text", "worst"]
 
-HOST_FILE = "host.toml"
-"""Beside constants.toml: what the play was asked to make of the host."""
 
+def examine(config: Path, host: Machine | None = None, outside: sn2.Outside | None = None) -> list[Check]:
+    """All checks of `host`, by default this one, against the constants.toml at `config`.
 
-def examine(config: Path) -> list[Check]:
-    """All checks of this host against the constants.toml at `config`; without a valid one those that need none."""
-    wanted, host_file = knobs.read_wanted(config.parent / HOST_FILE)
+    `outside`: how `sn2-miner`, the chain and the repository are asked, for tests.
+
+    Without a valid constants.toml it makes the checks that need none.
+    """
+    host = host or Machine()
+    wanted, host_file = host_settings.read_wanted(config.parent / HOST_FILE)
     try:
         constants = read_constants(config)
     except ConfigError as error:
         wrong = Check("constants", Status.FAIL, "a valid file", error.message, error.hint or "")
-        return [wrong, host_file, *probes.side_by_side(_of_host(wanted, None))]
+        return [wrong, host_file, *probes.side_by_side(_of_host(wanted, None, host))]
     right = Check("constants", Status.OK, "a valid file", str(config))
-    return [right, host_file, *probes.side_by_side([*_of_host(wanted, constants), *_of_miner(constants)])]
+    if constants.provers.miner:
+        of_service = _of_prover(constants, host)
+    elif wanted.engine.is_sn2:
+        of_service = _of_sn2(wanted.engine, constants, host, outside or sn2.Outside())
+    else:
+        of_service = _of_miner(constants, host)
+    groups = [*_of_host(wanted, constants, host), *of_service]
+    return [right, host_file, *probes.side_by_side(groups)]
 
 
-def _of_host(wanted: knobs.Wanted, constants: Constants | None) -> list[probes.Group]:
+def _of_host(wanted: host_settings.Wanted, constants: Constants | None, host: Machine) -> list[probes.Group]:
     is_real = constants is not None and constants.network.name != "local"
+    program = SN2_PROGRAM if wanted.engine.is_sn2 else None
+    window = (sn2.OLDEST_SECONDS, sn2.AHEAD_SECONDS) if wanted.engine.is_sn2 else ()
     return [
-        ("machine", lambda: machine.machine(is_real)),
-        ("host's knobs", lambda: knobs.knobs(wanted)),
-        ("clock", lambda: machine.clock(constants.access if constants else None)),
+        ("machine", lambda: machine.machine(is_real, host, program)),
+        ("host settings", lambda: host_settings.host_settings(wanted, host)),
+        ("clock", lambda: machine.clock(host, *window)),
     ]
 
 
-def _of_miner(constants: Constants) -> list[probes.Group]:
+def _of_proving(constants: Constants, host: Machine) -> list[probes.Group]:
+    """What every host needs that proves EZKL's circuits."""
     return [
-        ("disks", lambda: machine.disks(constants)),
-        ("RAM disk", lambda: circuits.ram_disk(constants)),
-        ("circuits", lambda: circuits.circuits(constants)),
-        ("files", lambda: service.files(constants)),
-        ("axon port", lambda: service.port(constants.axon)),
+        ("disks", lambda: machine.disks(constants, host)),
+        ("RAM disk", lambda: circuits.ram_disk(constants, host)),
+        ("circuits", lambda: circuits.circuits(constants, host)),
+        ("key files", lambda: key_files.key_files(constants.circuits.directory)),
+    ]
+
+
+def _of_miner(constants: Constants, host: Machine) -> list[probes.Group]:
+    return [
+        *_of_proving(constants, host),
+        ("files", lambda: service.files(constants, OWN_MINER)),
+        ("axon port", lambda: service.port(constants.axon, host)),
         ("competition", lambda: competition.offered(constants.competition)),
-        ("service", lambda: service.units(constants.monitor)),
+        ("prover certificates", lambda: provers.certificates(constants)),
+        ("scheduler port", lambda: provers.port(constants, host)),
+        ("service", lambda: service.units(constants.monitor, host, OWN_MINER)),
+        ("boot", lambda: service.at_boot(host)),
+    ]
+
+
+def _of_sn2(engine: Engine, constants: Constants, host: Machine, outside: sn2.Outside) -> list[probes.Group]:
+    cache = sn2.cache_of(engine)
+    where = constants.circuits.model_copy(update={"directory": cache})
+    return [
+        ("disks", lambda: machine.disks(constants.model_copy(update={"circuits": where}), host)),
+        ("files", lambda: service.files(constants, engine)),
+        ("sn2-miner", lambda: sn2.answers(engine, constants, host, outside)),
+        ("release", lambda: sn2.release(engine, constants.monitor)),
+        ("chain", lambda: sn2.chain_entry(engine, constants, outside)),
+        ("circuit cache", lambda: sn2.cached(cache)),
+        ("circuits of today", lambda: sn2.today(engine, constants, host, outside)),
+        ("service", lambda: service.units(constants.monitor, host, engine)),
+        ("boot", lambda: service.at_boot(host)),
+    ]
+
+
+def _of_prover(constants: Constants, host: Machine) -> list[probes.Group]:
+    """Of a host that only proves: no axon, no wallet, no monitor."""
+    return [
+        *_of_proving(constants, host),
+        ("files", lambda: service.prover_files(constants)),
+        ("prover certificates", lambda: provers.certificates(constants)),
+        ("prover port", lambda: provers.port(constants, host)),
+        ("service", lambda: service.prover_units(host)),
+        ("boot", lambda: service.at_boot(host)),
     ]

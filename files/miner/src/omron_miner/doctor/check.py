@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from omron_miner.errors import OmronError
+
 NOT_OURS = "as it is (not in host.toml)"
-"""What is wanted of a knob that the play was not asked to turn: it is shown and not judged."""
+"""What is wanted of a setting that the play was not asked to change: it is shown and not judged."""
 
 
 class Status(str, Enum):
-    """How one check ended: green, amber, red, or not to be seen."""
+    """How one check ended: green, amber, red, or not visible."""
 
     OK = "ok"
     WARN = "warn"
@@ -43,6 +45,13 @@ def judged(name: str, is_well: bool, wanted: str, live: str, advice: str, otherw
 def unseen(name: str, wanted: str, live: str, advice: str = "") -> Check:
     """What cannot be seen from here."""
     return Check(name, Status.UNKNOWN, wanted, live, advice)
+
+
+def not_read(name: str, wanted: str, error: OmronError) -> Check:
+    """What could not be read: FAIL with the error's advice, or unseen where this user may not look."""
+    if isinstance(error.__cause__, PermissionError):
+        return unseen(name, wanted, error.message, "run this as root")
+    return Check(name, Status.FAIL, wanted, error.message, error.hint or "")
 
 
 def worst(checks: Iterable[Check]) -> Status:

@@ -5,52 +5,61 @@ from __future__ import annotations
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-import psutil
-
-from omron_miner import circuit_needs
-from omron_miner.circuit import FOLDER_PREFIX, ProofSystem
-from omron_miner.circuit_store import CircuitStore
+from omron_miner.circuits import needs as circuit_needs
+from omron_miner.circuits.circuit import FOLDER_PREFIX, ProofSystem
+from omron_miner.circuits.circuit_store import CircuitStore
+from omron_miner.circuits.srs import check_srs, is_test_only
+from omron_miner.doctor import probes
 from omron_miner.doctor.check import Check, Status, judged, unseen
 from omron_miner.errors import SrsError
-from omron_miner.monitor import host
-from omron_miner.monitor.render import size
-from omron_miner.prover import worker_count
-from omron_miner.srs import check_srs, test_marker
+from omron_miner.formatting import size
+from omron_miner.host import read_ram_disk
+from omron_miner.proving.prover import worker_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from omron_miner.circuit import Circuit
+    from omron_miner.circuits.circuit import Circuit
     from omron_miner.constants import Constants
+    from omron_miner.host import Machine
 
 
-def circuits(constants: Constants) -> Iterator[Check]:
+def circuits(constants: Constants, machine: Machine) -> Iterator[Check]:
     """Each circuit: does it load, what does it need; then each SRS they take."""
-    store = CircuitStore(constants.circuits)
-    usable, refused = [store.get(circuit_id) for circuit_id in store.ids()], store.refused()
-    yield _ezkl(usable)
+    if fault := probes.unreadable(constants.circuits.directory):
+        yield unseen("circuits", "at least one", fault, "run this as root")
+        return
+    store = CircuitStore(constants)
+    usable, whole, refused = store.usable(), store.whole(), store.refused()
+    yield _ezkl(whole)
     for circuit in usable:
         yield Check(_short(circuit.id), Status.OK, "loads", _in_words(circuit))
     for folder, reason in refused.items():
-        advice = f"build it again or remove {constants.circuits.directory / folder}"
+        if fault := probes.unreadable(constants.circuits.directory / folder):  # this says nothing of the circuit
+            yield unseen(_short(folder.removeprefix(FOLDER_PREFIX)), "loads", fault, "run this as root")
+            continue
+        wants_srs = any(circuit.directory.name == folder for circuit in whole)
+        advice = (
+            "see its SRS below" if wants_srs else f"build it again or remove {constants.circuits.directory / folder}"
+        )
         yield Check(_short(folder.removeprefix(FOLDER_PREFIX)), Status.FAIL, "loads", reason, advice)
     if not usable and not refused:
         live = f"none in {constants.circuits.directory}"
         yield Check("circuits", Status.FAIL, "at least one", live, "set omron_circuits and deploy again")
     for circuit in usable:
-        yield from _memory(circuit, worker_count(constants))
-    for logrows in sorted({circuit.settings.logrows for circuit in usable if circuit.proof_system is ProofSystem.EZKL}):
+        yield from _memory(circuit, worker_count(constants), machine)
+    for logrows in sorted({circuit.settings.logrows for circuit in whole if circuit.proof_system is ProofSystem.EZKL}):
         yield _srs(logrows, constants.circuits.srs_directory, constants.network.name)
 
 
-def ram_disk(constants: Constants) -> Iterator[Check]:
+def ram_disk(constants: Constants, machine: Machine) -> Iterator[Check]:
     """The file system that requests' files go to."""
-    disk = host.read_ram_disk(constants.sessions.directory)
+    disk = read_ram_disk(constants.sessions.directory, machine.proc, machine.statvfs)
     if disk is None:
         yield unseen("RAM disk", "tmpfs", "cannot be seen")
         return
-    largest, memory = _largest_session(constants), psutil.virtual_memory().total
+    largest, memory = _largest_session(constants), machine.miner_memory().total_bytes
     needed = constants.sessions.minimum_free_bytes + largest
     is_ram = disk.filesystem in ("tmpfs", "ramfs")
     yield judged(
@@ -59,6 +68,7 @@ def ram_disk(constants: Constants) -> Iterator[Check]:
         f"tmpfs, {size(needed)} free, at most {size(memory)}",
         f"{disk.mount_point}: {disk.filesystem}, {size(disk.free_bytes)} free of {size(disk.size_bytes)}",
         "run the play with --tags shm, and look for files left behind there",
+        Status.FAIL if disk.free_bytes < needed else Status.WARN,
     )
     missing = [option for option in ("rw", "nosuid", "nodev") if option not in disk.options]
     advice = f"mount -o remount,{','.join(missing)} {disk.mount_point}"
@@ -74,7 +84,7 @@ def _ezkl(usable: list[Circuit]) -> Check:
         version = metadata.version("ezkl")
     except metadata.PackageNotFoundError:
         return Check("EZKL", Status.FAIL, wanted, "not installed", "deploy again")
-    return Check("EZKL", Status.OK, wanted, version)  # a circuit of another version is refused, and told as such
+    return Check("EZKL", Status.OK, wanted, version)  # circuits of another version are refused: see theirs
 
 
 def _in_words(circuit: Circuit) -> str:
@@ -83,9 +93,11 @@ def _in_words(circuit: Circuit) -> str:
     return f"{circuit.label} {circuit.settings.version}, logrows {circuit.settings.logrows}"
 
 
-def _memory(circuit: Circuit, workers: int) -> Iterator[Check]:
+def _memory(circuit: Circuit, workers: int, machine: Machine) -> Iterator[Check]:
     """Whether one proof fits, and how many at a time; the miner itself begins no more than fit."""
-    name, total = f"memory of {circuit.id[:8]}", psutil.virtual_memory().total
+    name, memory = f"memory of {circuit.id[:8]}", machine.miner_memory()
+    total = memory.total_bytes
+    live = f"{size(total)}{memory.limit_in_words()}"
     try:
         needed = circuit_needs.needs_of(circuit)
     except OSError as error:
@@ -97,16 +109,16 @@ def _memory(circuit: Circuit, workers: int) -> Iterator[Check]:
     misfit = circuit_needs.misfit(_short(circuit.id), needed, total)
     if misfit is None:
         at_a_time = min(workers, circuit_needs.at_a_time(needed, total))
-        yield Check(name, Status.OK, wanted, f"{size(total)}, enough for {at_a_time} of {workers} at a time")
+        yield Check(name, Status.OK, wanted, f"{live}, enough for {at_a_time} of {workers} at a time")
         return
     status = Status.FAIL if total < needed.memory_low else Status.WARN
-    yield Check(name, status, wanted, size(total), "take a larger machine, or put the circuit on circuits.ignored")
+    larger = "raise that limit" if memory.limited_by else "take a larger machine"
+    yield Check(name, status, wanted, live, f"{larger}, or put the circuit on circuits.ignored")
 
 
 def _largest_session(constants: Constants) -> int:
     """Bytes that one request's files take of the RAM disk, for the circuit that needs most; 0 without any."""
-    store = CircuitStore(constants.circuits)
-    found = [circuit_needs.needs_of(store.get(circuit_id)) for circuit_id in store.ids()]
+    found = [circuit_needs.needs_of(circuit) for circuit in CircuitStore(constants).usable()]
     return max((one.ram_disk for one in found if one), default=0)
 
 
@@ -115,7 +127,7 @@ def _srs(logrows: int, directory: Path, network: str) -> Check:
     wanted = "complete" if network == "local" else "complete and of the public ceremony"
     try:
         path = check_srs(logrows, directory, network)
-        live = size(path.stat().st_size) + (", for tests only" if test_marker(path).exists() else "")
+        live = size(path.stat().st_size) + (", for tests only" if is_test_only(path) else "")
     except SrsError as error:
         return Check(name, Status.FAIL, wanted, error.message, error.hint or "")
     except OSError as error:

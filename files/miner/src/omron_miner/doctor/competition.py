@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from omron_miner.competition_status import read_status
-from omron_miner.competition_storage import host_problem
+from omron_miner.competition.status import read_status
+from omron_miner.competition.storage import host_problem
 from omron_miner.doctor.check import Check, Status
 from omron_miner.errors import OmronError
 

@@ -1,123 +1,240 @@
-"""Whether the axon's port gets through this host's own firewall, by the firewall's own word. Changes no rule."""
+"""Whether the miner's port gets through this host's own firewall, by the firewall's own word. Changes no rule.
+
+Looked at is IPv4, which validators use. What is not understood in full is not judged: then the port is to be tried from
+another machine.
+"""
 
 from __future__ import annotations
 
-import json
+import ipaddress
 import os
 import re
 from typing import TYPE_CHECKING, Any
 
-from omron_miner.doctor import probes
 from omron_miner.doctor.check import Check, Status, judged, unseen
+from omron_miner.doctor.packet_filter import (
+    ACCEPT,
+    DROP,
+    comes_from,
+    comes_in_by,
+    judge_iptables,
+    judge_nftables,
+    port_in,
+)
+from omron_miner.host import default_interfaces, read_line
+from omron_miner.outside import NOT_OF_ITS_FORM, parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
+    from omron_miner.host import Machine
+
+__all__ = ["check", "is_open", "judge_iptables", "judge_nftables"]
+
+ALLOWLIST_TABLE = "sn2_lightning"
+"""nft's table with which sn2-miner drops all but the validators that it knows: its own doing, and judged elsewhere."""
 _ADVICE = "run the play with --tags firewall, or open the port yourself; a provider's firewall is not seen from here"
+_UFW_ROW = re.compile(
+    r"(?P<to>\S.*?)\s+(?P<action>ALLOW|DENY|REJECT|LIMIT)(?: (?P<way>IN|OUT|FWD))?\s+(?P<origin>\S.*)"
+)
 
 
-def check(ports: object) -> Iterator[Check]:
-    """One check per TCP port that host.toml names; nothing for anything else."""
+def check(ports: object, machine: Machine, protocol: str = "tcp") -> Iterator[Check]:
+    """One check per port that host.toml names; nothing for anything else."""
     if not isinstance(ports, list):
         return
     for port in ports:
-        name, wanted = "firewall", f"TCP {port} open"
-        answer = is_open(int(port))
-        if answer is None:
-            advice = "run this as root" if os.geteuid() else ""
-            yield unseen(name, wanted, "neither firewalld, ufw nor nft tells", advice)
+        name, wanted = "firewall", f"{protocol.upper()} {port} open"
+        answer = is_open(int(port), machine, protocol)
+        is_well, live = answer or (None, "neither firewalld, ufw, nft nor iptables answers")
+        if is_well is None:
+            asks = f"nc -vz THIS_HOST {port}" if protocol == "tcp" else f"omron-miner live probe THIS_HOST:{port}"
+            advice = f"from another machine: {asks}"
+            if answer is None and os.geteuid():
+                advice = f"run this as root; or {advice}"
+            yield unseen(name, wanted, live, advice)
         else:
-            is_well, live = answer
-            status = Status.WARN if is_well is None else Status.FAIL
-            yield judged(name, is_well is True, wanted, live, _ADVICE, status)
+            yield judged(name, is_well, wanted, live, _ADVICE, Status.FAIL)
 
 
-def is_open(port: int) -> tuple[bool | None, str] | None:
-    """Whether TCP `port` is let in (None: there are rules that say neither), and who says so; None when nobody does."""
-    state = probes.ask_word("firewall-cmd", "--state")
-    if state == "running":
-        return probes.ask_word("firewall-cmd", f"--query-port={port}/tcp") == "yes", "firewalld"
-    status = probes.ask("ufw", "status") or ""
+def is_open(port: int, machine: Machine, protocol: str = "tcp") -> tuple[bool | None, str] | None:
+    """Whether `port` is let in (None: the rules do not decide it), and by which program; None without one."""
+    if machine.run_for_word("firewall-cmd", "--state") == "running":
+        return _firewalld(port, machine, protocol), "firewalld"
+    outside = default_interfaces(machine.proc)
+    status = machine.run_command("ufw", "status", "verbose") or ""
     if "Status: active" in status:
-        allowed = re.search(rf"^{port}(/tcp)?\s+(ALLOW|LIMIT)\b", status, re.MULTILINE)
-        return bool(allowed), "ufw"
-    answer = probes.ask("nft", "--json", "list", "ruleset")
+        return _ufw(status, port, outside, machine, protocol), "ufw"
+    answer = machine.run_command("nft", "--json", "list", "ruleset")
+    found: tuple[bool | None, str] | None
     try:
-        rules = json.loads(answer or "")["nftables"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return judge_nftables(rules, port)
-
-
-def judge_nftables(entries: Iterable[dict[str, Any]], port: int) -> tuple[bool | None, str]:
-    """As `is_open`, of what ``nft --json list ruleset`` lists.
-
-    A packet must pass every input chain, so one that may drop must have a rule that accepts the port. What leads to
-    other chains, and rules for certain callers only, are not followed: then it stays open whether the port is.
-    """
-    entries = list(entries)
-    sets = {
-        (one["set"]["table"], f"@{one['set']['name']}"): one["set"].get("elem", []) for one in entries if "set" in one
-    }
-    verdicts = []
-    for chain in (one["chain"] for one in entries if one.get("chain", {}).get("hook") == "input"):
-        place = (chain["family"], chain["table"], chain["name"])
-        rules = [
-            one["rule"]["expr"]
-            for one in entries
-            if "rule" in one and (one["rule"]["family"], one["rule"]["table"], one["rule"]["chain"]) == place
-        ]
-        named = {name: elements for (table, name), elements in sets.items() if table == chain["table"]}
-        verdicts.append(_passes(chain.get("policy") == "drop", rules, port, named))
-    if False in verdicts:
-        return False, "nftables drops what no rule lets in"
-    if None in verdicts:
-        return None, "nftables has rules, none of which names the port"
-    return True, "nftables" if verdicts else "no firewall is active"
-
-
-def _passes(drops: bool, rules: list[list[dict[str, Any]]], port: int, named: dict[str, Any]) -> bool | None:
-    """Whether one chain lets new connections to `port` in; None when its rules do not tell."""
-    accepted = [_accepts(rule, port, named) for rule in rules]
-    if True in accepted:
-        return True
-    if not drops and not any(_does(rule, "drop", "reject", "jump", "goto", "vmap") for rule in rules):
-        return True
-    return False if drops and None not in accepted else None
-
-
-def _accepts(rule: list[dict[str, Any]], port: int, named: dict[str, Any]) -> bool | None:
-    """Whether a rule lets TCP `port` in; None when it may."""
-    if _does(rule, "jump", "goto", "vmap"):
-        return None
-    if not _does(rule, "accept"):
-        return False
-    found: bool | None = None
-    for match in (statement["match"] for statement in rule if "match" in statement):
-        left = match.get("left")
-        left = left if isinstance(left, dict) else {}
-        payload = left.get("payload", {})
-        is_old = "ct" in left and "new" not in str(match.get("right"))
-        if is_old or left.get("meta", {}).get("key") in ("iif", "iifname") or "icmp" in str(payload):
-            return False  # connections that are there already, one interface, pings
-        if payload.get("field") == "dport":
-            if payload.get("protocol") not in ("tcp", "th") or match.get("op") not in ("==", "in"):
-                return False
-            found = _holds(match.get("right"), port, named)
+        entries = [one for one in parse_json(answer or "")["nftables"] if not _is_allowlist(one)]
+        found = judge_nftables(entries, port, outside, protocol)
+        if found[0] is None and (saved := _iptables_by_nft(machine)):
+            # nft cannot tell what iptables' extensions ask; iptables can.
+            others = (one for one in entries if not any(_is_iptables(body) for body in one.values()))
+            found = _both(
+                judge_nftables(others, port, outside, protocol), judge_iptables(saved, port, outside, protocol)
+            )
+    except NOT_OF_ITS_FORM:
+        saved = _iptables_by_nft(machine)
+        found = _both((True, ""), judge_iptables(saved, port, outside, protocol)) if saved else None
+    # The older iptables has tables of its own, which nft does not list. Asked without need it would make one.
+    if "filter" in (read_line(machine.proc / "net/ip_tables_names") or "").split():
+        saved = (
+            machine.run_command("iptables-legacy-save", "-t", "filter")
+            or machine.run_command("iptables-save", "-t", "filter")
+            or ""
+        )
+        found = _both(found or (True, ""), judge_iptables(saved, port, outside, protocol) if saved else None)
     return found
 
 
-def _does(rule: list[dict[str, Any]], *verdicts: str) -> bool:
-    return any(verdict in statement for statement in rule for verdict in verdicts)
+def _iptables_by_nft(machine: Machine) -> str | None:
+    """The filter table of an iptables that writes nftables' rules; None where there is no such iptables."""
+    if "nf_tables" not in (machine.run_command("iptables", "-V") or ""):
+        return None
+    return machine.run_command("iptables-save", "-t", "filter")
 
 
-def _holds(right: Any, port: int, named: dict[str, Any]) -> bool:
-    """Whether `port` is the number, in the range, or in the set with or without a name."""
-    if isinstance(right, str) and right in named:
-        right = {"set": named[right]}
-    if isinstance(right, dict) and "set" in right:
-        return any(_holds(one, port, named) for one in right["set"])
-    if isinstance(right, dict) and "range" in right:
-        low, high = right["range"]
-        return bool(low <= port <= high)
-    return bool(right == port)
+def has_allowlist(machine: Machine) -> bool | None:
+    """Whether sn2-miner's own allowlist is in force; None when nft does not answer."""
+    try:
+        entries = parse_json(machine.run_command("nft", "--json", "list", "ruleset") or "")["nftables"]
+        return any(_is_allowlist(one) for one in entries)
+    except (*NOT_OF_ITS_FORM, AttributeError):
+        return None
+
+
+def _is_allowlist(entry: dict[str, Any]) -> bool:
+    return isinstance(entry, dict) and any(
+        ALLOWLIST_TABLE in (body.get("table"), body.get("name") if kind == "table" else None)
+        for kind, body in entry.items()
+        if isinstance(body, dict)
+    )
+
+
+def _is_iptables(body: dict[str, Any]) -> bool:
+    return body.get("family") == "ip" and "filter" in (body.get("table"), body.get("name"))
+
+
+def _both(found: tuple[bool | None, str], by_iptables: bool | None) -> tuple[bool | None, str]:
+    """The outcome for a packet that must pass both."""
+    if found[0] is False or by_iptables:
+        return found if found[1] else (True, "iptables lets it in")
+    if by_iptables is None:
+        return None, "iptables has rules that this check cannot follow"
+    return False, "iptables refuses it"
+
+
+# --- firewalld ------------------------------------------------------------------------------------------------------
+
+
+def _firewalld(port: int, machine: Machine, protocol: str) -> bool | None:
+    """By every zone that is active: the zone of a validator's packets is not always known."""
+    if machine.run_command("firewall-cmd", "--direct", "--get-all-rules") or "HOST" in (
+        machine.run_command("firewall-cmd", "--get-active-policies") or ""
+    ):
+        return None
+    active = machine.run_command("firewall-cmd", "--get-active-zones") or ""
+    zones = [line.split()[0] for line in active.splitlines() if line and not line[0].isspace()]
+    options: list[tuple[str, ...]] = [(f"--zone={zone}",) for zone in zones] or [()]
+    listed = [machine.run_command("firewall-cmd", *one, "--list-all") or "" for one in options]
+    answers = {_zone(one, port, machine, protocol) for one in listed}
+    return answers.pop() if len(answers) == 1 else None
+
+
+def _zone(listed: str, port: int, machine: Machine, protocol: str) -> bool | None:
+    values = dict(re.findall(r"^  ([a-z-]+): ?(.*)$", listed, re.MULTILINE))
+    if "ports" not in values:
+        return None
+    rich = listed.partition("rich rules:")[2].strip()
+    if rich or values.get("forward-ports", "").strip() or "forward-ports: \n\t" in listed:
+        return None
+    if values.get("target") == "ACCEPT" or _names(values["ports"], port, protocol):
+        return True
+    for service in values.get("services", "").split():
+        info = machine.run_command("firewall-cmd", f"--info-service={service}")
+        ports = re.search(r"^  ports: ?(.*)$", info or "", re.MULTILINE)
+        if not ports:
+            return None
+        if _names(ports[1], port, protocol):
+            return True
+    return False
+
+
+def _names(ports: str, port: int, protocol: str) -> bool:
+    """Whether `port` of `protocol` is among ``8091/tcp 9000-9100/udp``."""
+    cells = (one.partition("/") for one in ports.split())
+    return any(of == protocol and port_in(number, port) for number, _, of in cells)
+
+
+# --- ufw ------------------------------------------------------------------------------------------------------------
+
+
+def _ufw(status: str, port: int, outside: frozenset[str], machine: Machine, protocol: str) -> bool | None:
+    """By the rows of ``ufw status verbose``, of which the first that fits decides (ufw(8))."""
+    default = re.search(r"^Default: (\w+) \(incoming\)", status, re.MULTILINE)
+    possible: set[bool] = set()
+    for line in status.splitlines():
+        row = _UFW_ROW.fullmatch(line.partition("#")[0].strip())
+        if not row or row["way"] in ("OUT", "FWD") or "(v6)" in line:
+            continue
+        is_allowed = row["action"] in ("ALLOW", "LIMIT")
+        verdict = ACCEPT if is_allowed else DROP
+        fits = _ufw_fits(row["to"], row["origin"], verdict, port, outside, machine, protocol)
+        if fits is not False:
+            possible.add(is_allowed)
+        if fits:
+            break
+    else:
+        possible.add(default is not None and default[1] == "allow")
+    return possible.pop() if len(possible) == 1 else None
+
+
+def _ufw_fits(
+    to: str, origin: str, verdict: str, port: int, outside: frozenset[str], machine: Machine, protocol: str
+) -> bool | None:
+    to, _, interface = to.partition(" on ")
+    by_interface = comes_in_by(interface.strip(), outside) if interface else True
+    by_origin = _ufw_origin(re.sub(r"\(log[a-z-]*\)", "", origin).strip(), verdict)
+    found = (_ufw_to(to.strip(), port, machine, protocol), by_interface, by_origin)
+    return False if False in found else None if None in found else True
+
+
+def _ufw_to(to: str, port: int, machine: Machine, protocol: str) -> bool | None:
+    """``8091``, ``8000:9000/tcp``, ``80,443/tcp``, ``Anywhere``, an address with or without them, an application."""
+    words = to.split()
+    if words and _is_address(words[0]):
+        rest = _ufw_to(" ".join(words[1:]), port, machine, protocol) if words[1:] else None
+        return False if rest is False else None  # whether it is the address that validators call is not known
+    numbers, _, of = to.partition("/")
+    if of not in ("", protocol):
+        return False
+    if numbers == "Anywhere":
+        return True
+    found = [port_in(one, port) for one in numbers.split(",")]
+    if None not in found:
+        return True in found
+    listed = re.search(r"^Ports?:\n((?:\s+\S+\n?)+)", machine.run_command("ufw", "app", "info", to) or "", re.MULTILINE)
+    if not listed:
+        return None
+    ports = [one for one in listed[1].split() if re.fullmatch(r"[\d:,]+(/\w+)?", one)]
+    return any(_ufw_to(one, port, machine, protocol) for one in ports) if ports else None
+
+
+def _ufw_origin(origin: str, verdict: str) -> bool | None:
+    words = origin.split()
+    if words == ["Anywhere"]:
+        return True
+    if len(words) == 1 and (words[0].count("/") <= 1) and _is_address(words[0]):
+        return comes_from([ipaddress.IPv4Network(words[0], strict=False)], False, verdict)
+    return None
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.IPv4Network(text, strict=False)
+    except ValueError:
+        return False
+    return not text.isdigit()

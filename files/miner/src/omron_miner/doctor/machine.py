@@ -1,62 +1,61 @@
-"""The machine: system, memory, cores, disks, clock. What the play can turn is in `knobs`."""
+"""The machine: system, memory, cores, disks, clock. What the play can set is in `host_settings`."""
 
 from __future__ import annotations
 
-import os
 import platform
 from typing import TYPE_CHECKING
 
-import psutil
-
+from omron_miner.constants import NONCE_AHEAD_SECONDS, NONCE_BACK_SECONDS
 from omron_miner.doctor import probes
 from omron_miner.doctor.check import Check, Status, judged, unseen
-from omron_miner.monitor import host
-from omron_miner.monitor.render import size
+from omron_miner.formatting import GIB, size
+from omron_miner.host import is_rotating, read_core_count, read_disks, read_os_release
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from omron_miner.constants import Access, Constants
+    from omron_miner.constants import Constants
+    from omron_miner.host import Machine
 
 SUPPORTED_OS = {("debian", "12"), ("debian", "13"), ("ubuntu", "22.04"), ("ubuntu", "24.04")}
-MINIMUM_MEMORY_BYTES, WANTED_MEMORY_BYTES = 16_000_000_000, 32_000_000_000
-"""16 and 32 GB as they are sold: what a kernel and a hypervisor keep for themselves must not fail a host."""
+MINIMUM_MEMORY_BYTES, WANTED_MEMORY_BYTES = 15 * GIB, 30 * GIB
+"""Machines of 16 and 32 GiB pass: a kernel and a hypervisor keep a part of it for themselves."""
 MINIMUM_CORES, WANTED_CORES = 2, 8
-LOW_DISK_BYTES, NO_DISK_BYTES = 20 * 1024**3, 2 * 1024**3
+LOW_DISK_BYTES, NO_DISK_BYTES = 20 * GIB, 2 * GIB
 """A circuit's proving key may be several GiB; below the second not even logs are safe."""
 CLOCK_WARN_SECONDS = 0.5
-"""A clock that is kept is off by milliseconds; this much is drift, though nobody refuses it yet."""
+"""A clock that is kept is off by milliseconds; this much is drift, though no request is refused yet."""
 
 
-def machine(is_real: bool) -> Iterator[Check]:
-    """What needs no constants."""
-    yield _operating_system()
-    yield _memory(is_real)
-    yield _cores(is_real)
+def machine(is_real: bool, machine: Machine, program: str | None = None) -> Iterator[Check]:
+    """What needs no constants; `program` is the miner's, as for `miner_tree`."""
+    yield _operating_system(machine)
+    yield _memory(is_real, machine, program)
+    yield _cores(is_real, machine)
 
 
-def _operating_system() -> Check:
-    try:
-        release = platform.freedesktop_os_release()
-    except OSError:
-        release = {}
+def _operating_system(machine: Machine) -> Check:
+    release = read_os_release(machine.root / "etc/os-release")
     known = (release.get("ID", ""), release.get("VERSION_ID", "")) in SUPPORTED_OS
     live = release.get("PRETTY_NAME", platform.system())
     wanted = "Debian 12 or 13, Ubuntu 22.04 or 24.04"
     return judged("operating system", known, wanted, live, "this system is not tested; use one that is")
 
 
-def _memory(is_real: bool) -> Check:
-    name, wanted, total = "memory", "32 GB, at least 16 GB", psutil.virtual_memory().total
+def _memory(is_real: bool, machine: Machine, program: str | None) -> Check:
+    memory = machine.miner_memory(program)
+    name, wanted, total = "memory", "32 GiB, at least 16 GiB", memory.total_bytes
+    live = f"{size(total)}{memory.limit_in_words()}"
     if total >= MINIMUM_MEMORY_BYTES:
         advice = "enough for small circuits; take a larger machine for the others"
-        return judged(name, total >= WANTED_MEMORY_BYTES, wanted, size(total), advice)
+        return judged(name, total >= WANTED_MEMORY_BYTES, wanted, live, advice)
     status = Status.FAIL if is_real else Status.WARN
-    return Check(name, status, wanted, size(total), "too little for validators' circuits: take a larger machine")
+    larger = "raise that limit" if memory.limited_by else "take a larger machine"
+    return Check(name, status, wanted, live, f"too little for validators' circuits: {larger}")
 
 
-def _cores(is_real: bool) -> Check:
-    count = os.cpu_count() or 1
+def _cores(is_real: bool, machine: Machine) -> Check:
+    count = read_core_count(machine.sys)
     few = Status.FAIL if is_real and count < MINIMUM_CORES else Status.WARN
     wanted = f"{WANTED_CORES}, at least {MINIMUM_CORES}"
     return judged(
@@ -64,16 +63,17 @@ def _cores(is_real: bool) -> Check:
     )
 
 
-def disks(constants: Constants) -> Iterator[Check]:
+def disks(constants: Constants, machine: Machine) -> Iterator[Check]:
     """Room, and whether the circuits are on an SSD."""
-    for disk in host.read_disks(constants.monitor.directory, constants.log.directory, constants.circuits.directory):
+    directories = (constants.monitor.directory, constants.log.directory, constants.circuits.directory)
+    for disk in read_disks(*directories, statvfs=machine.statvfs):
         free = disk.free_bytes
         status = Status.WARN if free >= NO_DISK_BYTES else Status.FAIL
         advice = f"make room: du -xh --max-depth=2 {disk.path}"
         wanted, live = f"{size(LOW_DISK_BYTES)} free", f"{size(free)} free at {disk.path}"
         yield judged("disk", free >= LOW_DISK_BYTES, wanted, live, advice, status)
     name, wanted = "SSD", "not rotating"
-    rotates = probes.is_rotating(constants.circuits.directory)
+    rotates = is_rotating(constants.circuits.directory, machine.sys, machine.proc, machine.device_number)
     if rotates is None:
         yield unseen(name, wanted, "the kernel names no disk below the circuits")
     else:
@@ -81,18 +81,20 @@ def disks(constants: Constants) -> Iterator[Check]:
         yield judged(name, not rotates, wanted, "rotating" if rotates else "not rotating", advice)
 
 
-def clock(access: Access | None) -> Iterator[Check]:
-    """Whether the clock is kept, and how far it is off."""
-    answer = probes.ask_word("timedatectl", "show", "--property=NTPSynchronized", "--value")
+def clock(machine: Machine, back: float = NONCE_BACK_SECONDS, ahead: float = NONCE_AHEAD_SECONDS) -> Iterator[Check]:
+    """Whether the clock is kept, and how far it is off.
+
+    What is signed counts for `back` seconds, and when it is at most `ahead` seconds ahead.
+    """
+    answer = machine.run_for_word("timedatectl", "show", "--property=NTPSynchronized", "--value")
     if answer in ("yes", "no"):
-        advice = "requests are signed for a few seconds only: timedatectl set-ntp true, or install chrony"
+        advice = f"what is signed counts for {back:g} s only: timedatectl set-ntp true, or install chrony"
         live = "synchronised" if answer == "yes" else "not synchronised"
         yield judged("clock", answer == "yes", "synchronised", live, advice)
     else:
-        yield unseen("clock", "synchronised", "unknown: timedatectl does not tell")
-    back, ahead = (access.nonce_back_seconds, access.nonce_ahead_seconds) if access else (4.0, 2.0)
+        yield unseen("clock", "synchronised", "unknown: timedatectl does not answer")
     name, wanted = "clock offset", f"below {CLOCK_WARN_SECONDS:g} s; requests count for {back:g} s, {ahead:g} s ahead"
-    measured = probes.clock_offset()
+    measured = probes.clock_offset(machine)
     if measured is None:
         yield unseen(name, wanted, "no program here measures it")
         return

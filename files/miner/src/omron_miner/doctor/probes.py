@@ -1,27 +1,24 @@
-"""How the doctor looks: commands, connections and files of the kernel, each with a limit. Changes nothing."""
+"""How the doctor runs its checks, each with a time limit, and looks that several of them need. Changes nothing."""
 
 from __future__ import annotations
 
 import os
 import re
-import socket
-import subprocess
 import threading
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omron_miner.doctor.check import Check, unseen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
-COMMAND_SECONDS = 5.0
-CONNECT_SECONDS = 2.0
+    from omron_miner.host import Machine
+
 LIMIT_SECONDS = 20.0
 """For all checks together, which run side by side: a file system that hangs must not take the doctor with it."""
-SYS, PROC = Path("/sys"), Path("/proc")
 
 Group = tuple[str, "Callable[[], Iterable[Check]]"]
 """What is looked at, and the checks of it."""
@@ -57,122 +54,34 @@ def _run(name: str, checks: Callable[[], Iterable[Check]], into: list[Check]) ->
         into.append(unseen(name, "readable", f"{type(error).__name__}: {error}", "tell the maintainers"))
 
 
-def ask(*command: str) -> str | None:
-    """What `command` prints; None when there is no such command or it does not end in time.
-
-    Its exit code is not looked at: is-active ends with 3 for "inactive".
-    """
+def unreadable(folder: Path) -> str | None:
+    """Why `folder`, or a file in it, may not be read by this user; None when it may, or is not there."""
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=COMMAND_SECONDS,
-            check=False,
-            env={**os.environ, "LC_ALL": "C"},
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        for entry in os.scandir(folder):
+            if entry.is_file() and not os.access(entry.path, os.R_OK, effective_ids=True):
+                return f"{entry.path} may not be read by this user"
+    except PermissionError as error:
+        return f"{error.filename or folder}: {error.strerror}"
+    except OSError:
         return None
-    return done.stdout.strip()
-
-
-def ask_word(*command: str) -> str | None:
-    """As `ask`, for commands that answer in one word; None as well when it is no word (no systemd behind it)."""
-    answer = ask(*command)
-    return answer if answer and re.fullmatch(r"[a-z-]+", answer) else None
-
-
-def reach(address: str, port: int) -> str | None:
-    """Why `address`:`port` takes no TCP connection from this host; None when it does. Sends nothing."""
-    try:
-        socket.create_connection((address, port), CONNECT_SECONDS).close()
-    except TimeoutError:
-        return f"no answer within {CONNECT_SECONDS:g} s"
-    except OSError as error:
-        return error.strerror or str(error)
     return None
 
 
-def in_container() -> bool:
-    """Whether the kernel is another system's: systemd notes at boot what it found itself in."""
-    return ask_word("systemd-detect-virt", "--container") not in (None, "none")
-
-
-def read_line(file: Path) -> str | None:
-    """A file of the kernel without its line end; None when it is not there or not ours to read."""
-    try:
-        return file.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return None
-
-
-def file_system_bytes(path: str) -> int | None:
-    """Size of the file system at `path`; None when it cannot be seen."""
-    try:
-        usage = os.statvfs(path)
-    except OSError:
-        return None
-    return usage.f_frsize * usage.f_blocks
-
-
-def is_rotating(path: Path, sys: Path = SYS, mounts: Path = Path("/proc/self/mountinfo")) -> bool | None:
-    """Whether the disks below `path` rotate, as the kernel believes; None when it cannot be told.
-
-    Followed through partitions, LVM, encryption and RAID; one rotating disk makes it rotating. A virtual machine's
-    disk is what its hypervisor says it is.
-    """
-    device = _device_of(path, mounts)
-    if device is None:
-        return None
-    answers = set(_rotational((sys / "dev/block" / device).resolve()))
-    return (True in answers) if answers else None
-
-
-def _device_of(path: Path, mounts: Path) -> str | None:
-    """``major:minor`` of the block device that holds `path`; None for a network's or a file system in memory."""
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    number = path.stat().st_dev
-    if os.major(number):
-        return f"{os.major(number)}:{os.minor(number)}"
-    # btrfs and the like have a number of their own: their mount names the device.
-    wanted = f"{os.major(number)}:{os.minor(number)}"
-    for line in (read_line(mounts) or "").splitlines():
-        cells, _, source = line.partition(" - ")
-        name = source.split()[1] if len(source.split()) > 1 else ""
-        if cells.split()[2] == wanted and name.startswith("/dev/"):
-            with suppress(OSError):
-                number = os.stat(name).st_rdev
-                return f"{os.major(number)}:{os.minor(number)}" if os.major(number) else None
-    return None
-
-
-def _rotational(device: Path) -> Iterable[bool]:
-    if (device / "partition").exists():
-        device = device.parent
-    below = sorted((device / "slaves").glob("*"))
-    for slave in below:
-        yield from _rotational(slave.resolve())
-    flag = read_line(device / "queue/rotational")
-    if not below and flag in ("0", "1"):
-        yield flag == "1"
-
-
-def clock_offset() -> tuple[float, str] | None:
+def clock_offset(machine: Machine) -> tuple[float, str] | None:
     """Seconds this clock is off, and the program that measured it; None when none here did.
 
     Asks the programs that keep the clock for what they know; the network is not asked.
     """
-    found = re.search(r"\boffset=(-?[\d.]+)", ask("ntpq", "-c", "rv 0 offset") or "")  # ms
+    found = re.search(r"\boffset=(-?[\d.]+)", machine.run_command("ntpq", "-c", "rv 0 offset") or "")  # ms
     if found:
         return float(found[1]) / 1e3, "ntpd"
-    cells = (ask("chronyc", "-n", "-c", "tracking") or "").split(",")
+    cells = (machine.run_command("chronyc", "-n", "-c", "tracking") or "").split(",")
     if len(cells) > 13 and cells[13].strip() != "Not synchronised":
         with suppress(ValueError):
             return float(cells[4]), "chronyd"
-    found = re.search(r"^\s*Offset: ([+-]?)(\S.*)$", ask("timedatectl", "timesync-status") or "", re.MULTILINE)
+    found = re.search(
+        r"^\s*Offset: ([+-]?)(\S.*)$", machine.run_command("timedatectl", "timesync-status") or "", re.MULTILINE
+    )
     if found:
         with suppress(ValueError):
             return _seconds(found[2]) * (-1 if found[1] == "-" else 1), "systemd-timesyncd"

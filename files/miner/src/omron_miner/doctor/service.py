@@ -1,16 +1,19 @@
-"""The miner's own things: its directories, wallet, port, units and summary. Never looks into a key."""
+"""The miner's own things: its directories, wallet, port, units and summary."""
 
 from __future__ import annotations
 
-import json
 import stat
 import time
 from typing import TYPE_CHECKING
 
-from omron_miner.doctor import probes
-from omron_miner.doctor.check import Check, Status, judged, unseen
-from omron_miner.monitor import host
-from omron_miner.monitor.render import duration
+from omron_miner.addresses import host_and_port, local_target
+from omron_miner.chain.wallet import find_coldkey, read_address
+from omron_miner.doctor.check import Check, Status, judged, not_read, unseen
+from omron_miner.engine import SN2_LOG, SN2_PROGRAM
+from omron_miner.errors import WalletError
+from omron_miner.formatting import counted, duration
+from omron_miner.host import is_listening, miner_tree
+from omron_miner.outside import NOT_OF_ITS_FORM, parse_json
 
 if TYPE_CHECKING:
     import os
@@ -18,52 +21,98 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from omron_miner.constants import Axon, Constants, Monitor, Wallet
+    from omron_miner.engine import Engine
+    from omron_miner.host import Machine
 
 STALE_SUMMARY_SECONDS = 600.0
 """Older than this means that the monitor does not run: its timer's longest interval is half of it."""
-_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  bound to all: asked at one of them
 _START_ADVICE = "see the end of miner.log; start with: systemctl restart omron-pm2"
+_SN2_START_ADVICE = _START_ADVICE.replace("miner.log", SN2_LOG)
 
 
-def files(constants: Constants) -> Iterator[Check]:
+def files(constants: Constants, engine: Engine) -> Iterator[Check]:
     """Who may read what."""
-    yield _session_directory(constants)
+    if not engine.is_sn2:
+        yield _session_directory(constants)
     yield _hotkey(constants)
     yield _coldkey(constants.wallet)
 
 
-def port(axon: Axon) -> Iterator[Check]:
-    """Whether the axon takes connections: here, and at the address that validators are told."""
+def prover_files(constants: Constants) -> Iterator[Check]:
+    """Who may read what on a host that only proves: it has no wallet."""
+    yield _session_directory(constants)
+
+
+def prover_units(machine: Machine) -> Iterator[Check]:
+    """What systemd keeps running on a host that only proves: it has no monitor."""
+    yield _unit("pm2", "omron-pm2.service", Status.FAIL, "systemctl status omron-pm2; deploy again", machine)
+
+
+def port(axon: Axon, machine: Machine) -> Iterator[Check]:
+    """Whether the axon takes connections: here, and at the address that validators get."""
     name, wanted = "axon port", f"TCP {axon.port} takes connections"
-    listening = host.is_listening(axon.port)
+    listening = is_listening(axon.port, machine.proc)
     if listening is False:
         yield Check(name, Status.FAIL, wanted, "nothing listens", _START_ADVICE)
         return
-    address = _ANY_ADDRESS.get(axon.bind_ip, axon.bind_ip)
-    fault = probes.reach(address, axon.port)
-    live = f"{address}:{axon.port} {'answers' if fault is None else fault}"
+    address = local_target(axon.bind_ip)
+    fault = machine.try_connection(address, axon.port)
+    live = f"{host_and_port(address, axon.port)} {'answers' if fault is None else fault}"
     yield judged(name, fault is None, wanted, live, _START_ADVICE, Status.FAIL if listening else Status.UNKNOWN)
     if axon.external_ip:
-        yield _outside(axon.external_ip, axon.external_port or axon.port)
+        yield _outside(axon.external_ip, axon.external_port or axon.port, machine)
 
 
-def _outside(address: str, number: int) -> Check:
+def _outside(address: str, number: int, machine: Machine) -> Check:
     """From here to our own public address: that many routers do not turn round (hairpin) says nothing of others."""
-    fault = probes.reach(address, number)
-    name, wanted = "from outside", f"{address}:{number} takes connections"
+    fault = machine.try_connection(address, number)
+    name, wanted = "from outside", f"{host_and_port(address, number)} takes connections"
     if fault is None:
         return Check(name, Status.OK, wanted, "answers, asked from this host itself")
     advice = f"this host may not reach its own public address; from another one: nc -vz {address} {number}"
     return unseen(name, wanted, f"asked from this host itself: {fault}", advice)
 
 
-def units(monitor: Monitor) -> Iterator[Check]:
-    """What systemd keeps running, and what came out of it."""
+def units(monitor: Monitor, machine: Machine, engine: Engine) -> Iterator[Check]:
+    """What systemd keeps running, and the files that this writes."""
     advice = "systemctl status omron-pm2; deploy again if it is not there"
-    yield _unit("pm2", "omron-pm2.service", Status.FAIL, advice)
-    yield _process()
-    yield _unit("monitor timer", "omron-miner-monitor.timer", Status.WARN, "systemctl enable --now it; or deploy again")
+    yield _unit("pm2", "omron-pm2.service", Status.FAIL, advice, machine)
+    yield _process(machine, SN2_PROGRAM if engine.is_sn2 else None)
+    yield _unit(
+        "monitor timer", "omron-miner-monitor.timer", Status.WARN, "systemctl enable --now it; or deploy again", machine
+    )
     yield _summary(monitor)
+
+
+_AT_BOOT = {
+    "omron-pm2.service": Status.FAIL,
+    "omron-miner-monitor.timer": Status.WARN,
+    "omron-cpu-governor.service": Status.WARN,
+    "omron-firewall.service": Status.WARN,
+    "omron-fleet-firewall.service": Status.WARN,
+    "logrotate.timer": Status.WARN,
+}
+"""The units that the play enables, and how bad it is that one is there and does not start at boot."""
+_STARTS = ("enabled", "static", "alias", "indirect", "generated")
+"""Of systemctl's words (systemctl(1), is-enabled). "enabled-runtime" lasts until the next boot."""
+
+
+def at_boot(machine: Machine) -> Iterator[Check]:
+    """Whether what runs now also runs after a boot. A unit that is not there at all is another check's matter."""
+    name, states = "at boot", {}
+    for unit in _AT_BOOT:
+        state = machine.run_for_word("systemctl", "is-enabled", unit)
+        if state not in (None, "not-found"):
+            states[unit] = state
+    if not states:
+        yield unseen(name, "units enabled", "unknown: systemctl does not answer")
+        return
+    off = {unit: state for unit, state in states.items() if state not in _STARTS}
+    for unit, state in off.items():
+        advice = f"systemctl {'unmask' if 'masked' in state else 'enable'} {unit}; or deploy again"
+        yield Check(name, _AT_BOOT[unit], f"{unit} enabled", state, advice)
+    if not off:
+        yield Check(name, Status.OK, "units enabled", f"{len(states)} of the play's units are there, all enabled")
 
 
 def _session_directory(constants: Constants) -> Check:
@@ -78,7 +127,7 @@ def _session_directory(constants: Constants) -> Check:
 
 
 def _hotkey(constants: Constants) -> Check:
-    file, name, wanted = constants.wallet.hotkey_file, "hotkey", "0600, the service user's"
+    file, name, wanted = constants.wallet.hotkey_file, "hotkey", "0600, the service user's, able to sign"
     try:
         status = file.stat()
     except FileNotFoundError:
@@ -86,7 +135,14 @@ def _hotkey(constants: Constants) -> Check:
         return Check(name, Status.FAIL, wanted, f"{file} is missing", advice)
     except OSError as error:
         return unseen(name, wanted, str(error), "run this as root")
-    return _owned(name, wanted, file, status, {0o600, 0o400}, constants)
+    owned = _owned(name, wanted, file, status, {0o600, 0o400}, constants)
+    if owned.status is not Status.OK:
+        return owned
+    try:
+        read_address(constants.wallet)
+    except WalletError as error:
+        return not_read(name, wanted, error)
+    return owned
 
 
 def _owned(name: str, wanted: str, path: Path, status: os.stat_result, modes: set[int], constants: Constants) -> Check:
@@ -106,28 +162,27 @@ def _owned(name: str, wanted: str, path: Path, status: os.stat_result, modes: se
 
 def _coldkey(wallet: Wallet) -> Check:
     try:
-        found = sorted(file for folder in wallet.path.iterdir() if (file := folder / "coldkey").exists())
-    except FileNotFoundError:
-        found = []
+        found = find_coldkey(wallet.path)
     except OSError as error:  # others may not look in here
         return unseen("coldkey", "absent", str(error), "run this as root")
-    advice = "move it off this host at once: whoever owns this host owns the stake"
-    return judged("coldkey", not found, "absent", str(found[0]) if found else "absent", advice, Status.FAIL)
+    advice = "move it off this host now: an intruder would get the stake"
+    return judged("coldkey", not found, "absent", str(found or "absent"), advice, Status.FAIL)
 
 
-def _unit(name: str, unit: str, otherwise: Status, advice: str) -> Check:
-    state = probes.ask_word("systemctl", "is-active", unit)
+def _unit(name: str, unit: str, otherwise: Status, advice: str, machine: Machine) -> Check:
+    state = machine.run_for_word("systemctl", "is-active", unit)
     if state is None:
-        return unseen(name, f"{unit} active", "unknown: systemctl does not tell")
+        return unseen(name, f"{unit} active", "unknown: systemctl does not answer")
     return judged(name, state == "active", f"{unit} active", state, advice, otherwise)
 
 
-def _process() -> Check:
-    tree = host.miner_tree()
+def _process(machine: Machine, program: str | None) -> Check:
+    tree = miner_tree(machine.proc, program)
     if not tree:
-        return unseen("miner", "running", "no such process can be seen", _START_ADVICE)
+        advice = _SN2_START_ADVICE if program else _START_ADVICE
+        return unseen("miner", "running", "no such process can be seen", advice)
     up = time.clock_gettime(time.CLOCK_BOOTTIME) - tree[0].started_seconds
-    live = f"process {tree[0].pid}, up {duration(up)}, {len(tree)} processes"
+    live = f"process {tree[0].pid}, up {duration(up)}, {counted(len(tree), 'process', 'processes')}"
     return Check("miner", Status.OK, "running", live)
 
 
@@ -135,9 +190,11 @@ def _summary(monitor: Monitor) -> Check:
     file, wanted = monitor.directory / "summary.json", f"under {duration(STALE_SUMMARY_SECONDS)} old"
     advice = "systemctl start omron-miner-monitor.service; journalctl -u omron-miner-monitor"
     try:
-        age = time.time() - float(json.loads(file.read_text(encoding="utf-8"))["time"])
+        age = time.time() - float(parse_json(file.read_text(encoding="utf-8"))["time"])
     except FileNotFoundError:
         return Check("summary", Status.WARN, wanted, f"{file} is missing", advice)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except PermissionError as error:
+        return unseen("summary", wanted, str(error), "run this as root")
+    except (OSError, *NOT_OF_ITS_FORM) as error:
         return Check("summary", Status.WARN, wanted, f"unreadable: {error}", advice)
     return judged("summary", age <= STALE_SUMMARY_SECONDS, wanted, f"{duration(max(0.0, age))} old", advice)

@@ -1,22 +1,27 @@
-"""Collect, keep, summarize, render: reads what is new in the event log and the host, writes the summary, tells alerts.
+"""Collect, keep, summarize, render: reads what is new in the event log and the host, writes the summary, sends alerts.
 
-A short-lived process beside the miner: it never talks to it and imports neither bittensor nor EZKL.
+A short-lived process next to the miner: it never talks to it and imports neither bittensor nor EZKL.
 """
 
 from __future__ import annotations
 
 import os
+import pwd
 import time
-from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
+from omron_miner.engine import OWN_MINER
 from omron_miner.errors import OmronError
+from omron_miner.events import log_problems
 from omron_miner.files import write_atomically
-from omron_miner.monitor import alerts, prometheus
+from omron_miner.formatting import size
+from omron_miner.host import read_host_memory
+from omron_miner.monitor import alerts, prometheus, sn2
 from omron_miner.monitor.answers import answer
 from omron_miner.monitor.collect import LogReader
-from omron_miner.monitor.history import CHANGES, History, open_history
+from omron_miner.monitor.history import CHANGES, DamagedHistory, History, Limits, note_damage, open_history
 from omron_miner.monitor.host import Counters, circuit_files, collect_host, read_versions
 from omron_miner.monitor.html import to_html
 from omron_miner.monitor.intake import take_in
@@ -25,37 +30,63 @@ from omron_miner.monitor.render import to_json, to_text
 from omron_miner.monitor.summarize import limits_of, sample_of, summarize
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from omron_miner.constants import Constants
+    from omron_miner.engine import Engine
+
+    CollectHost = Callable[[Constants, Counters | None], tuple[Host, Counters]]
+
+READ_BYTES_PER_RUN = 1 << 20
+"""Of the event log: some thousand requests, more than come in a minute, in well under a second."""
+SN2_READ_BYTES_PER_RUN = 8 << 20
+"""Of sn2-miner's log: some ten thousand slices."""
 
 
-def run(constants: Constants, catch_up: bool = False) -> Summary:
-    """One run: takes in what is new, writes the summary, tells whoever is to be told of an alert.
+def run(
+    constants: Constants, catch_up: bool = False, collect: CollectHost | None = None, engine: Engine = OWN_MINER
+) -> Summary:
+    """One run: reads what is new in the log of `engine`, writes the summary, sends alerts.
 
-    Reads at most `constants.monitor.read_bytes_per_run` of the log; with `catch_up` all there is. Only one run works
-    at a time: a second one waits for the first. Run by root, it works as the service user (the owner of the logs),
-    whose files these are.
+    Reads at most `READ_BYTES_PER_RUN` of the log; with `catch_up` all there is. Only one run works
+    at a time: a second one waits for the first. Called by root, the process becomes the service user (the owner of the
+    logs), whose files these are, and stays it. `collect` reads the host, by default `collect_host`.
 
     Raises OmronError when the history or the summary cannot be written; what was there before is then still whole.
     """
-    with _as_service_user(constants):
-        while True:
-            with open_history(constants.monitor.directory) as history:
-                summary = observe(history, constants)
-                history.commit()
-                if catch_up and summary.log.unread_bytes:
-                    continue
+    _become_service_user(constants)
+    collect = collect or partial(collect_host, engine=engine)
+    try:
+        return _run(constants, catch_up, collect, engine)
+    except DamagedHistory as damage:  # renamed by now
+        return _run(constants, catch_up, collect, engine, damage)
+
+
+def _run(
+    constants: Constants, catch_up: bool, collect: CollectHost, engine: Engine, damage: DamagedHistory | None = None
+) -> Summary:
+    while True:
+        with open_history(constants.monitor.directory) as history:
+            if damage:
+                note_damage(history, damage)
+                damage = None
+            summary = observe(history, constants, collect, engine)
+            history.commit()
+            if catch_up and summary.log.unread_bytes:
+                continue
+            write(summary, constants)
+            delivered = alerts.deliver(history, summary, alerts.read_receivers(constants.monitor.alert_file))
+            history.commit()
+            if delivered != summary.alerts:
+                summary = replace(summary, alerts=delivered)
                 write(summary, constants)
-                told = alerts.deliver(history, summary, alerts.read_receivers(constants.monitor.alert_file))
-                history.commit()
-                if told != summary.alerts:
-                    summary = replace(summary, alerts=told)
-                    write(summary, constants)
-                return summary
+            return summary
 
 
-def observe(history: History, constants: Constants) -> Summary:
+def observe(
+    history: History, constants: Constants, collect: CollectHost = collect_host, engine: Engine = OWN_MINER
+) -> Summary:
     """The summary as of now, everything new taken into `history`. Commits nothing, writes no file."""
     now, monitor = time.time(), constants.monitor
     limits = limits_of(monitor)
@@ -64,19 +95,33 @@ def observe(history: History, constants: Constants) -> Summary:
     if refiled:
         history.add_entries("future", CHANGES, [(now, refiled)])
     kept_since = now - monitor.keep_hours_days * 86_400
-    reader = LogReader(constants.log.events, kept_since, history.positions(), monitor.read_bytes_per_run)
-    take_in(reader, history, now, kept_since, limits)
-    host, counters = collect_host(constants, Counters.load(history.note("counters")))
+    reader = _take_in(history, constants, engine, now, kept_since, limits)
+    host, counters = collect(constants, Counters.load(history.note("counters")))
     history.set_note("counters", counters.dump())
     history.add_sample(now, sample_of(host))
     versions = read_versions()
     _note_changes(history, host, versions, circuit_files(constants.circuits.directory), now)
     history.prune(monitor.keep_minutes_days, monitor.keep_hours_days)
-    summary = summarize(history, reader.state, host, versions, constants, now)
+    summary = summarize(history, reader.state, host, versions, constants, now, log_problems(constants.log), engine)
     # While older events are still being read, nothing is known of now.
     found = [] if summary.log.unread_bytes else alerts.conditions(history, summary, constants)
-    watched = alerts.update(history, found, now, monitor.alert_clear_seconds)
+    watched = alerts.update(history, found, now, alerts.ALERT_CLEAR_SECONDS)
     return replace(summary, alerts=watched, answers=answer(history, summary, constants))
+
+
+def _take_in(
+    history: History, constants: Constants, engine: Engine, now: float, kept_since: float, limits: Limits
+) -> LogReader:
+    """Takes what is new in the engine's log into `history`; the reader that read it."""
+    known = history.positions()
+    if engine.is_sn2:
+        path = engine.log_in(constants.log.directory)
+        reader = LogReader(path, kept_since, known, SN2_READ_BYTES_PER_RUN, is_first=sn2.is_stamped)
+        sn2.take_in(reader, history, now, kept_since, limits)
+    else:
+        reader = LogReader(constants.log.events, kept_since, known, READ_BYTES_PER_RUN)
+        take_in(reader, history, now, kept_since, limits)
+    return reader
 
 
 def write(summary: Summary, constants: Constants) -> None:
@@ -101,6 +146,17 @@ def write(summary: Summary, constants: Constants) -> None:
             ) from error
 
 
+def compare_logs(paths: Sequence[Path], constants: Constants, as_json: bool = False) -> str:
+    """A table, or JSON, of stock miners' logs (or ours) next to this miner's last week.
+
+    Writes nothing. Raises OmronError when a log cannot be read or is not a miner's.
+    """
+    from omron_miner.monitor import stock_log  # a run of the monitor does not need it
+
+    columns = stock_log.compare(paths, constants, time.time())
+    return stock_log.to_json(columns) if as_json else stock_log.to_text(columns)
+
+
 def _note_changes(history: History, host: Host, versions: Versions, circuits: dict[str, str], now: float) -> None:
     """Keeps what is different on this host from one run to the next: it often explains what else is."""
     disk = host.ram_disk
@@ -110,8 +166,8 @@ def _note_changes(history: History, host: Host, versions: Versions, circuits: di
         "kernel": versions.kernel,
         "CPU governor": ", ".join(sorted(set(host.cpu.governors.values()))) or "none",
         "swap": ", ".join(device.name for device in host.swap or []) or "off",
-        "RAM": f"{host.memory.total_bytes / 2**30:.1f} GiB",
-        "RAM disk": f"{disk.size_bytes / 2**30:.1f} GiB on {disk.filesystem}" if disk else "none",
+        "RAM": size(read_host_memory()[0]),
+        "RAM disk": f"{size(disk.size_bytes)} on {disk.filesystem}" if disk else "none",
         **{f"circuit {circuit_id}": files for circuit_id, files in circuits.items()},
     }
     before = history.note("facts")
@@ -129,26 +185,25 @@ def _note_changes(history: History, host: Host, versions: Versions, circuits: di
         history.set_note("facts", facts)
 
 
-@contextmanager
-def _as_service_user(constants: Constants) -> Iterator[None]:
-    """As root, works with the rights of the owner of the logs: what root made, that user could not replace."""
+def _become_service_user(constants: Constants) -> None:
+    """As root, becomes the owner of the logs for good: what root made, that user could not replace.
+
+    Real, effective and saved ids and the groups: the command that receives alerts cannot take root's rights back.
+    """
     try:
         owner = constants.log.directory.stat()
     except OSError:
-        owner = None
-    if os.geteuid() != 0 or owner is None or owner.st_uid == 0:
-        yield
         return
-    groups, group = os.getgroups(), os.getegid()
+    if os.geteuid() != 0 or owner.st_uid == 0:
+        return
     os.setgroups([owner.st_gid])
-    os.setegid(owner.st_gid)
-    os.seteuid(owner.st_uid)
+    os.setresgid(owner.st_gid, owner.st_gid, owner.st_gid)
+    os.setresuid(owner.st_uid, owner.st_uid, owner.st_uid)
     try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(group)
-        os.setgroups(groups)
+        entry = pwd.getpwuid(owner.st_uid)
+    except KeyError:
+        return
+    os.environ.update(HOME=entry.pw_dir, USER=entry.pw_name, LOGNAME=entry.pw_name)
 
 
-__all__ = ["Summary", "observe", "run", "write"]
+__all__ = ["Summary", "compare_logs", "observe", "run", "to_json", "to_text", "write"]

@@ -1,8 +1,8 @@
-"""Alerts: conditions that are watched, with hysteresis, and telling a command or a webhook of the operator's choice.
+"""Alerts: conditions that are watched, with hysteresis, sent to a command or a webhook of the operator's choice.
 
-A condition that comes is told once, and once more when it has been gone for `alert_clear_seconds`; what flickers
-meanwhile is one event. A message that cannot be delivered is tried again at every run until it is, or until what it
-says is no longer so. Whom to tell stands in a file of its own (`read_receivers`): a webhook's address can be a secret,
+A condition that begins is reported once, and once more when it has been gone for `ALERT_CLEAR_SECONDS`; flickering in
+between is one event. A message that cannot be delivered is tried again at every run until it is, or until what it
+says is no longer so. The receivers are in a file of their own (`read_receivers`): a webhook's address can be a secret,
 so it is never in a log line, an error, an argument or the summary.
 """
 
@@ -11,22 +11,18 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from omron_miner.formatting import iso_utc, percent, size
+from omron_miner.monitor import sn2_alerts
 from omron_miner.monitor.history import Bucket
 from omron_miner.monitor.model import Alert, Verdict
-from omron_miner.monitor.render import percent, size
-from omron_miner.monitor.summarize import utc
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # Ubuntu 22.04
-    import tomli as tomllib
+from omron_miner.monitor.summarize import LOW_DISK_BYTES
+from omron_miner.outside import parse_toml
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from omron_miner.constants import Constants, Monitor
@@ -42,13 +38,15 @@ _EASIER = 0.95
 """A limit that was crossed must be kept by 5 % before the condition counts as gone."""
 _NOTE = "alerts"
 _NEW = {"firing": False, "since": None, "bad": None, "good": None, "due": "", "why": "", "text": ""}
+ALERT_CLEAR_SECONDS = 600.0
+"""What is gone for so long is over; what flickers is one alert."""
 DOWN_PATIENCE_SECONDS = 90.0
 """A miner that is being deployed or has just booted is not down."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One thing that is watched. `bad` None: cannot be told now, so nothing changes."""
+    """One thing that is watched. `bad` None: not known now, so nothing changes."""
 
     name: str
     bad: bool | None
@@ -59,10 +57,12 @@ class Condition:
 
 @dataclass(frozen=True)
 class Receivers:
-    """Whom to tell. Neither: alerts are in the summary only."""
+    """Where alerts are sent. Neither: they are in the summary only."""
 
     webhook_url: str = ""
     command: tuple[str, ...] = ()
+    limit_seconds: float = DELIVERY_SECONDS
+    """For one message to one receiver."""
     problem: str = ""
     """Why the file could not be used; never what is in it."""
 
@@ -71,7 +71,14 @@ def conditions(history: History, summary: Summary, constants: Constants) -> list
     """What is watched, as of this summary."""
     was = history.note(_NOTE, {})
     firing = {name for name, state in was.items() if state["firing"]}
-    return [*_of_requests(history, summary, constants.monitor, firing), *_of_host(history, summary, constants, firing)]
+    found = [*_of_requests(history, summary, constants.monitor, firing), *_of_host(history, summary, constants, firing)]
+    if summary.sn2:
+        limit = constants.monitor.alert_no_request_seconds
+        watched = [Condition(*one) for one in sn2_alerts.watched(history, summary, summary.sn2, limit)]
+        if any(one.name == "no_request_while_connected" and one.bad for one in watched):  # which says more
+            found = [replace(one, bad=None) if one.name == "no_request" else one for one in found]
+        found += watched
+    return found
 
 
 def _of_requests(history: History, summary: Summary, monitor: Monitor, firing: set[str]) -> Iterator[Condition]:
@@ -97,13 +104,13 @@ def _p95(bucket: Bucket, monitor: Monitor, within: str, firing: bool) -> Conditi
     limits = (monitor.target_proof_seconds, monitor.target_overhead_seconds, monitor.target_total_seconds)
     if bucket.total.count < LEAST_TIMED:
         return Condition("p95_over_target", None, f"{bucket.total.count} answers {within}: too few for a p95")
-    bad, said = False, []
+    bad, parts = False, []
     for name, limit in zip(("proof", "overhead", "total"), limits, strict=True):
         sketch = getattr(bucket, name)
         p95 = sketch.quantiles(0.95)[0]
         bad |= sketch.over > sketch.may_exceed(0.95) or (firing and p95 > limit * _EASIER)
-        said.append(f"{name} {p95:.1f} s (target {limit:g} s)")
-    return Condition("p95_over_target", bad, f"p95 {within}: {', '.join(said)}")
+        parts.append(f"{name} {p95:.1f} s (target {limit:g} s)")
+    return Condition("p95_over_target", bad, f"p95 {within}: {', '.join(parts)}")
 
 
 def _no_request(history: History, summary: Summary, monitor: Monitor) -> Condition:
@@ -127,7 +134,7 @@ def _of_host(history: History, summary: Summary, constants: Constants, firing: s
     yield Condition(
         "memory_growth",
         None if growth is None else growth[0] > limit,
-        "too early to tell: the miner has not run for a day" if growth is None else growth[1],
+        "not known yet: the miner has not run for a day" if growth is None else growth[1],
     )
     disk = host.ram_disk
     used = 100 * disk.used_bytes / disk.size_bytes if disk and disk.size_bytes else None
@@ -149,8 +156,10 @@ def _of_host(history: History, summary: Summary, constants: Constants, firing: s
     yield Condition(
         "governor_changed", bool(set(governors) - {"performance"}), f"CPU governor: {', '.join(governors) or 'none'}"
     )
-    low = [disk.path for disk in host.disks if disk.free_bytes < 2 * 1024**3]
-    yield Condition("disk_full", bool(low), f"less than 2 GiB free: {', '.join(low)}" if low else "disks have room")
+    low = [disk.path for disk in host.disks if disk.free_bytes < LOW_DISK_BYTES]
+    yield Condition(
+        "disk_full", bool(low), f"less than {size(LOW_DISK_BYTES)} free: {', '.join(low)}" if low else "disks have room"
+    )
     steps = [body for _, body in history.entries("change", summary.time - monitor.alert_window_seconds)]
     steps = [after for what, _, after in steps if what == "clock"]
     unsynchronised = host.clock.synchronized is False
@@ -205,7 +214,7 @@ def update(history: History, found: list[Condition], now: float, clear_seconds: 
             state["good"] = None
             state["bad"] = state["bad"] if state["bad"] is not None and state["bad"] <= now else now
             if not state["firing"] and now - state["bad"] >= condition.patience:
-                # A clearing that was never told: whoever heard of the beginning still believes it.
+                # A clearing that was never delivered: a receiver of the beginning still believes it.
                 due = "" if state["due"] == "cleared" else "firing"
                 state |= {"firing": True, "since": now, "due": due, "why": ""}
         elif condition.bad is False:
@@ -224,22 +233,22 @@ def update(history: History, found: list[Condition], now: float, clear_seconds: 
 
 def _alerts(states: dict[str, Any]) -> list[Alert]:
     alerts = [
-        Alert(name, state["firing"], state["text"], utc(state["since"]) if state["since"] else None, state["why"])
+        Alert(name, state["firing"], state["text"], iso_utc(state["since"]) if state["since"] else None, state["why"])
         for name, state in states.items()
     ]
     return sorted(alerts, key=lambda alert: not alert.firing)
 
 
 def read_receivers(path: Path) -> Receivers:
-    """Whom to tell, from the TOML file at `path`; no file: nobody.
+    """Where to send alerts, from the TOML file at `path`; no file: nowhere.
 
     ``webhook_url`` (https, or http to this host) and ``command`` (a list: the program and its arguments).
     """
     try:
-        body = tomllib.loads(path.read_text(encoding="utf-8"))
+        body = parse_toml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return Receivers()
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         # TOML's message may quote a line of the file.
         why = error.strerror if isinstance(error, OSError) else "it is not valid TOML"
         return Receivers(problem=f"cannot read {path}: {why}")
@@ -265,8 +274,17 @@ def _is_allowed(url: str) -> bool:
     )
 
 
-def deliver(history: History, summary: Summary, receivers: Receivers) -> list[Alert]:
-    """Sends what is due, at most `MESSAGES_PER_RUN`, and keeps that it was sent. Raises nothing for what fails."""
+def deliver(
+    history: History,
+    summary: Summary,
+    receivers: Receivers,
+    send: Callable[[dict[str, Any], Receivers], str] | None = None,
+) -> list[Alert]:
+    """Sends what is due, at most `MESSAGES_PER_RUN`, and keeps that it was sent. Raises nothing for what fails.
+
+    `send` is `send_message` by default.
+    """
+    send = send or send_message
     states: dict[str, Any] = history.note(_NOTE, {})
     has_receiver = bool(receivers.webhook_url or receivers.command)
     sent = 0
@@ -274,11 +292,11 @@ def deliver(history: History, summary: Summary, receivers: Receivers) -> list[Al
         if not state["due"]:
             continue
         if not has_receiver:
-            # Nobody is to be told; with a file that is wrong, whoever was meant is told once it is right.
+            # No receiver; with a broken file, its receivers get the message once the file is right.
             state |= {"why": receivers.problem} if receivers.problem else {"due": "", "why": ""}
         elif sent < MESSAGES_PER_RUN:
             sent += 1
-            why = _send(_message(name, state, summary), receivers)
+            why = send(_message(name, state, summary), receivers)
             state |= {"why": why} if why else {"due": "", "why": ""}
         elif not state["why"]:
             state["why"] = "waits for the next run: others were sent first"
@@ -287,7 +305,7 @@ def deliver(history: History, summary: Summary, receivers: Receivers) -> list[Al
 
 
 def _message(name: str, state: dict[str, Any], summary: Summary) -> dict[str, Any]:
-    began = utc(state["since"])
+    began = iso_utc(state["since"])
     word = "ALERT" if state["due"] == "firing" else "cleared"
     return {
         "version": 1,
@@ -303,37 +321,38 @@ def _message(name: str, state: dict[str, Any], summary: Summary) -> dict[str, An
     }
 
 
-def _send(message: dict[str, Any], receivers: Receivers) -> str:
-    """Tells every receiver; why it failed, or an empty text. Told again, one of two may hear it twice: it has an id."""
+def send_message(message: dict[str, Any], receivers: Receivers) -> str:
+    """Sends to every receiver; returns why it failed, or an empty text. A repeated message has the same id."""
     problems = []
     if receivers.command:
-        problems.append(_run_command(message, receivers.command))
+        problems.append(_run_command(message, receivers.command, receivers.limit_seconds))
     if receivers.webhook_url:
-        problems.append(_post(message, receivers.webhook_url))
+        problems.append(_post(message, receivers.webhook_url, receivers.limit_seconds))
     return "; ".join(problem for problem in problems if problem)
 
 
-def _run_command(message: dict[str, Any], command: tuple[str, ...]) -> str:
+def _run_command(message: dict[str, Any], command: tuple[str, ...], limit_seconds: float) -> str:
     environment = {**os.environ, **{f"OMRON_ALERT_{name.upper()}": str(value) for name, value in message.items()}}
     try:
         done = subprocess.run(
             command,
             input=json.dumps(message),
             text=True,
-            timeout=DELIVERY_SECONDS,
+            timeout=limit_seconds,
             env=environment,
+            cwd="/",  # as from the timer: where sudo was called from, the service user may have no business
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return f"the command took longer than {DELIVERY_SECONDS:g} s"
+        return f"the command took longer than {limit_seconds:g} s"
     except (OSError, ValueError) as error:
         return f"the command cannot be run: {getattr(error, 'strerror', None) or type(error).__name__}"
     return f"the command ended with {done.returncode}" if done.returncode else ""
 
 
-def _post(message: dict[str, Any], url: str) -> str:
+def _post(message: dict[str, Any], url: str, limit_seconds: float) -> str:
     # Loading it costs as much as a whole run; alerts are rare.
     import http.client
     import urllib.error
@@ -347,7 +366,7 @@ def _post(message: dict[str, Any], url: str) -> str:
     agent = {"Content-Type": "application/json", "User-Agent": "omron-miner-monitor"}
     request = urllib.request.Request(url, data=body, headers=agent, method="POST")  # noqa: S310  checked when read
     try:
-        with urllib.request.build_opener(_NoRedirect).open(request, timeout=DELIVERY_SECONDS):
+        with urllib.request.build_opener(_NoRedirect).open(request, timeout=limit_seconds):
             return ""
     except urllib.error.HTTPError as error:
         return f"the webhook answered {error.code}"

@@ -1,26 +1,28 @@
 """Why is it slow, why does verification fail, what does memory do: likely causes, each with what was measured.
 
 A cause is named only when something measured speaks for it, and never when nothing is wrong: no symptom, no cause. When
-there is a symptom and no evidence, that is said, with the command that shows more.
+there is a symptom and no evidence, the answer says so, with the command that shows more.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from omron_miner.circuits.circuit import ProofSystem
+from omron_miner.circuits.needs import least_memory
+from omron_miner.formatting import MIB, duration, size
 from omron_miner.monitor.alerts import daily_growth
 from omron_miner.monitor.model import Answer, Cause, Verdict
-from omron_miner.monitor.render import duration, size
 from omron_miner.monitor.summarize import LEFT_BEHIND_SECONDS, LOW_MEMORY_SHARE
+from omron_miner.outside import NOT_OF_ITS_FORM, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from omron_miner.constants import Constants
     from omron_miner.monitor.history import History
-    from omron_miner.monitor.model import Change, CircuitRequests, Summary
+    from omron_miner.monitor.model import Change, CircuitRequests, Sn2, Sn2Failure, Summary
 
 OTHER_CPU_PERCENT = 15.0
 """Of all cores, by others than the miner while it proves: as much slower are proofs."""
@@ -28,10 +30,8 @@ FULL_CPU_PERCENT = 85.0
 STEAL_PERCENT = 5.0
 PRESSURE_PERCENT = 10.0
 IOWAIT_PERCENT = 10.0
-COLD_BYTES_PER_SECOND = 20_000_000.0
-"""Reading a key of 1 GB at this rate takes 50 s; a miner whose keys are in memory reads next to nothing."""
-MEMORY_PER_KEY = 1.7
-"""Proving needs at least this many times the proving key of memory (as `circuit_fit` measured)."""
+COLD_BYTES_PER_SECOND = 20.0 * MIB
+"""Reading a key of 1 GiB at this rate takes 51 s; a miner whose keys are in memory reads next to nothing."""
 _PROVING = 0.05
 
 
@@ -44,7 +44,7 @@ class _Evidence:
         points = summary.periods.hour.points
         busy = {start for start, proving in zip(points.start, points.proving, strict=True) if proving > _PROVING}
         looks = history.samples(60, points.start[0])
-        # While proofs are made is when it matters what else goes on; without any, the whole hour.
+        # Other load matters while proofs are made; without any, the whole hour counts.
         self.looks = [look for start, look in looks.items() if start in busy] or list(looks.values())
 
     def mean(self, name: str) -> float | None:
@@ -56,7 +56,8 @@ class _Evidence:
 def answer(history: History, summary: Summary, constants: Constants) -> list[Answer]:
     """The three answers: slow, failed, memory."""
     evidence = _Evidence(history, summary, constants)
-    return [_slow(evidence), _failed(evidence), _memory(evidence)]
+    failed = _failed_of_sn2(summary, summary.sn2) if summary.sn2 else _failed(evidence)
+    return [_slow(evidence), failed, _memory(evidence)]
 
 
 # --- slow -----------------------------------------------------------------------------------------------------------
@@ -76,14 +77,14 @@ def _slow(evidence: _Evidence) -> Answer:
 
 
 def _slow_symptom(summary: Summary) -> str:
-    said = [
+    found = [
         f"{target.name} is {target.value:.1f} s, wanted {target.comparison} {target.wanted:g} s"
         for target in summary.verdict.targets
         if target.unit == "s" and target.verdict is Verdict.MISSED and target.value is not None
     ]
     if summary.requests.timeouts:
-        said.append(f"{summary.requests.timeouts} of {summary.requests.count} requests timed out")
-    return "; ".join(said)
+        found.append(f"{summary.requests.timeouts} of {summary.requests.count} requests timed out")
+    return "; ".join(found)
 
 
 def _slow_causes(evidence: _Evidence) -> Iterator[Cause]:
@@ -126,30 +127,30 @@ def _processors(evidence: _Evidence) -> Iterator[Cause]:
 
 def _slow_memory(evidence: _Evidence) -> Iterator[Cause]:
     host = evidence.summary.host
-    said = []
+    found = []
     if (host.pressure.memory_percent or 0) >= PRESSURE_PERCENT:
-        said.append(f"tasks waited for memory {host.pressure.memory_percent:.0f} % of the last 5 min")
+        found.append(f"tasks waited for memory {host.pressure.memory_percent:.0f} % of the last 5 min")
     swapped = sum(device.used_bytes for device in host.swap or [])
     if swapped:
-        said.append(f"{size(swapped)} are swapped out")
+        found.append(f"{size(swapped)} are swapped out")
     if host.memory.available_bytes < LOW_MEMORY_SHARE * host.memory.total_bytes:
-        said.append(f"{size(host.memory.available_bytes)} of {size(host.memory.total_bytes)} are available")
-    if said:
-        yield Cause("memory_pressure", "memory is short", said, "free -h; ps -eo pid,user,rss,comm --sort=-rss | head")
+        found.append(f"{size(host.memory.available_bytes)} of {size(host.memory.total_bytes)} are available")
+    if found:
+        yield Cause("memory_pressure", "memory is short", found, "free -h; ps -eo pid,user,rss,comm --sort=-rss | head")
     disk = host.ram_disk
     if disk is None:
         return
-    said = []
+    found = []
     if (disk.oldest_session_file_seconds or 0) > LEFT_BEHIND_SECONDS:
         age = duration(disk.oldest_session_file_seconds)
-        said.append(f"{disk.session_files} files, {size(disk.session_bytes)}, the oldest {age} old")
+        found.append(f"{disk.session_files} files, {size(disk.session_bytes)}, the oldest {age} old")
     if disk.free_bytes < evidence.constants.sessions.minimum_free_bytes:
-        said.append(f"{size(disk.free_bytes)} of {size(disk.size_bytes)} are free: requests use the disk instead")
-    if said:
+        found.append(f"{size(disk.free_bytes)} of {size(disk.size_bytes)} are free: requests use the disk instead")
+    if found:
         yield Cause(
             "temporary_files",
             f"temporary files were left behind on {disk.mount_point}",
-            said,
+            found,
             f"ls -lA --time-style=long-iso {disk.session_directory}; du -sh {disk.mount_point}/*",
         )
     if disk.filesystem not in ("tmpfs", "ramfs"):
@@ -163,12 +164,12 @@ def _slow_memory(evidence: _Evidence) -> Iterator[Cause]:
 
 def _slow_disks(evidence: _Evidence) -> Iterator[Cause]:
     host = evidence.summary.host
-    said = []
+    found = []
     waited, pressure = evidence.mean("iowait_percent"), host.pressure.io_percent
     if waited is not None and waited >= IOWAIT_PERCENT:
-        said.append(f"processors waited for disks {waited:.0f} % of the last hour")
+        found.append(f"processors waited for disks {waited:.0f} % of the last hour")
     if pressure is not None and pressure >= PRESSURE_PERCENT:
-        said.append(f"tasks waited for disks {pressure:.0f} % of the last 5 min")
+        found.append(f"tasks waited for disks {pressure:.0f} % of the last 5 min")
     read = evidence.mean("miner_read_bytes_per_second")
     cold = read is not None and read >= COLD_BYTES_PER_SECOND
     if read is not None and cold:
@@ -177,32 +178,32 @@ def _slow_disks(evidence: _Evidence) -> Iterator[Cause]:
             "cold_keys",
             "proving keys are read from disk again and again",
             [
-                f"the miner read {read / 1e6:.0f} MB/s from disk in the last hour",
+                f"the miner read {size(read)}/s from disk in the last hour",
                 f"the keys are {size(keys)}, memory available is {size(host.memory.available_bytes)}",
             ],
             "omron-miner circuit list; free -h",
         )
-    if said:
-        yield Cause("disk_io", "disks are busy", said, "cat /proc/pressure/io; iostat -x 1 5")
+    if found:
+        yield Cause("disk_io", "disks are busy", found, "cat /proc/pressure/io; iostat -x 1 5")
 
 
 def _queue(evidence: _Evidence) -> Iterator[Cause]:
     hour = evidence.summary.periods.hour
     requests = hour.requests if hour.requests.count else evidence.summary.requests
     limit = evidence.constants.monitor.target_overhead_seconds
-    said = []
+    found = []
     queue = requests.queue_seconds
     if queue is not None and queue.p95 >= limit / 2:
-        said.append(f"5 % of the requests waited {queue.p95:.1f} s or more for a free prover")
+        found.append(f"5 % of the requests waited {queue.p95:.1f} s or more for a free prover")
     if full := requests.failures.get("queue_full", 0):
-        said.append(f"{full} of {requests.count} were refused because none came free")
-    if said:
+        found.append(f"{full} of {requests.count} were refused because none became free")
+    if found:
         waiting = max(hour.points.waiting)
-        said.append(f"up to {waiting:.1f} requests waited at a time, averaged over a minute of the last hour")
+        found.append(f"up to {waiting:.1f} requests waited at a time, averaged over a minute of the last hour")
         yield Cause(
             "queueing",
-            "more requests come at once than the host proves",
-            said,
+            "more requests arrive at once than the host can prove",
+            found,
             "omron-miner monitor --json | grep '\"recent\"'",
         )
 
@@ -288,18 +289,18 @@ def _changed_circuits(evidence: _Evidence, failing: list[CircuitRequests]) -> It
 
 
 def _ezkl(evidence: _Evidence, failing: list[CircuitRequests]) -> Iterator[Cause]:
-    installed, said = evidence.summary.versions.ezkl, []
+    installed, found = evidence.summary.versions.ezkl, []
     for one in failing:
         wanted = _compiled_by(evidence.constants, one.circuit_id)
         if wanted and installed and wanted != installed:
-            said.append(f"{one.circuit} was compiled by EZKL {wanted}, installed is {installed}")
+            found.append(f"{one.circuit} was compiled by EZKL {wanted}, installed is {installed}")
     if installed is None:
-        said.append("EZKL is not installed beside the monitor")
-    said += [
+        found.append("EZKL is not installed with the monitor")
+    found += [
         f"{change.utc}: EZKL {change.before} became {change.after}" for change in _recent_changes(evidence, "EZKL")
     ]
-    if said:
-        yield Cause("ezkl_version", "EZKL is not the version that the circuits need", said, "omron-miner doctor")
+    if found:
+        yield Cause("ezkl_version", "EZKL is not the version that the circuits need", found, "omron-miner doctor")
 
 
 def _compiled_by(constants: Constants, circuit_id: str) -> str | None:
@@ -308,8 +309,8 @@ def _compiled_by(constants: Constants, circuit_id: str) -> str | None:
         return None
     file = constants.circuits.directory / f"model_{circuit_id}" / "settings.json"
     try:
-        version = json.loads(file.read_text(encoding="utf-8"))["version"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        version = parse_json(file.read_text(encoding="utf-8"))["version"]
+    except (OSError, *NOT_OF_ITS_FORM):
         return None
     return version if isinstance(version, str) else None
 
@@ -333,28 +334,28 @@ def _one_circuit(evidence: _Evidence, failing: list[CircuitRequests]) -> Iterato
 def _resources(evidence: _Evidence) -> Iterator[Cause]:
     summary = evidence.summary
     crashed = summary.requests.failures.get("worker_crashed", 0)
-    said = []
+    found = []
     if crashed:
-        said.append(f"a worker died during {crashed} requests")
+        found.append(f"a worker died during {crashed} requests")
     if summary.miner.workers_lost:
-        said.append(f"{summary.miner.workers_lost} workers were lost in the window")
+        found.append(f"{summary.miner.workers_lost} workers were lost in the window")
     memory, disks = summary.host.memory, summary.host.disks
     short = memory.available_bytes < LOW_MEMORY_SHARE * memory.total_bytes
     if short:
-        said.append(f"{size(memory.available_bytes)} of {size(memory.total_bytes)} memory are available")
+        found.append(f"{size(memory.available_bytes)} of {size(memory.total_bytes)} memory are available")
     full = [disk for disk in disks if disk.free_bytes < 512 * 1024**2]
-    said += [f"{size(disk.free_bytes)} are free at {disk.path}" for disk in full]
-    if said:
+    found += [f"{size(disk.free_bytes)} are free at {disk.path}" for disk in full]
+    if found:
         yield Cause(
             "resources",
             "the host ran out of memory or disk" if short or full else "worker processes died",
-            said,
+            found,
             "journalctl -k --since -1d | grep -i -e 'out of memory' -e oom; df -h",
         )
 
 
 def _logged(evidence: _Evidence) -> Iterator[Cause]:
-    """What EZKL said most often."""
+    """EZKL's most frequent message."""
     errors = [one for one in evidence.summary.last_errors if one.failure in _PROOF_FAILURES and one.detail]
     if not errors:
         return
@@ -367,6 +368,30 @@ def _logged(evidence: _Evidence) -> Iterator[Cause]:
     )
 
 
+def _failed_of_sn2(summary: Summary, found: Sn2) -> Answer:
+    """By what its log says: the miner verifies nothing itself."""
+    count = sum(one.count for one in found.failures)
+    return Answer(
+        question="failed",
+        title="Why do requests fail?",
+        asked=count > 0,
+        symptom=f"{count} requests of the last day failed" if count else "no request of the last day failed",
+        causes=[_cause_of_sn2(found, one) for one in found.failures[:3]],
+        command=f"omron-miner live log {summary.log.path}",
+    )
+
+
+def _cause_of_sn2(found: Sn2, failure: Sn2Failure) -> Cause:
+    slices = [one for one in found.slices if one.failed and one.failure == failure.text]
+    evidence = [f"{failure.count} times: {failure.text}"]
+    evidence += [f"{one.failed} of them in {one.slice} of circuit {one.circuit}" for one in slices[:3]]
+    if failure.is_upstreams:
+        return Cause("upstream_defect", f"{failure.meaning}", evidence, "omron-miner live circuits check")
+    return Cause(
+        "logged_error", failure.meaning or "what the log says", evidence, "omron-miner live circuits check --hashes"
+    )
+
+
 # --- memory ---------------------------------------------------------------------------------------------------------
 
 
@@ -376,18 +401,18 @@ def _memory(evidence: _Evidence) -> Answer:
     grows = evidence.growth is not None and evidence.growth[0] > limit
     short = memory.available_bytes < LOW_MEMORY_SHARE * memory.total_bytes
     causes = [*_growing(evidence, grows), *_files_in_memory(evidence, short), *_keys(evidence)]
-    said = []
+    found = []
     if grows and evidence.growth is not None:
-        said.append(evidence.growth[1])
+        found.append(evidence.growth[1])
     if short:
-        said.append(f"{size(memory.available_bytes)} of {size(memory.total_bytes)} are available")
-    said += [cause.text for cause in causes if cause.name != "main_process"] if not said else []
+        found.append(f"{size(memory.available_bytes)} of {size(memory.total_bytes)} are available")
+    found += [cause.text for cause in causes if cause.name != "main_process"] if not found else []
     steady = evidence.growth[1] if evidence.growth else "the miner has not run for a day yet"
     return Answer(
         question="memory",
         title="What does memory do?",
-        asked=bool(said),
-        symptom="; ".join(said) or f"enough is available; {steady}",
+        asked=bool(found),
+        symptom="; ".join(found) or f"enough is available; {steady}",
         causes=causes,
         command="ps -eo pid,user,rss,etime,comm --sort=-rss | head",
     )
@@ -409,32 +434,34 @@ def _files_in_memory(evidence: _Evidence, short: bool) -> Iterator[Cause]:
     disk, memory = evidence.summary.host.ram_disk, evidence.summary.host.memory
     if disk is None or disk.filesystem not in ("tmpfs", "ramfs"):
         return
-    said = []
+    found = []
     if (disk.oldest_session_file_seconds or 0) > LEFT_BEHIND_SECONDS:
         age = duration(disk.oldest_session_file_seconds)
-        said.append(f"{disk.session_files} temporary files, {size(disk.session_bytes)}, the oldest {age} old")
+        found.append(f"{disk.session_files} temporary files, {size(disk.session_bytes)}, the oldest {age} old")
     if short and disk.used_bytes > LOW_MEMORY_SHARE * memory.total_bytes:
-        said.append(f"files on {disk.mount_point} take {size(disk.used_bytes)} of {size(memory.total_bytes)} memory")
-    if said:
+        found.append(f"files on {disk.mount_point} take {size(disk.used_bytes)} of {size(memory.total_bytes)} memory")
+    if found:
         command = f"du -ah {disk.mount_point} | sort -h | tail"
-        yield Cause("ram_disk_files", f"files on {disk.mount_point} take memory", said, command)
+        yield Cause("ram_disk_files", f"files on {disk.mount_point} take memory", found, command)
 
 
 def _keys(evidence: _Evidence) -> Iterator[Cause]:
     host = evidence.summary.host
     served = {one.circuit_id for one in evidence.summary.circuits}
+    others = {one.circuit_id for one in evidence.summary.circuits if one.circuit.endswith(ProofSystem.CIRCOM.value)}
     keys = {one: count for one, count in host.circuit_keys_bytes.items() if one in served} or host.circuit_keys_bytes
+    keys = {one: count for one, count in keys.items() if one not in others}  # what CIRCOM needs was not measured
     if not keys:
         return
     largest = max(keys, key=lambda one: keys[one])
-    needed = MEMORY_PER_KEY * keys[largest]
+    needed = least_memory(keys[largest])
     if needed > host.memory.total_bytes:
         yield Cause(
             "too_little_memory",
             "this host has too little memory for a circuit it serves",
             [
                 f"the proving key of circuit {largest[:8]} is {size(keys[largest])}, a proof needs at least"
-                f" {MEMORY_PER_KEY:g} times as much",
+                f" {size(needed)} of memory",
                 f"memory is {size(host.memory.total_bytes)}",
             ],
             "omron-miner circuit list",

@@ -1,6 +1,6 @@
 """Which plots a summary has: times, requests and the host over hour, day and week, and how times are spread.
 
-How a plot is drawn is `plots`' business, what stands around it on the page `html`'s.
+How a plot is drawn is `page.plots`' business, what stands around it on the page `html`'s.
 """
 
 from __future__ import annotations
@@ -9,9 +9,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from omron_miner.monitor.markup import Markup, joined, text
-from omron_miner.monitor.plots import Line, Target, TimeAxis, count_plot, histogram_plot, line_plot, swatch
-from omron_miner.monitor.render import counted, duration, percent, size
+from omron_miner.formatting import counted, duration, percent, size
+from omron_miner.page import (
+    Line,
+    Markup,
+    Target,
+    TimeAxis,
+    count_plot,
+    histogram_plot,
+    joined,
+    line_plot,
+    swatch,
+    text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -112,7 +122,7 @@ def _summed(period: Period) -> str:
 
 
 def _stats(stats: Stats | None) -> str:
-    """What a plot's caption says beside its name."""
+    """What a plot's caption says after its name."""
     if stats is None:
         return "no data"
     return " · ".join(
@@ -208,7 +218,7 @@ def _lines(**lines: Sequence[float | None]) -> list[Line]:
 
 
 def _queue(span: Span) -> list[Line]:
-    """Without any request known of no line: one at 0 would say that somebody looked."""
+    """Without any known request no line: one at 0 would claim a measurement."""
     points = span.period.points
     if not span.period.requests.count:
         return []

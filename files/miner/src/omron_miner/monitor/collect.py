@@ -20,11 +20,12 @@ from omron_miner.events import LifeEvent, RequestEvent, from_json
 from omron_miner.monitor.model import LogState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 MAX_LINE_BYTES = 1_048_576
 """An event is about a kilobyte; anything this long is not one."""
+_BLOCK_BYTES = 1 << 18
 _HEAD_BYTES = 4096
 _TAIL_BYTES = 64
 _ROTATED = re.compile(r"\.(\d+)(\.gz)?")
@@ -50,11 +51,20 @@ class Position:
 class LogReader:
     """What is new in the log at `path`; iterate once, then read `state` and `positions`.
 
-    Files last written before `since` (Unix seconds) are not opened. Raises nothing: what cannot be read is told in
-    `state`.
+    Files last written before `since` (Unix seconds) are not opened. `list_files` is `list_log_files` by default.
+    `is_first` says which line a file is recognised by; by default its first event. Of a log that is none of events,
+    iterate over `blocks` instead. Raises nothing: what cannot be read is reported in `state`.
     """
 
-    def __init__(self, path: Path, since: float, known: list[Position], budget: float = float("inf")) -> None:
+    def __init__(
+        self,
+        path: Path,
+        since: float,
+        known: list[Position],
+        budget: float = float("inf"),
+        list_files: Callable[[Path], list[tuple[Path, FileStatus]]] | None = None,
+        is_first: Callable[[bytes], bool] | None = None,
+    ) -> None:
         self.path = path
         self.since = since
         self.state = LogState(str(path))
@@ -63,17 +73,30 @@ class LogReader:
         self.cut: list[str] = []
         """Files that were changed below what had been read of them."""
         self._left = budget
+        self._list_files = list_files or list_log_files
+        self._is_first = is_first or _is_event
 
     def __iter__(self) -> Iterator[RequestEvent | LifeEvent]:
+        for line in self._pieces(_lines):
+            event = self._event(line)
+            if event is not None:
+                yield event
+
+    def blocks(self) -> Iterator[bytes]:
+        """What is new as blocks of whole lines, of about `_BLOCK_BYTES`. Lines are not looked at."""
+        return self._pieces(_blocks)
+
+    def _pieces(self, split: Callable[[IO[bytes]], Iterator[bytes]]) -> Iterator[bytes]:
         for file in self._open():
             with file.stream:
                 try:
-                    yield from self._read(file)
+                    yield from self._read(file, split)
                 except (OSError, EOFError, zlib.error) as error:
                     self._failed(file.path, error)
 
-    def _read(self, file: _File) -> Iterator[RequestEvent | LifeEvent]:
-        signature = _signature(file.stream, file.is_current)
+    def _read(self, file: _File, split: Callable[[IO[bytes]], Iterator[bytes]]) -> Iterator[bytes]:
+        """What is new in `file`, in pieces of whole lines."""
+        signature = _signature(file.stream, file.is_current, self._is_first)
         if signature is None:  # not one event yet
             self.state.half_written_line = file.status.size > 0
             return
@@ -83,19 +106,22 @@ class LogReader:
         self.state.files += 1
         offset = position.offset
         try:
-            for line in iter(lambda: file.stream.readline(MAX_LINE_BYTES), b""):
+            for piece in split(file.stream):
                 if self._left <= 0:
                     # of a compressed file, what is left is not known: what is left of its bytes stands for it
                     self.state.unread_bytes += max(1, file.status.size - (0 if file.is_compressed else offset))
                     return
-                if not line.endswith(b"\n") and len(line) < MAX_LINE_BYTES and file.is_current:
+                whole = piece.rfind(b"\n") + 1
+                if whole < len(piece) < whole + MAX_LINE_BYTES and file.is_current:
                     self.state.half_written_line = True
+                else:
+                    whole = len(piece)
+                self._left -= whole
+                offset += whole
+                if whole:
+                    yield piece[:whole]
+                if whole < len(piece):
                     break
-                self._left -= len(line)
-                offset += len(line)
-                event = self._event(line)
-                if event is not None:
-                    yield event
             position = replace(position, size=file.status.size, modified_ns=file.status.modified_ns)
             # Written to since the look: what was read is more than was seen.
             if not file.is_compressed and offset > file.status.size:
@@ -147,16 +173,16 @@ class LogReader:
                 file.stream.close()
             self.state = LogState(str(self.path))
             try:
-                listing = _listing(self.path)
+                listing = self._list_files(self.path)
                 opened = [one for path, status in listing if (one := self._open_one(path, status))]
-                if _listing(self.path) == listing:
+                if self._list_files(self.path) == listing:
                     break
             except OSError as error:
                 self._failed(self.path, error)
                 return []
         return opened
 
-    def _open_one(self, path: Path, status: _Status) -> _File | None:
+    def _open_one(self, path: Path, status: FileStatus) -> _File | None:
         self.state.state = "read" if self.state.state == "missing" else self.state.state
         if status.modified_ns < self.since * 1e9:
             self.state.older_files += 1
@@ -179,7 +205,9 @@ class LogReader:
 
 
 @dataclass(frozen=True)
-class _Status:
+class FileStatus:
+    """A log file as it was listed."""
+
     inode: int
     is_file: bool
     size: int = field(compare=False)  # the current file is written to all the time
@@ -190,7 +218,7 @@ class _Status:
 class _File:
     path: Path
     stream: IO[bytes]
-    status: _Status
+    status: FileStatus
     is_current: bool
     is_compressed: bool
 
@@ -200,7 +228,7 @@ def _stream(path: Path) -> IO[bytes]:
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
-def _listing(path: Path) -> list[tuple[Path, _Status]]:
+def list_log_files(path: Path) -> list[tuple[Path, FileStatus]]:
     """The log's files oldest first: ``events.jsonl.2.gz``, ``events.jsonl.1``, ``events.jsonl``. Raises OSError."""
     found: dict[int, Path] = {}
     try:
@@ -220,16 +248,28 @@ def _listing(path: Path) -> list[tuple[Path, _Status]]:
         except FileNotFoundError:  # rotated away since
             continue
         regular = stat.S_ISREG(status.st_mode)
-        listing.append((file, _Status(status.st_ino, regular, status.st_size, status.st_mtime_ns)))
+        listing.append((file, FileStatus(status.st_ino, regular, status.st_size, status.st_mtime_ns)))
     return listing
 
 
-def _signature(stream: IO[bytes], is_current: bool) -> str | None:
-    """Of everything up to the first event, at most `_HEAD_BYTES`; None when neither is there yet."""
+def _lines(stream: IO[bytes]) -> Iterator[bytes]:
+    return iter(lambda: stream.readline(MAX_LINE_BYTES), b"")
+
+
+def _blocks(stream: IO[bytes]) -> Iterator[bytes]:
+    return iter(lambda: stream.read(_BLOCK_BYTES) + stream.readline(MAX_LINE_BYTES), b"")
+
+
+def _is_event(line: bytes) -> bool:
+    return from_json(line.decode("utf-8", "replace")) is not None
+
+
+def _signature(stream: IO[bytes], is_current: bool, is_first: Callable[[bytes], bool]) -> str | None:
+    """Of everything up to the first line that `is_first`, at most `_HEAD_BYTES`; None when neither is there yet."""
     head = stream.read(_HEAD_BYTES)
     end = 0
     while found := head.find(b"\n", end) + 1:
-        if from_json(head[end:found].decode("utf-8", "replace")) is not None:
+        if is_first(head[end:found]):
             return _hash(head[:found])
         end = found
     return _hash(head) if len(head) == _HEAD_BYTES or (head and not is_current) else None

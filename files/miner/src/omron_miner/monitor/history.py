@@ -9,9 +9,11 @@ What the buckets hold is a `Bucket`; nothing else knows its shape, nor the table
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omron_miner.errors import OmronError
@@ -32,8 +34,15 @@ MOST_KEYS = 40
 RECENT, ERRORS, LIVES, CHANGES = 200, 20, 2000, 50
 """Rows kept of each."""
 SLACK_SECONDS = 60
-"""What is dated this far ahead is not held to be wrong: a run takes a moment."""
+"""What is dated this far ahead is not an error: a run takes a moment."""
 WAIT_SECONDS = 30.0
+CHECK_SECONDS = 3600.0
+"""How often the whole file is checked: 0.1 s for 29 MiB, in which no other run can work."""
+_OPEN_TRIES = 4
+MOST_DAMAGED_FILES = 3
+"""Damaged files that are kept for inspection."""
+HISTORY = "history"
+"""The name of a change that reports a damaged file."""
 _VERSION = 1
 _TABLES = """
 CREATE TABLE note(name TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
@@ -46,6 +55,14 @@ CREATE TABLE sample(span INTEGER NOT NULL, start INTEGER NOT NULL, body TEXT NOT
 CREATE TABLE entry(id INTEGER PRIMARY KEY, kind TEXT NOT NULL, time REAL NOT NULL, body TEXT NOT NULL);
 CREATE INDEX entry_kind ON entry(kind, time);
 """
+
+
+def _decode(text: str) -> Any:
+    """Plain data from a row. Raises DatabaseError where a damaged page left something else there."""
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError) as error:
+        raise sqlite3.DatabaseError(f"a row cannot be read: {error}") from error
 
 
 def shortest(kind: str) -> int:
@@ -119,7 +136,7 @@ class Bucket:
             getattr(self, name).merge(getattr(other, name))
 
     def hold_to(self, limits: Limits) -> None:
-        """Counts anew what is over `limits`, to the sketch's error: for targets that have changed since."""
+        """Recounts what is over `limits`, to the sketch's error: for targets that have changed since."""
         for name, limit in zip(METRICS, limits.dump(), strict=False):
             sketch = getattr(self, name)
             sketch.over = sketch.count_over(limit)
@@ -144,11 +161,13 @@ class Bucket:
     def load(text: str) -> Bucket:
         """The bucket that `dump` made `text` of."""
         bucket = Bucket()
-        bucket.count, bucket.succeeded, bucket.constant_outputs, bucket.last, bucket.failures, sketches = json.loads(
-            text
-        )
-        for name, data in zip(METRICS, sketches, strict=True):
-            setattr(bucket, name, Sketch.load(data))
+        try:
+            *counts, sketches = _decode(text)
+            bucket.count, bucket.succeeded, bucket.constant_outputs, bucket.last, bucket.failures = counts
+            for name, data in zip(METRICS, sketches, strict=True):
+                setattr(bucket, name, Sketch.load(data))
+        except (TypeError, ValueError, LookupError) as error:
+            raise sqlite3.DatabaseError(f"a bucket cannot be read: {error}") from error
         return bucket
 
 
@@ -163,11 +182,20 @@ class History:
     def note(self, name: str, otherwise: Any = None) -> Any:
         """What `set_note` kept under `name`."""
         row = self._sql.execute("SELECT body FROM note WHERE name = ?", (name,)).fetchone()
-        return json.loads(row[0]) if row else otherwise
+        return _decode(row[0]) if row else otherwise
 
     def set_note(self, name: str, value: Any) -> None:
         """Keeps `value`, plain data, under `name`."""
         self._sql.execute("REPLACE INTO note VALUES(?, ?)", (name, json.dumps(value)))
+
+    def notes(self, first: str, last: str) -> dict[str, Any]:
+        """The notes whose names are from `first` to `last`, in order."""
+        rows = self._sql.execute("SELECT name, body FROM note WHERE name BETWEEN ? AND ? ORDER BY name", (first, last))
+        return {name: _decode(body) for name, body in rows}
+
+    def forget_notes(self, first: str, before: str) -> None:
+        """Removes the notes whose names are from `first` on and below `before`."""
+        self._sql.execute("DELETE FROM note WHERE name >= ? AND name < ?", (first, before))
 
     # --- how far the log was read -----------------------------------------------------------------------------------
 
@@ -233,10 +261,10 @@ class History:
         rows = self._sql.execute(
             "SELECT start, point FROM bucket WHERE kind=? AND span=? AND start>=?", (ALL, span, since)
         )
-        return {start: json.loads(point) for start, point in rows}
+        return {start: _decode(point) for start, point in rows}
 
     def hold_to(self, limits: Limits) -> None:
-        """Counts anew what is over its target when the targets are others than before."""
+        """Recounts what is over its target when the targets are others than before."""
         if self.note("limits") == limits.dump():
             return
         rows = self._sql.execute("SELECT span, start, kind, key, body FROM bucket").fetchall()
@@ -274,7 +302,7 @@ class History:
         return sum(bucket.count for bucket in moved.values()) if kind == ALL else 0
 
     def _rebuild(self, kind: str, span: int, since: int) -> None:
-        """Makes the longer buckets of a kind from `since` on anew from its shortest."""
+        """Rebuilds the longer buckets of a kind from `since` on, from its shortest."""
         rows = self._sql.execute(
             "SELECT start, key, body FROM bucket WHERE kind = ? AND span = ? AND start >= ?",
             (kind, shortest(kind), since),
@@ -289,11 +317,11 @@ class History:
     # --- the host ---------------------------------------------------------------------------------------------------
 
     def add_sample(self, now: float, values: dict[str, float | None]) -> None:
-        """Adds one look at the host to the averages of its minute, ten minutes and hour."""
+        """Adds one reading of the host to the averages of its minute, ten minutes and hour."""
         for span in SPANS:
             start = int(now) // span * span
             row = self._sql.execute("SELECT body FROM sample WHERE span = ? AND start = ?", (span, start)).fetchone()
-            sums: dict[str, list[float]] = json.loads(row[0]) if row else {}
+            sums: dict[str, list[float]] = _decode(row[0]) if row else {}
             for name, value in values.items():
                 if value is not None:
                     total, count = sums.get(name, (0.0, 0))
@@ -307,9 +335,7 @@ class History:
         rows = self._sql.execute(
             "SELECT start, body FROM sample WHERE span = ? AND start >= ? ORDER BY start", (span, since)
         )
-        return {
-            start: {name: total / count for name, (total, count) in json.loads(body).items()} for start, body in rows
-        }
+        return {start: {name: total / count for name, (total, count) in _decode(body).items()} for start, body in rows}
 
     # --- entries: the last few of something -------------------------------------------------------------------------
 
@@ -328,7 +354,7 @@ class History:
     def entries(self, kind: str, since: float = 0.0) -> list[tuple[float, Any]]:
         """Those of `kind` from `since` on, the oldest first."""
         rows = self._sql.execute("SELECT time, body FROM entry WHERE kind = ? AND time >= ? ORDER BY id", (kind, since))
-        return [(time, json.loads(body)) for time, body in rows]
+        return [(time, _decode(body)) for time, body in rows]
 
     # --- retention --------------------------------------------------------------------------------------------------
 
@@ -363,41 +389,172 @@ class History:
         return None if row[0] is None else float(row[0])
 
     def commit(self) -> None:
-        """Makes what was changed last, all at once, and begins anew. Raises sqlite3.Error."""
+        """Makes all changes lasting in one step and begins the next transaction. Raises sqlite3.Error."""
         self._sql.execute("COMMIT")
         self._sql.execute("BEGIN IMMEDIATE")
 
 
+class DamagedHistory(OmronError):
+    """The history was damaged and has been renamed; opened again, it is new and empty, and the logs are read again.
+
+    `kept` is where the damaged file is now, None if as many as may be kept are there already.
+    """
+
+    def __init__(self, path: Path, kept: Path | None, why: str) -> None:
+        super().__init__(f"the history {path} is damaged: {why}", "run the monitor again: it begins a new one")
+        self.kept, self.why = kept, why
+
+
 @contextmanager
-def open_history(directory: Path) -> Iterator[History]:
+def open_history(directory: Path, wait_seconds: float = WAIT_SECONDS) -> Iterator[History]:
     """The history in `directory`, for one run alone; what is not committed at its end is undone.
 
-    Waits up to `WAIT_SECONDS` for another run. A file that SQLite cannot read is put aside as ``monitor.sqlite.broken``
-    and a new one begun: the logs are then read again. Raises OmronError when it cannot be opened or written.
+    Waits up to `wait_seconds` for another run. A file that SQLite cannot read, or that a newer version of this package
+    wrote, is renamed and a new one begun: the logs are then read again. Raises DamagedHistory when the damage shows
+    only while the history is in use (it is renamed then, so try again), and OmronError when the history cannot be
+    opened or written for any other reason.
     """
     path = directory / FILE_NAME
     try:
-        try:
-            connection = connect(path)
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise
-            path.replace(path.with_name(f"{FILE_NAME}.broken"))
-            connection = connect(path)
+        connection, inode = _open(path, wait_seconds)
     except (sqlite3.Error, OSError) as error:
-        raise _unusable(path, error) from error
+        raise _unusable(path, error, wait_seconds) from error
     try:
-        yield History(connection)
-    except sqlite3.Error as error:
-        raise _unusable(path, error) from error
+        history = History(connection)
+        _check_now_and_then(history, connection)
+        yield history
+    except OmronError:
+        raise
+    except Exception as error:
+        if isinstance(error, sqlite3.Error):
+            if not _is_damage(error, path):
+                raise _unusable(path, error) from error
+        elif not _fails_check(connection):
+            raise
+        try:  # while the lock on the file is held: another run may wait for it
+            kept = _put_aside(path, inode, "broken")
+        except OSError as failed:
+            raise _unusable(path, failed) from error
+        raise DamagedHistory(path, kept, str(error)) from error
     finally:
-        connection.close()
+        with suppress(sqlite3.Error):
+            connection.close()
 
 
-def _unusable(path: Path, error: Exception) -> OmronError:
+def _open(path: Path, wait_seconds: float) -> tuple[sqlite3.Connection, int]:
+    """The file, open and locked, and its inode; one that is visibly damaged is renamed."""
+    damage: tuple[Path | None, str] | None = None
+    for _ in range(_OPEN_TRIES):
+        before = _inode(path)
+        try:
+            connection = connect(path, wait_seconds)
+        except sqlite3.DatabaseError as error:
+            if not _is_damage(error, path):
+                raise
+            if before is not None and _inode(path) == before:
+                word = "newer" if isinstance(error, _NewerSchema) else "broken"
+                damage = _put_aside(path, before, word), str(error)
+            continue
+        inode = _inode(path)
+        if inode is None or before not in (None, inode):  # another run put it aside while this one waited for the lock
+            connection.close()
+            continue
+        if damage:
+            _tell(History(connection), *damage)
+        return connection, inode
+    raise sqlite3.DatabaseError("a new file is damaged as soon as it is written: the disk may be failing")
+
+
+def note_damage(history: History, damage: DamagedHistory) -> None:
+    """Lets the summary report what became of the previous history."""
+    _tell(history, damage.kept, damage.why)
+
+
+def _tell(history: History, kept: Path | None, why: str) -> None:
+    after = f"begun again from the logs ({why}); the old file is {kept or 'removed: enough of them are kept'}"
+    history.add_entries("change", CHANGES, [(time.time(), [HISTORY, "in use", after])])
+
+
+class _NewerSchema(sqlite3.DatabaseError):
+    """A newer version of this package wrote the file, before it was rolled back."""
+
+
+_NOT_DAMAGE = ("locked", "full", "readonly", "unable to open", "permission denied", "authorization", "interrupted")
+"""Of SQLite's messages (sqlite3_errstr): what is wrong is around the file, not in it. Codes came with Python 3.11."""
+
+
+def _is_damage(error: sqlite3.Error, path: Path) -> bool:
+    """Whether `error` is about what is in the file, which no later run can read either."""
+    if not isinstance(error, sqlite3.DatabaseError) or isinstance(error, sqlite3.ProgrammingError):
+        return False
+    message = str(error)
+    if "readonly" in message:  # also what SQLite says when two bytes of the header ask for a newer SQLite
+        return all(os.access(one, os.W_OK, effective_ids=True) for one in (path, path.parent))
+    if "disk I/O error" in message:  # a quota, say; or a sector of the file that is lost
+        return not _can_be_read(path)
+    return not any(words in message for words in _NOT_DAMAGE)
+
+
+def _fails_check(connection: sqlite3.Connection) -> bool:
+    """Whether SQLite finds the file damaged: rows of a damaged page may be of any shape, and break the reader first."""
+    try:
+        return bool(connection.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok")
+    except sqlite3.Error:
+        return True
+
+
+def _check_now_and_then(history: History, connection: sqlite3.Connection) -> None:
+    """Reads the whole file every `CHECK_SECONDS`: a page whose rows are lost without an error shows in no other way."""
+    now = time.time()
+    if not 0 <= now - history.note("checked", -CHECK_SECONDS) < CHECK_SECONDS:
+        if _fails_check(connection):
+            raise sqlite3.DatabaseError("SQLite's check found pages that do not hold together")
+        history.set_note("checked", now)
+
+
+def _can_be_read(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            while file.read(1 << 20):
+                pass
+    except OSError:
+        return False
+    return True
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
+def _put_aside(path: Path, inode: int, word: str) -> Path | None:
+    """Moves the file out of the way, never over an earlier one; returns where to.
+
+    `MOST_DAMAGED_FILES` are kept; further ones are removed (None): on a disk that fails they would fill it. Nothing is
+    moved if the file is no longer the one with `inode`: then another run has already done it. Raises OSError.
+    """
+    if _inode(path) != inode:
+        return None
+    names = [f"{FILE_NAME}.{word}", *(f"{FILE_NAME}.{word}.{number}" for number in range(2, MOST_DAMAGED_FILES + 1))]
+    free = next((one for one in map(path.with_name, names) if not os.path.lexists(one)), None)
+    # A journal left behind by a killed run belongs to this file; SQLite would play it into the new one.
+    journal = path.with_name(f"{FILE_NAME}-journal")
+    for file, to in ((journal, free and free.with_name(f"{free.name}-journal")), (path, free)):
+        with suppress(FileNotFoundError):
+            if to is None:
+                file.unlink()
+            else:
+                file.replace(to)
+    return free
+
+
+def _unusable(path: Path, error: Exception, waited_seconds: float = WAIT_SECONDS) -> OmronError:
     if "locked" in str(error):
         return OmronError(
-            f"another monitor has used {path} for {WAIT_SECONDS:g} s", "try again when it has ended: pgrep -af monitor"
+            f"another monitor has used {path} for {waited_seconds:g} s",
+            "try again when it has ended: pgrep -af monitor",
         )
     return OmronError(
         f"cannot use the history {path}: {error}",
@@ -405,16 +562,16 @@ def _unusable(path: Path, error: Exception) -> OmronError:
     )
 
 
-def connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path, wait_seconds: float = WAIT_SECONDS) -> sqlite3.Connection:
     """Opens the file, makes its tables, and begins. Raises sqlite3.Error."""
-    connection = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None)
+    connection = sqlite3.connect(path, timeout=wait_seconds, isolation_level=None)
     try:
-        # In 2 MiB the pages of a run are at hand; no -wal and -shm files lie about for another user to trip over.
+        # In 2 MiB the pages of a run are at hand; no -wal and -shm files are left that another user could not open.
         connection.execute("PRAGMA cache_size = -2048")
         connection.execute("BEGIN IMMEDIATE")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, _VERSION):
-            raise sqlite3.DatabaseError(f"it is of version {version}, this package knows {_VERSION}")
+            raise _NewerSchema(f"it is of version {version}, this package knows {_VERSION}")
         if version == 0:
             for statement in _TABLES.split(";"):
                 connection.execute(statement)

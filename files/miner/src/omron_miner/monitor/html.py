@@ -14,21 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from omron_miner.formatting import counted, duration, percent, size
 from omron_miner.monitor import charts
-from omron_miner.monitor.markup import Markup, code, facts, fold, joined, section, table, text
 from omron_miner.monitor.model import Verdict
-from omron_miner.monitor.plots import bullet
 from omron_miner.monitor.render import (
-    counted,
-    duration,
     governors_in_words,
     measured,
-    percent,
     sessions_in_words,
-    size,
+    sn2_facts,
     swap_in_words,
     when,
 )
+from omron_miner.page import Markup, bullet, code, facts, fold, joined, section, table, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,8 +54,9 @@ def to_html(summary: Summary) -> str:
         section("answers", "What is the cause?", _answers(summary)),
         _switch(spans),
         section("times", "Times", charts.times(summary, spans)),
-        section("spread", "How times are spread", charts.spread(summary), f"verified proofs of the {window}"),
+        section("spread", "How times are spread", charts.spread(summary), f"{_timed(summary)} of the {window}"),
         section("requests", "Success and failures", _requests(summary, spans)),
+        section("sn2", "sn2-miner", _sn2(summary), "last day") if summary.sn2 else Markup(""),
         section("host-over-time", "Host over time", charts.of_host(summary, spans)),
         section("host", "Host now", _host(summary)),
         section("versions", "Versions", _versions(summary)),
@@ -78,7 +76,7 @@ def _page(summary: Summary, body: Markup) -> str:
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">'
         f'<circle cx="8" cy="8" r="7" fill="{_ICON_COLOURS[overall]}"/></svg>'
     )
-    told = (
+    details = (
         when(summary.utc),
         summary.host.name,
         f"omron-miner {summary.version}",
@@ -101,7 +99,7 @@ def _page(summary: Summary, body: Markup) -> str:
 <header class="{overall.value}">
 <h1><span class="sign" aria-hidden="true">{_SIGNS[overall]}</span> {text(headline.capitalize())}</h1>
 <p class="lead">{text(rest)}</p>
-<p class="told">{" · ".join(text(one) for one in told)}</p>
+<p class="details">{" · ".join(text(one) for one in details)}</p>
 {f'<ul class="warnings" aria-label="Warnings">{warnings}</ul>' if warnings else ""}
 </header>
 <main>
@@ -112,9 +110,13 @@ def _page(summary: Summary, body: Markup) -> str:
 
 
 def _switch(spans: list[charts.Span]) -> Markup:
-    """The radio buttons that choose the period of all plots over time. They stay in sight."""
+    """The radio buttons that choose the period of all plots over time. They stay in sight.
+
+    The page opens on the shortest period with a request in it, so that a new host does not show a day that is empty.
+    """
+    opens = next((span for span in spans if span.period.requests.count), spans[0])
     buttons = "".join(
-        f'<label><input type="radio" name="period" id="show-{span.name}"{_CHECKED if span.name == "day" else ""}/>'
+        f'<label><input type="radio" name="period" id="show-{span.name}"{_CHECKED if span is opens else ""}/>'
         f"<span>{span.name}</span></label>"
         for span in spans
     )
@@ -208,9 +210,9 @@ _OUTCOME = ("#requests", "#success", "#failed", "failures by kind", "#proof p95"
 
 def _requests(summary: Summary, spans: list[charts.Span]) -> Markup:
     requests, window = summary.requests, f"last {duration(summary.window_seconds)}"
-    told = (
-        f"{counted(requests.count, 'request', 'requests')} in the {window}, {requests.succeeded} answered with a"
-        f" verified proof; the last one ended at {when(requests.last_utc)};"
+    outcome = (
+        f"{counted(requests.count, 'request', 'requests')} in the {window}, {requests.succeeded} answered with"
+        f" {'a proof' if summary.sn2 else 'a verified proof'}; the last one ended at {when(requests.last_utc)};"
         f" constant outputs: {requests.constant_outputs}"
         if requests.count
         else f"No request in the {window}."
@@ -229,8 +231,8 @@ def _requests(summary: Summary, spans: list[charts.Span]) -> Markup:
     ]
     return joined(
         (
-            Markup(f'<p class="told">{text(told)}</p>'),
-            Markup(f'<div class="beside"><div>{charts.requests(spans)}</div><div>{by_kind}</div></div>'),
+            Markup(f'<p class="details">{text(outcome)}</p>'),
+            Markup(f'<div class="columns"><div>{charts.requests(spans)}</div><div>{by_kind}</div></div>'),
             table(f"By circuit, {window}", ("circuit", *_OUTCOME), circuits, "wide"),
             table(f"By validator, {window}", ("validator", *_OUTCOME), validators, "wide"),
         )
@@ -269,6 +271,59 @@ def _errors(summary: Summary) -> Markup:
     return table("The newest first", header, rows, "wide") or Markup('<p class="calm">None.</p>')
 
 
+# --- sn2-miner ------------------------------------------------------------------------------------------------------
+
+
+def _sn2(summary: Summary) -> Markup:
+    if (found := summary.sn2) is None:
+        return Markup("")
+    failures = [
+        (one.text, str(one.count), one.meaning or "not known", "upstream's" if one.is_upstreams else "")
+        for one in found.failures
+    ]
+    slices = [
+        (
+            code(one.circuit),
+            one.slice,
+            str(one.requests),
+            str(one.proved),
+            str(one.failed),
+            one.failure or "none",
+            "unknown" if one.reference_seconds is None else f"{one.reference_seconds:.1f} s",
+        )
+        for one in found.slices
+    ]
+    validators = [
+        (
+            code(one.hotkey),
+            str(one.handshakes),
+            when(one.last_utc) if one.connected else "not with the running process",
+        )
+        for one in found.validators
+    ]
+    refused = [
+        (one.kind, code(one.peer) if one.peer else "unknown", str(one.count), "yes" if one.known else "no")
+        for one in found.refused
+    ]
+    shown = f"Slices, {len(slices)} of {found.slices_seen}"
+    assumed = "".join(f"<li>{text(one)}</li>" for one in found.work.assumptions)
+    return joined(
+        (
+            facts("What its log says", sn2_facts(found)),
+            fold("The work is an estimate. It assumes:", Markup(f"<ul>{assumed}</ul>")),
+            table("Failures", ("what was logged", "#times", "meaning", "whose"), failures, "wide"),
+            table(
+                shown,
+                ("circuit", "slice", "#requests", "#proved", "#failed", "failure", "#reference"),
+                slices,
+                "wide",
+            ),
+            table("Validators", ("hotkey", "#handshakes", "last, with the running process"), validators),
+            table("Refused", ("kind", "peer", "#lines", "connected before"), refused),
+        )
+    )
+
+
 # --- host -----------------------------------------------------------------------------------------------------------
 
 
@@ -291,16 +346,16 @@ def _host(summary: Summary) -> Markup:
             for circuit_id, key in summary.host.circuit_keys_bytes.items()
         ],
     )
-    both = f'<div class="beside"><div>{processes}</div><div>{keys}</div></div>' if processes or keys else ""
-    return joined((facts("Host", _knobs(summary)), Markup(both)))
+    both = f'<div class="columns"><div>{processes}</div><div>{keys}</div></div>' if processes or keys else ""
+    return joined((facts("Host", _host_facts(summary)), Markup(both)))
 
 
 def _percentages(named: dict[str, float | None], digits: int) -> str:
-    """``miner 40 %, waiting for disks 2 %``: those that could be had, rounded; empty without any."""
+    """``miner 40 %, waiting for disks 2 %``: those that are known, rounded; empty without any."""
     return ", ".join(f"{name} {value:.{digits}f} %" for name, value in named.items() if value is not None)
 
 
-def _knobs(summary: Summary) -> Iterator[tuple[str, str]]:
+def _host_facts(summary: Summary) -> Iterator[tuple[str, str]]:
     yield from _miner_facts(summary)
     host = summary.host
     cpu, memory, disk, pressure = host.cpu, host.memory, host.ram_disk, host.pressure
@@ -315,7 +370,7 @@ def _knobs(summary: Summary) -> Iterator[tuple[str, str]]:
     measured_over = f", over {duration(cpu.measured_seconds)}" if cpu.measured_seconds else ""
     yield (
         "processors",
-        f"{cpu.percent:.0f} % of {cpu.count} cores busy ({shares or 'by whom is unknown'}{measured_over})",
+        f"{cpu.percent:.0f} % of {cpu.count} cores busy ({shares or 'by which processes is unknown'}{measured_over})",
     )
     yield "load", f"{cpu.load_1min:.2f} (1 min), {cpu.load_5min:.2f} (5 min), {cpu.load_15min:.2f} (15 min)"
     yield "governor", governors_in_words(cpu.governors)
@@ -336,7 +391,7 @@ def _knobs(summary: Summary) -> Iterator[tuple[str, str]]:
     for mount in host.disks:
         yield "disk", f"{mount.path}: {size(mount.free_bytes)} free of {size(mount.size_bytes)}"
     synchronized = {True: "synchronised", False: "NOT synchronised", None: "unknown whether it is synchronised"}
-    step = f", set by {host.clock.step_seconds:+.1f} s since the last look" if host.clock.step_seconds else ""
+    step = f", set by {host.clock.step_seconds:+.1f} s since the last run" if host.clock.step_seconds else ""
     yield "clock", synchronized[host.clock.synchronized] + step
     yield "up", duration(host.uptime_seconds)
 
@@ -355,7 +410,7 @@ def _miner_facts(summary: Summary) -> Iterator[tuple[str, str]]:
         yield "reads from disk", f"{size(process.read_bytes_per_second)} a second"
     listening = {True: "listening", False: "NOT listening", None: "unknown"}[miner.port_listening]
     yield "port", f"{miner.port} {listening}"
-    last = f"; its log's last word is '{miner.last_life}', {when(miner.last_life_utc)}" if miner.last_life else ""
+    last = f"; the last event in its log is '{miner.last_life}', {when(miner.last_life_utc)}" if miner.last_life else ""
     yield (
         "in the window",
         f"restarts {miner.restarts}, of them crashes {miner.crashes}, workers lost {miner.workers_lost}{last}",
@@ -380,17 +435,21 @@ def _versions(summary: Summary) -> Markup:
 def _changes(summary: Summary) -> Markup:
     rows = [(when(change.utc), change.what, change.before, change.after) for change in summary.changes]
     header = ("when", "what", "before", "after")
-    return table("The newest first", header, rows) or Markup('<p class="calm">None that is known of.</p>')
+    return table("The newest first", header, rows) or Markup('<p class="calm">None known.</p>')
 
 
 def _foot(summary: Summary) -> Markup:
     log = summary.log
     return Markup(
         f"<p>Read from {code(log.path)}: {counted(log.total_events, 'event', 'events')} since the history was begun;"
-        f" it reaches back {duration(summary.history_seconds)}. Times are those of requests whose proof verified.</p>"
-        "<p>Written anew every minute. Is the time above older than that, see "
+        f" it reaches back {duration(summary.history_seconds)}. Times are those of {_timed(summary)}.</p>"
+        "<p>Rewritten every minute. Is the time above older than that, see "
         f"{code('systemctl status omron-miner-monitor.timer')}. For programs: {code('summary.json')}.</p>"
     )
+
+
+def _timed(summary: Summary) -> str:
+    return "proofs that ran alone" if summary.sn2 else "verified proofs"
 
 
 _CHECKED = ' checked="checked"'

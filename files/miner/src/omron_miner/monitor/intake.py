@@ -7,10 +7,12 @@ nearest that can: no request is lost to a wrong clock.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from omron_miner.events import LifeEvent, RequestEvent
+from omron_miner.monitor import totals
 from omron_miner.monitor.history import (
     ALL,
     CIRCUIT,
@@ -44,6 +46,7 @@ class Intake:
         self.seen, self.last_time = seen, last_time
         self.future = 0
         self.last_request = 0.0
+        self._events: Counter[str] = Counter()
         self._keys: dict[str, set[str]] = {CIRCUIT: set(), VALIDATOR: set()}
 
     def add(self, event: RequestEvent | LifeEvent) -> None:
@@ -52,6 +55,7 @@ class Intake:
         self.seen += 1
         if isinstance(event, LifeEvent):
             first = self.seen == 1
+            self._events[event.what] += 1
             self.lives.append((time, {"what": event.what, "detail": event.detail, "first": first}))
             return
         self.last_request = max(self.last_request, time)
@@ -104,6 +108,10 @@ class Intake:
         history.add_entries("recent", RECENT, self.recent)
         history.add_entries("error", ERRORS, self.errors)
         history.add_entries("life", LIVES, self.lives)
+        kept = history.note(totals.NOTE)
+        if kept is not None:
+            requests = chain.from_iterable(some for (kind, _, _), some in self._outcomes.items() if kind == ALL)
+            history.set_note(totals.NOTE, totals.add(kept, requests, self._events))
         history.set_note("seen", self.seen)
         history.set_note("last_time", self.last_time)
         if self.last_request:
@@ -131,6 +139,8 @@ def take_in(reader: LogReader, history: History, now: float, kept_since: float, 
     intake.keep(history)
     history.set_positions(reader.positions.values(), now, now - 30 * 86_400.0)
     state = reader.state
+    if history.note(totals.NOTE) is None and not state.unread_bytes:
+        history.set_note(totals.NOTE, totals.begin(now))
     for kind, count in (("unreadable", state.unreadable_lines), ("future", intake.future)):
         if count:
             history.add_entries(kind, LIVES, [(now, count)])

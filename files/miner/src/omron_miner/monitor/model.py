@@ -1,6 +1,6 @@
 """The shape of a summary: every number that summary.json, summary.txt and summary.html show, and nothing else.
 
-Plain frozen dataclasses. Keys that hold a quantity end in its unit; ``None`` means "cannot be had" or "no data",
+Plain frozen dataclasses. Keys that hold a quantity end in its unit; ``None`` means "not available" or "no data",
 never 0. Times in numbers are Unix seconds, in text UTC (``2026-01-05T12:00:00Z``). ``docs/summary.md`` and
 ``summary.schema.json`` are generated from this module.
 
@@ -13,18 +13,24 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+# Parts of the summary; the schema is generated from them.
+from omron_miner.host import Disk as Disk  # noqa: TC001
+from omron_miner.host import Memory as Memory  # noqa: TC001
+from omron_miner.host import RamDisk as RamDisk  # noqa: TC001
+from omron_miner.host import SwapDevice as SwapDevice  # noqa: TC001
+
 SCHEMA_VERSION = 2
 """Of summary.json: raised when a key is renamed, removed or changes its meaning, not when one is added."""
 
 
 class Verdict(str, Enum):
-    """How one target stands, or all of them."""
+    """Whether one target, or all of them, are met."""
 
     MET = "met"
     MISSED = "missed"
     NO_DATA = "no_data"
     NOT_RUNNING = "not_running"
-    """Overall only: the miner answers nobody, whatever it did before."""
+    """Overall only: the miner answers no request now, whatever it did before."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +62,13 @@ class Target:
 
 @dataclass(frozen=True)
 class Requests:
-    """What became of some requests."""
+    """Counts and times of some requests."""
 
     count: int
     succeeded: int
     success_percent: float | None
     failures: dict[str, int]
-    """By kind, the commonest first."""
+    """By kind, the most frequent first."""
     timeouts: int
     constant_outputs: int
     timed: int
@@ -137,13 +143,13 @@ class Points:
     waiting: list[float]
     """Requests waiting for a prover, on average over the step."""
     proving: list[float]
-    """Requests being proved, on average over the step: what marks proofs in the plots of the host."""
+    """Requests being proved, on average over the step: marked in the plots of the host."""
     cpu_percent: list[float | None]
-    """Of all cores together, whoever used them."""
+    """Of all cores together, for all processes."""
     miner_cpu_percent: list[float | None]
     """Of all cores together, by the miner and its workers."""
     memory_used_percent: list[float | None]
-    """Of all RAM: what could not be had without swapping."""
+    """Of all RAM: what is not available without swapping."""
     miner_resident_bytes: list[float | None]
     """The miner and its workers together."""
     main_resident_bytes: list[float | None]
@@ -203,7 +209,7 @@ class ErrorLine:
 
 @dataclass(frozen=True)
 class Miner:
-    """The miner's process and what the log says of its life in the window."""
+    """The miner's process and what the log says about its starts and stops in the window."""
 
     running: bool
     reasons: list[str]
@@ -244,50 +250,6 @@ class Cpu:
 
 
 @dataclass(frozen=True)
-class Memory:
-    """RAM; `available_bytes` is what could be had without swapping."""
-
-    total_bytes: int
-    available_bytes: int
-
-
-@dataclass(frozen=True)
-class RamDisk:
-    """The file system below the session directory and what lies in that directory."""
-
-    mount_point: str
-    filesystem: str
-    options: list[str]
-    size_bytes: int
-    used_bytes: int
-    free_bytes: int
-    session_directory: str
-    session_files: int | None
-    """None: the directory is missing or not readable."""
-    session_bytes: int | None
-    oldest_session_file_seconds: float | None
-    """Age of the oldest file; None without files."""
-
-
-@dataclass(frozen=True)
-class SwapDevice:
-    """A swap partition, file or zram device that is on."""
-
-    name: str
-    size_bytes: int
-    used_bytes: int
-
-
-@dataclass(frozen=True)
-class Disk:
-    """A file system that we write to; `free_bytes` is what an unprivileged user may still write."""
-
-    path: str
-    size_bytes: int
-    free_bytes: int
-
-
-@dataclass(frozen=True)
 class ProcessMemory:
     """One process of the miner."""
 
@@ -295,7 +257,7 @@ class ProcessMemory:
     role: str
     """main or worker."""
     resident_bytes: int
-    """Memory it shares with others is counted in each."""
+    """Memory shared with other processes is counted in each."""
     uptime_seconds: float
 
 
@@ -327,17 +289,17 @@ class Pressure:
 
 @dataclass(frozen=True)
 class Clock:
-    """This host's clock, as far as it can be seen without asking another."""
+    """This host's clock, as far as the host itself knows."""
 
     synchronized: bool | None
-    """What systemd-timesyncd says; None: it is not there, another program may do it."""
+    """What systemd-timesyncd says; None: it does not run, another program may set the clock."""
     step_seconds: float
     """How far the clock was set since the last run; 0: it was not."""
 
 
 @dataclass(frozen=True)
 class Versions:
-    """What runs here. None: not installed, or not to be seen."""
+    """What runs here. None: not installed, or not visible."""
 
     omron_miner: str
     python: str
@@ -371,7 +333,7 @@ class Host:
 
 @dataclass
 class LogState:
-    """What became of reading the log in this run."""
+    """How reading the log went in this run."""
 
     path: str
     state: str = "missing"
@@ -451,7 +413,7 @@ class Alert:
     since_utc: str | None
     """When it began or, not firing, when it cleared. None: never fired."""
     undelivered: str
-    """Why the last message about it did not get out; it is sent again next time. Empty: nothing is waiting."""
+    """Why the last message about it was not delivered; it is sent again next time. Empty: nothing is waiting."""
 
 
 @dataclass(frozen=True)
@@ -462,6 +424,177 @@ class Change:
     what: str
     before: str
     after: str
+
+
+@dataclass(frozen=True)
+class TimeTotal:
+    """How many requests took at most how long, since the counters began."""
+
+    edges_seconds: list[float]
+    at_most: list[int]
+    """Requests that took at most the edge of the same place."""
+    count: int
+    """All of them, those beyond the last edge as well."""
+    sum_seconds: float
+
+
+@dataclass(frozen=True)
+class TimeTotals:
+    """Proof, overhead and total of requests whose proof verified; queue of all requests."""
+
+    proof: TimeTotal
+    overhead: TimeTotal
+    total: TimeTotal
+    queue: TimeTotal
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Counters that only rise, over all runs: Prometheus computes rates from them."""
+
+    since: float
+    """When they began at 0: Unix seconds. A later time than before: they were reset."""
+    requests: dict[str, int]
+    """By outcome: verified, or the kind of failure."""
+    life_events: dict[str, int]
+    """The miner's own events: started, stopping, stopped, worker_lost, memory_disk_full."""
+    times: TimeTotals
+
+
+@dataclass(frozen=True)
+class Sn2Failure:
+    """Failed requests of the last day with one text, numbers apart."""
+
+    text: str
+    count: int
+    meaning: str | None
+    """What it is known to mean; None: not known."""
+    is_upstreams: bool
+    """Whether upstream knows of it and an operator cannot mend it."""
+
+
+@dataclass(frozen=True)
+class Sn2Slice:
+    """One slice of a circuit in the last day. Only what the log gives to it: most ends of a busy miner it does not."""
+
+    circuit: str
+    slice: str
+    requests: int
+    proved: int
+    """Proofs while only requests for this slice were open."""
+    failed: int
+    """Failures while only requests for this slice were open."""
+    failure: str
+    """The most frequent text of them."""
+    reference_seconds: float | None
+    """The 10th percentile of its times; None: fewer than 8 are known."""
+
+
+@dataclass(frozen=True)
+class Sn2Validator:
+    """A hotkey that shook hands with the miner in the last day, or with the running process."""
+
+    hotkey: str
+    handshakes: int
+    last_utc: str | None
+    """Of the last handshake with the running process; None: with an earlier one only."""
+    connected: bool
+    """Whether it shook hands with the running process. The log says of few connections that they ended."""
+
+
+@dataclass(frozen=True)
+class Sn2Refused:
+    """Lines of the last day about a peer that was not served."""
+
+    kind: str
+    """no_permit, clock, bad_handshake, rate_limited, unauthenticated or full."""
+    peer: str
+    """Hotkey or address; empty: the line has none."""
+    count: int
+    recent: int
+    """Of them in this hour and the last."""
+    known: bool
+    """Whether this hotkey has shaken hands before."""
+
+
+@dataclass(frozen=True)
+class Sn2Recent:
+    """This hour and the last: what the alerts look at."""
+
+    ended: int
+    failed: int
+    circuit: str
+    """Of the most frequent failure that belongs to one slice or circuit; empty: none does."""
+    slice: str
+    failure: str
+    """The text of the most frequent failure."""
+    count: int
+    """How often that was."""
+
+
+@dataclass(frozen=True)
+class Sn2Work:
+    """An ESTIMATE of the work that validators credit for the last day, in seconds of reference time."""
+
+    credit_seconds: float
+    debit_seconds: float
+    """Twice the reference time of each failure."""
+    work_seconds: float
+    """Credit less debit, halved for every two hours of age; at least 0."""
+    ended: int
+    """Requests that ended; below 100 a validator gives no weight."""
+    without_reference: int
+    """Of them, of slices whose reference time is not known here: neither credited nor debited."""
+    assumptions: list[str]
+
+
+@dataclass(frozen=True)
+class Sn2:
+    """What the log of upstream's sn2-miner says. Tables are of the last day in whole hours, the most frequent first."""
+
+    version: str
+    version_known: bool | None
+    """Whether lines of that release are known here; None: the log does not name one."""
+    started_utc: str | None
+    since_utc: str
+    """When the last day of the tables begins."""
+    unreadable_lines: int
+    """Not of the log's form."""
+    misfit_lines: int
+    """Of a known kind, without what is read from them."""
+    misfit: str
+    """The first of them."""
+    requests: int
+    proofs: int
+    failed: int
+    timed_out: int
+    last_request_utc: str | None
+    last_proof_utc: str | None
+    failures: list[Sn2Failure]
+    slices: list[Sn2Slice]
+    slices_seen: int
+    validators: list[Sn2Validator]
+    connected: int
+    """Validators that shook hands with the running process."""
+    connected_before: int
+    """With the process before."""
+    returned: int
+    """Of those, how many have with the running one."""
+    refused: list[Sn2Refused]
+    registered: bool | None
+    """Whether the running process announced itself on the chain, or was already; None: the log does not say."""
+    announced: str
+    """The address and port of that."""
+    serve_error: str
+    metagraph_failures: int
+    loopback: bool
+    circuits_loaded: int | None
+    enforcing: bool | None
+    """Whether the miner's allowlist drops all others; None: not evaluated yet."""
+    coverage_percent: float | None
+    """Stake of the validators that the allowlist knows."""
+    recent: Sn2Recent
+    work: Sn2Work
 
 
 @dataclass(frozen=True)
@@ -500,3 +633,9 @@ class Summary:
     """Of the last days, the newest first."""
     history_seconds: float
     """How far the kept history reaches back."""
+    totals: Totals | None = None
+    """None until a new history has caught up with the log."""
+    engine: str = "ezkl"
+    """ezkl: this product's own miner. sn2: upstream's sn2-miner."""
+    sn2: Sn2 | None = None
+    """None with the engine ezkl."""

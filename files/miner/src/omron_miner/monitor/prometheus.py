@@ -1,7 +1,7 @@
 """The summary as metrics for Prometheus, in the text format that node_exporter's textfile collector reads.
 
-Names follow Prometheus' rules: base units (seconds, bytes, ratios), a HELP and a TYPE line each. Everything is a gauge:
-the numbers are of the window or of now, they are no counters that only rise.
+Names follow Prometheus' rules: base units (seconds, bytes, ratios), a HELP and a TYPE line each. What is of a window or
+of now is a gauge; what only rises is a counter or a histogram, for rate() and histogram_quantile().
 """
 
 from __future__ import annotations
@@ -21,13 +21,46 @@ _Sample = tuple[dict[str, str], "float | None"]
 
 
 def to_prometheus(summary: Summary) -> str:
-    """The metrics. What has no value (no data, cannot be had) is left out, as is a metric without any value."""
+    """The metrics. What has no value (no data, not available) is left out, as is a metric without any value."""
     lines = []
     for name, text, samples in _metrics(summary):
         rows = [f"omron_{name}{_labels(labels)} {value!r}" for labels, value in samples if value is not None]
         if rows:
             lines += [f"# HELP omron_{name} {_escaped(text, False)}", f"# TYPE omron_{name} gauge", *rows]
+    lines += _totals(summary)
     return "".join(f"{line}\n" for line in lines)
+
+
+_HISTOGRAMS = {
+    "proof": ("proof_seconds", "Time of witness and proof, of requests whose proof verified."),
+    "overhead": ("overhead_seconds", "What is added to the proof, of requests whose proof verified."),
+    "total": ("answer_seconds", "Time from the request to its answer, of requests whose proof verified."),
+    "queue": ("queue_seconds", "Time that requests waited for a free prover."),
+}
+
+
+def _totals(summary: Summary) -> Iterator[str]:
+    """Counters and histograms; every outcome is there from the start, at 0."""
+    totals = summary.totals
+    if totals is None:
+        return
+    for name, label, text, counts in (
+        ("requests", "outcome", "Requests by outcome: verified, or the kind of failure.", totals.requests),
+        ("miner_events", "event", "What the miner logged of its own life.", totals.life_events),
+    ):
+        yield f"# HELP omron_{name}_total {text}"
+        yield f"# TYPE omron_{name}_total counter"
+        for what, count in counts.items():
+            yield f"omron_{name}_total{_labels({label: what})} {count!r}"
+    for key, (name, text) in _HISTOGRAMS.items():
+        times = getattr(totals.times, key)
+        yield f"# HELP omron_{name} {text}"
+        yield f"# TYPE omron_{name} histogram"
+        for edge, count in zip(times.edges_seconds, times.at_most, strict=True):
+            yield f'omron_{name}_bucket{{le="{edge!r}"}} {count!r}'
+        yield f'omron_{name}_bucket{{le="+Inf"}} {times.count!r}'
+        yield f"omron_{name}_sum {times.sum_seconds!r}"
+        yield f"omron_{name}_count {times.count!r}"
 
 
 def _metrics(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]]]:
@@ -35,6 +68,7 @@ def _metrics(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]]]:
     yield from _of_requests(summary)
     yield from _of_the_miner(summary)
     yield from _of_the_host(summary)
+    yield from _of_sn2(summary)
 
 
 def _of_the_run(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]]]:
@@ -116,7 +150,11 @@ def _of_requests(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]
     )
     yield "hour_requests", "Requests in the last hour.", [({}, hour.count)]
     yield "hour_timeouts", "Timeouts in the last hour.", [({}, hour.timeouts)]
-    yield "window_constant_outputs", "Requests with the output of a different input.", [({}, requests.constant_outputs)]
+    yield (
+        "window_constant_outputs",
+        "Requests with the same output as several before.",
+        [({}, requests.constant_outputs)],
+    )
     for period, one in (("window", requests), ("hour", hour)):
         for name in ("proof", "overhead", "total", "queue"):
             yield (
@@ -124,8 +162,11 @@ def _of_requests(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]
                 f"{name.capitalize()} time of requests in the {period}.",
                 _times(one, name),
             )
-    yield "target_seconds", "What the p95 of each time is held to.", [
+    yield "target_seconds", "Target of the p95 of each time.", [
         ({"time": one.name.removesuffix(" p95")}, one.wanted) for one in summary.verdict.targets if one.unit == "s"
+    ]  # fmt: skip
+    yield "target_success_ratio", "Least share of requests that should succeed.", [
+        ({}, _ratio(one.wanted)) for one in summary.verdict.targets if one.name == "success"
     ]  # fmt: skip
     for kind, label, groups in (
         ("circuit", "circuit", [(one.circuit or "unknown", one.circuit_id, one.requests) for one in summary.circuits]),
@@ -191,7 +232,7 @@ def _of_the_host(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]
         [({"governor": one}, governors.count(one)) for one in sorted(set(governors))],
     )
     yield "host_memory_bytes", "RAM.", [({}, host.memory.total_bytes)]
-    yield "host_memory_available_bytes", "RAM to be had without swapping.", [({}, host.memory.available_bytes)]
+    yield "host_memory_available_bytes", "RAM available without swapping.", [({}, host.memory.available_bytes)]
     swap = None if host.swap is None else sum(one.size_bytes for one in host.swap)
     yield "host_swap_bytes", "Swap that is on; 0 is as it should be.", [({}, swap)]
     yield (
@@ -205,10 +246,63 @@ def _of_the_host(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]
     )
     if disk is not None:
         yield "ram_disk_bytes", "Size of the RAM disk.", [({}, disk.size_bytes)]
-        yield "ram_disk_used_bytes", "Used on the RAM disk, by whomever.", [({}, disk.used_bytes)]
+        yield "ram_disk_used_bytes", "Used on the RAM disk by all programs.", [({}, disk.used_bytes)]
         yield "session_bytes", "Temporary files of requests.", [({}, disk.session_bytes)]
         yield "session_files", "Temporary files of requests.", [({}, disk.session_files)]
     yield "host_clock_step_seconds", "How far the clock was set since the last run.", [({}, host.clock.step_seconds)]
+
+
+def _of_sn2(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]]]:
+    """Of the last day, in whole hours."""
+    if (found := summary.sn2) is None:
+        return
+    yield (
+        "sn2_info",
+        "Release of sn2-miner, and whether its log lines are known here; always 1.",
+        [({"version": found.version, "known": str(found.version_known is True).lower()}, 1)],
+    )
+    yield "sn2_day_requests", "Requests of the last day.", [({}, found.requests)]
+    yield "sn2_day_proofs", "Proofs of the last day.", [({}, found.proofs)]
+    yield (
+        "sn2_day_failures",
+        "Failed requests of the last day, by whether upstream knows of the failure.",
+        [
+            ({"upstream": word}, sum(one.count for one in found.failures if one.is_upstreams is is_upstreams))
+            for word, is_upstreams in (("yes", True), ("no", False))
+        ],
+    )
+    kinds = dict.fromkeys(one.kind for one in found.refused)
+    yield (
+        "sn2_day_refused",
+        "Log lines of the last day about peers that were not served, by kind.",
+        [({"kind": kind}, sum(one.count for one in found.refused if one.kind == kind)) for kind in kinds],
+    )
+    yield (
+        "sn2_log_misfit_lines",
+        "Log lines of the last day that are not as they are known.",
+        [({}, found.misfit_lines)],
+    )
+    yield "sn2_validators_connected", "Validators with a handshake since the start.", [({}, found.connected)]
+    yield "sn2_registered", "Whether it is announced on the chain.", [
+        ({}, None if found.registered is None else int(found.registered))
+    ]  # fmt: skip
+    yield "sn2_allowlist_enforcing", "Whether its allowlist drops all others.", [
+        ({}, None if found.enforcing is None else int(found.enforcing))
+    ]  # fmt: skip
+    yield (
+        "sn2_allowlist_coverage_ratio",
+        "Stake of the validators that its allowlist knows.",
+        [({}, _ratio(found.coverage_percent))],
+    )
+    yield (
+        "sn2_work_estimate_seconds",
+        "ESTIMATE of the last day's work in seconds of reference time: credit, debit, and the balance by age.",
+        [
+            ({"part": "credit"}, found.work.credit_seconds),
+            ({"part": "debit"}, found.work.debit_seconds),
+            ({"part": "balance"}, found.work.work_seconds),
+        ],
+    )
 
 
 def _times(requests: Requests, name: str) -> list[_Sample]:

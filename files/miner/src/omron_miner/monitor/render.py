@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import is_dataclass
-from math import floor
 from typing import TYPE_CHECKING, Any
 
+from omron_miner.formatting import clip, counted, duration, percent, printable, size, table, wrap
 from omron_miner.monitor.model import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
-    from omron_miner.monitor.model import Requests, Stats, Summary, Target
+    from omron_miner.monitor.model import Requests, Sn2, Stats, Summary, Target
 
 WIDTH = 100
 _ERRORS_SHOWN = 3
 _VALIDATORS_SHOWN = 8
+_FAILURES_SHOWN, _SLICES_SHOWN = 5, 10
+_NAME_WIDTH = 11
 _VERDICT_WORDS = {Verdict.MET: "met", Verdict.MISSED: "MISSED", Verdict.NO_DATA: "no data"}
 
 
@@ -42,23 +44,36 @@ def plain(value: Any) -> Any:
 
 def to_text(summary: Summary) -> str:
     """The summary for people: the verdict first, no line over `WIDTH` columns, no control characters."""
-    sections = (_head, _alerts, _targets, _times, _failures, _circuits, _validators, _answers, _miner, _host, _errors)
+    sections = (
+        _head,
+        _alerts,
+        _targets,
+        _times,
+        _failures,
+        _circuits,
+        _validators,
+        _sn2,
+        _answers,
+        _miner,
+        _host,
+        _errors,
+    )
     lines: list[str] = []
     for section in sections:
         block = list(section(summary))
         if block:
             lines += [*([""] if lines else []), *block]
-    return "".join(f"{_printable(line)}\n" for line in lines)
+    return "".join(f"{clip(printable(line), WIDTH)}\n" for line in lines)
 
 
 def _head(summary: Summary) -> Iterator[str]:
-    yield from _wrap(summary.verdict.text)
+    yield from _wrapped(summary.verdict.text)
     yield (
         f"{when(summary.utc)} · {summary.host.name} · omron-miner {summary.version} · network {summary.network}"
         f" · last {duration(summary.window_seconds)}"
     )
     for warning in summary.verdict.warnings:
-        yield from _wrap(f"warning: {warning}")
+        yield from _wrapped(f"warning: {warning}")
 
 
 def _targets(summary: Summary) -> Iterator[str]:
@@ -80,16 +95,16 @@ def _targets(summary: Summary) -> Iterator[str]:
 def _alerts(summary: Summary) -> Iterator[str]:
     for alert in summary.alerts:
         if alert.firing:
-            yield from _wrap(f"ALERT {alert.name} since {when(alert.since_utc)}: {alert.text}")
+            yield from _wrapped(f"ALERT {alert.name} since {when(alert.since_utc)}: {alert.text}")
     for alert in summary.alerts:
         if alert.undelivered:
-            yield from _wrap(f"alert {alert.name} could not be delivered: {alert.undelivered}")
+            yield from _wrapped(f"alert {alert.name} could not be delivered: {alert.undelivered}")
 
 
 def _times(summary: Summary) -> Iterator[str]:
     requests = summary.requests
     if not requests.timed:
-        yield "times: no data, no proof verified in the window"
+        yield f"times: no data, no proof {'was alone' if summary.sn2 else 'verified'} in the window"
         return
     rows = (
         ("proof", requests.proof_seconds),
@@ -97,7 +112,7 @@ def _times(summary: Summary) -> Iterator[str]:
         ("total", requests.total_seconds),
     )
     yield from table(
-        (f"{requests.timed} verified", "mean", "p50", "p95", "max"),
+        (f"{requests.timed} {'alone' if summary.sn2 else 'verified'}", "mean", "p50", "p95", "max"),
         [(name, *_seconds(values)) for name, values in rows],
     )
     yield ""
@@ -118,7 +133,7 @@ def _failures(summary: Summary) -> Iterator[str]:
         return
     yield f"requests: {requests.count}, last at {when(requests.last_utc)}"
     kinds = ", ".join(f"{kind} {count}" for kind, count in requests.failures.items())
-    yield from _wrap(f"failures: {kinds or 'none'}")
+    yield from _wrapped(f"failures: {kinds or 'none'}")
     yield f"constant outputs: {requests.constant_outputs}"
 
 
@@ -127,7 +142,7 @@ def _circuits(summary: Summary) -> Iterator[str]:
         ("circuit", "requests", "success", "failed", "proof p95", "total p95"),
         [
             (
-                _clip(one.circuit or "unknown circuit", 45),
+                clip(one.circuit or "unknown circuit", 45),
                 str(one.requests.count),
                 percent(one.requests.success_percent),
                 str(one.requests.count - one.requests.succeeded),
@@ -145,7 +160,7 @@ def _validators(summary: Summary) -> Iterator[str]:
         ("validator", "requests", "success", "failed", "total p95"),
         [
             (
-                _clip(one.validator_hotkey or "others", 48),
+                clip(one.validator_hotkey or "others", 48),
                 str(one.requests.count),
                 percent(one.requests.success_percent),
                 str(one.requests.count - one.requests.succeeded),
@@ -158,18 +173,83 @@ def _validators(summary: Summary) -> Iterator[str]:
         yield f"and {len(summary.validators) - len(shown)} more in summary.json"
 
 
+def _sn2(summary: Summary) -> Iterator[str]:
+    if (found := summary.sn2) is None:
+        return
+    for name, text in sn2_facts(found):
+        for line in wrap(text, WIDTH - _NAME_WIDTH, 3):
+            yield f"{name:{_NAME_WIDTH}}{line}"
+            name = ""
+    for failure in found.failures[:_FAILURES_SHOWN]:
+        meaning = f" = {failure.meaning}" if failure.meaning else ""
+        yield from _wrapped(f"  {failure.count} x {failure.text}{meaning}")
+    yield from table(
+        ("slice", "requests", "proved", "failed", "reference"),
+        [
+            (f"{clip(one.circuit, 12)} {one.slice}", str(one.requests), str(one.proved), str(one.failed),
+             "unknown" if one.reference_seconds is None else f"{one.reference_seconds:.1f} s")
+            for one in found.slices[:_SLICES_SHOWN] if one.failed
+        ],
+    )  # fmt: skip
+    yield from table(
+        ("validator", "handshakes", "last, with the running process"),
+        [
+            (clip(one.hotkey, 48), str(one.handshakes), when(one.last_utc) if one.connected else "none")
+            for one in found.validators[:_VALIDATORS_SHOWN]
+        ],
+    )
+    yield from table(
+        ("refused", "by", "lines", "connected before"),
+        [
+            (one.kind, clip(one.peer or "unknown", 48), str(one.count), "yes" if one.known else "no")
+            for one in found.refused[:_VALIDATORS_SHOWN]
+        ],
+    )
+
+
+def sn2_facts(found: Sn2) -> Iterator[tuple[str, str]]:
+    """What the log of sn2-miner says of itself, as names and texts."""
+    lines = f", {found.unreadable_lines} unreadable lines, {found.misfit_lines} that do not fit"
+    yield "sn2-miner", f"{found.version or 'version unknown'}, started {when(found.started_utc)}{lines}"
+    yield (
+        "last day",
+        f"requests {found.requests}, proofs {found.proofs}, failures {found.failed}, timeouts {found.timed_out};"
+        f" last request {when(found.last_request_utc)}, last proof {when(found.last_proof_utc)}",
+    )
+    work = found.work
+    yield (
+        "work",
+        f"ESTIMATE {work.work_seconds:.0f} s (credit {work.credit_seconds:.0f} s, debit {work.debit_seconds:.0f} s,"
+        f" halved every 2 h) of {work.ended} requests, {work.without_reference} without a reference time",
+    )
+    yield (
+        "validators",
+        f"{found.connected} connected since the start; {found.returned} of the {found.connected_before} before it",
+    )
+    announced = {True: f"yes, {found.announced or 'address not logged'}", False: "FAILED", None: "not in the log"}
+    error = f" ({found.serve_error})" if found.serve_error else ""
+    yield (
+        "chain",
+        f"announced: {announced[found.registered]}{error}; failed metagraph reads {found.metagraph_failures}",
+    )
+    coverage = "" if found.coverage_percent is None else f", {found.coverage_percent:.1f} % of the stake is known"
+    enforcing = {True: "drops all others", False: "learns", None: "not evaluated yet"}[found.enforcing]
+    yield "allowlist", f"{enforcing}{coverage}"
+    yield "circuits", "unknown" if found.circuits_loaded is None else f"{found.circuits_loaded} loaded at the start"
+
+
 def _answers(summary: Summary) -> Iterator[str]:
     for answer in summary.answers:
         if not answer.asked:
             continue
-        yield from _wrap(f"{answer.title} {answer.symptom}")
+        yield from _wrapped(f"{answer.title} {answer.symptom}")
         for cause in answer.causes:
-            yield from _wrap(f"  likely: {cause.text}")
+            yield from _wrapped(f"  likely: {cause.text}")
             for one in cause.evidence:
-                yield from _wrap(f"    {one}")
-            yield from _wrap(f"    try: {cause.command}")
+                yield from _wrapped(f"    {one}")
+            yield from _wrapped(f"    try: {cause.command}")
         if not answer.causes:
-            yield from _wrap(f"  nothing that is measured explains it; try: {answer.command}")
+            yield from _wrapped(f"  nothing that is measured explains it; try: {answer.command}")
 
 
 def _miner(summary: Summary) -> Iterator[str]:
@@ -214,36 +294,9 @@ def _errors(summary: Summary) -> Iterator[str]:
     if summary.last_errors:
         yield f"last errors ({min(_ERRORS_SHOWN, len(summary.last_errors))}, more in summary.json):"
     for error in summary.last_errors[:_ERRORS_SHOWN]:
-        yield from _wrap(f"{when(error.utc)} {error.failure}: {error.circuit or 'unknown circuit'}: {error.detail}", 3)
-
-
-def duration(seconds: float | None) -> str:
-    """The two largest units, hours up to two days: ``3 d 4 h``, ``24 h``, ``5 min 2 s``; ``unknown`` for None."""
-    if seconds is None:
-        return "unknown"
-    left, parts = round(seconds), []
-    units = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
-    for unit, length in units if left >= 2 * 86_400 else units[1:]:
-        count, left = divmod(left, length)
-        if count:
-            parts.append(f"{count} {unit}")
-    return " ".join(parts[:2]) or "0 s"
-
-
-def size(size_bytes: float | None) -> str:
-    """Bytes with a binary unit: ``512 B``, ``1.5 GiB``; ``unknown`` for None."""
-    if size_bytes is None:
-        return "unknown"
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size_bytes < 1024:
-            return f"{size_bytes:.0f} B" if unit == "B" else f"{size_bytes:.1f} {unit}"
-        size_bytes /= 1024
-    return f"{size_bytes:.1f} TiB"
-
-
-def percent(value: float | None) -> str:
-    """A share in percent, rounded down, so that 100 % is said of nothing less; ``no data`` for None."""
-    return "no data" if value is None else f"{floor(value * 100) / 100:g} %"
+        yield from _wrapped(
+            f"{when(error.utc)} {error.failure}: {error.circuit or 'unknown circuit'}: {error.detail}", 3
+        )
 
 
 def measured(target: Target) -> str:
@@ -290,11 +343,6 @@ def sessions_in_words(directory: str, files: int | None, used_bytes: int | None)
     )
 
 
-def counted(number: int | None, one: str, many: str) -> str:
-    """``1 file``, ``3 files``."""
-    return f"{number} {one if number == 1 else many}"
-
-
 def swap_in_words(summary: Summary) -> str:
     """Whether swap is on, and how much of it is used."""
     devices = summary.host.swap
@@ -307,39 +355,9 @@ def swap_in_words(summary: Summary) -> str:
 
 
 def when(utc: str | None) -> str:
-    """``2026-01-05 12:00:00 UTC``; ``never`` for None."""
+    """``2026-01-05 12:00:00 UTC`` of a time in the summary; ``never`` for None."""
     return utc.replace("T", " ").replace("Z", " UTC") if utc else "never"
 
 
-def table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
-    """Lines of aligned columns, the first to the left, the others to the right; none without rows."""
-    rows = list(rows)
-    if not rows:
-        return
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    for row in (header, *rows):
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        yield "  ".join(cells).rstrip()
-
-
-def _wrap(text: str, most: int = 4) -> Iterator[str]:
-    """`text` in at most `most` lines of WIDTH columns, broken between words where there are any."""
-    indent = text[: len(text) - len(text.lstrip(" "))]
-    text = indent + " ".join(text.split())
-    for index in range(most):
-        if len(text) <= WIDTH or index == most - 1:
-            yield _clip(text, WIDTH)
-            return
-        at = text.rfind(" ", 1, WIDTH + 1)
-        at = at if at > len(indent) + 4 else WIDTH
-        yield text[:at]
-        text = f"{indent}    {text[at:].lstrip()}"
-
-
-def _clip(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
-
-
-def _printable(line: str) -> str:
-    """What a caller put into a label or a message cannot move the cursor or colour an operator's terminal."""
-    return _clip("".join(character if character.isprintable() else "?" for character in line), WIDTH)
+def _wrapped(text: str, most_lines: int = 4) -> Iterator[str]:
+    return wrap(text, WIDTH, most_lines)

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 GAMMA = 1.01
 RELATIVE_ERROR = (GAMMA - 1) / (GAMMA + 1)
 SMALLEST, LARGEST = 1e-4, 86_400.0
-"""Seconds. Below the first all is one bucket, read as 0; beyond the last, another: nobody waits a day."""
+"""Seconds. Below the first all is one bucket, read as 0; beyond the last, another: no request lasts a day."""
 _LOG_GAMMA = math.log(GAMMA)
 _LAST = math.ceil(math.log(LARGEST / SMALLEST) / _LOG_GAMMA)
 
 
 class Sketch:
-    """Seconds, counted. `over` counts the values beyond the limit that `add` was told."""
+    """Seconds, counted. `over` counts the values beyond the limit, as `add` was given it."""
 
     __slots__ = ("buckets", "count", "largest", "least", "over", "sum")
 

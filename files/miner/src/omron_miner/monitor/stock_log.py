@@ -1,7 +1,7 @@
-"""Before and after: what miners' logs say of their requests, the stock miner's or ours, in one table beside this miner.
+"""Before and after: what miners' logs say of their requests, the stock miner's or ours, in one table with this miner's.
 
 Reads whole files, any size, line by line, and writes nothing; it has no part in a run of the monitor. Three forms are
-known, told apart line by line: the stock (upstream) miner's log, our ``miner.log`` and our ``events.jsonl``.
+known, recognised line by line: the stock (upstream) miner's log, our ``miner.log`` and our ``events.jsonl``.
 
 What a stock line means is less than what one of ours means, and the table does not hide it:
 
@@ -28,11 +28,12 @@ from typing import IO, TYPE_CHECKING, Any
 from omron_miner import events
 from omron_miner.errors import OmronError
 from omron_miner.events import FailureKind, RequestEvent
+from omron_miner.formatting import clip, percent, printable, table, utc
 from omron_miner.monitor.collect import MAX_LINE_BYTES
 from omron_miner.monitor.history import FILE_NAME, Bucket, History, Limits, Outcome
 from omron_miner.monitor.intake import outcome_of
-from omron_miner.monitor.render import percent, plain, table
-from omron_miner.monitor.summarize import limits_of, requests_of, utc
+from omron_miner.monitor.render import plain
+from omron_miner.monitor.summarize import limits_of, requests_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -100,7 +101,7 @@ class Column:
     """Forms of log that were recognised in it."""
     bucket: Bucket = field(default_factory=Bucket)
     without_end: int = 0
-    """Requests that began and of whose end nothing is told."""
+    """Requests that began and whose end is not in the log."""
     lines: int = 0
     """Lines that were recognised."""
     problem: str = ""
@@ -136,7 +137,7 @@ class _Request:
 
 
 class _Lines:
-    """Puts lines together to requests; `emit` gets each as soon as nothing more can be said of it.
+    """Puts lines together to requests; `emit` gets each as soon as it is complete.
 
     Stock's handlers run one at a time, so its lines of one request follow each other; should they ever run side by
     side, an end belongs to the request that began first.
@@ -198,7 +199,7 @@ class _Lines:
         elif sign == "answered":
             self._close(None)
         elif sign == "failed":
-            # "Circuit not found" may have been told of the same request just before, which then never began.
+            # "Circuit not found" may have been logged for the same request just before, which then never began.
             if not (self._open == 0 and self._ended and self._ended.failure == "unknown_circuit"):
                 self._close("proving_failed")
             self._after_error = True
@@ -339,7 +340,7 @@ def read_history(directory: Path, now: float) -> Column:
 
 
 def _stamp(time: float) -> str:
-    return utc(time).replace("T", " ").removesuffix("Z")
+    return utc(time, "not a time").removesuffix(" UTC")
 
 
 def compare(paths: Iterable[Path], constants: Constants, now: float) -> list[Column]:
@@ -379,8 +380,8 @@ def to_text(columns: Sequence[Column]) -> str:
             "A stock miner verifies nothing: its success is an answer with a proof, whether or not it was accepted.",
             "Its total begins when its handler does: what a request waited before that is not in it; in ours it is.",
         ]
-    lines = [*table(("", *(_clip(column.label) for column in columns)), rows), *([""] if notes else []), *notes]
-    return "".join("".join(c if c.isprintable() else "?" for c in line) + "\n" for line in lines)
+    lines = [*table(("", *(clip(column.label, 28) for column in columns)), rows), *([""] if notes else []), *notes]
+    return "".join(f"{printable(line)}\n" for line in lines)
 
 
 def to_json(columns: Sequence[Column]) -> str:
@@ -422,7 +423,3 @@ def _time(column: Column, name: str, at: str, requests: Requests) -> str:
         return NOT_IN_LOG
     stats: Stats | None = getattr(requests, f"{name}_seconds")
     return NO_DATA if stats is None else f"{getattr(stats, at):.3f} s"
-
-
-def _clip(label: str) -> str:
-    return label if len(label) <= 28 else f"{label[:27]}…"

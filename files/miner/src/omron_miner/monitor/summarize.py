@@ -10,13 +10,15 @@ Reads no file and no clock. What the numbers mean is decided here and nowhere el
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
 from math import ceil, floor, log10
 from typing import TYPE_CHECKING, Any
 
 from omron_miner import __version__
+from omron_miner.engine import OWN_MINER, SN2_PROGRAM, Engine
 from omron_miner.events import FailureKind
-from omron_miner.monitor.history import CIRCUIT, MOST_KEYS, VALIDATOR, Bucket, Limits
+from omron_miner.formatting import GIB, iso_utc, size
+from omron_miner.monitor import sn2, totals
+from omron_miner.monitor.history import CIRCUIT, HISTORY, MOST_KEYS, VALIDATOR, Bucket, Limits
 from omron_miner.monitor.model import (
     SCHEMA_VERSION,
     Change,
@@ -33,6 +35,7 @@ from omron_miner.monitor.model import (
     Points,
     RecentRequest,
     Requests,
+    Sn2,
     Stats,
     Summary,
     Target,
@@ -42,6 +45,8 @@ from omron_miner.monitor.model import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from omron_miner.constants import Constants, Monitor
     from omron_miner.monitor.history import History
     from omron_miner.monitor.sketch import Sketch
@@ -49,7 +54,7 @@ if TYPE_CHECKING:
 LAST_ERRORS = 10
 LEFT_BEHIND_SECONDS = 900.0
 """A session's file this old belongs to no request: validators wait a minute."""
-LOW_DISK_BYTES = 2 * 1024**3
+LOW_DISK_BYTES = 2 * GIB
 LOW_MEMORY_SHARE = 0.1
 _MOST_BINS = 30
 _SAMPLES = (
@@ -65,12 +70,12 @@ _SAMPLES = (
 
 
 def limits_of(monitor: Monitor) -> Limits:
-    """The targets that single requests are held to."""
+    """The targets that single requests are compared with."""
     return Limits(monitor.target_proof_seconds, monitor.target_overhead_seconds, monitor.target_total_seconds)
 
 
 def sample_of(host: Host) -> dict[str, float | None]:
-    """What the history keeps of one look at the host."""
+    """What the history keeps of one reading of the host."""
     memory, disk, miner = host.memory, host.ram_disk, host.miner
     return {
         "cpu_percent": host.cpu.percent,
@@ -90,20 +95,36 @@ def sample_of(host: Host) -> dict[str, float | None]:
 
 
 def summarize(
-    history: History, log: LogState, host: Host, versions: Versions, constants: Constants, now: float
+    history: History,
+    log: LogState,
+    host: Host,
+    versions: Versions,
+    constants: Constants,
+    now: float,
+    log_problems: Sequence[str] = (),
+    engine: Engine = OWN_MINER,
 ) -> Summary:
-    """The summary as of `now`, without answers and alerts, held to the targets in `constants.monitor`."""
+    """The summary as of `now`, without answers and alerts, compared with the targets in `constants.monitor`.
+
+    `log_problems` are those of `events.log_problems`; `log` is the one of `engine`.
+    """
     monitor = constants.monitor
     since = floor((now - monitor.window_seconds) / 600) * 600
     window = history.total(since).get("", Bucket())
     requests = requests_of(window)
     log.window_unreadable_lines = sum(count for _, count in history.entries("unreadable", since))
     log.future_events = sum(count for _, count in history.entries("future", since))
-    miner = _miner(history, since, host)
+    miner = _miner(history, since, host, engine)
     targets = _targets(window, requests, monitor)
-    overall = _overall(targets, miner, log)
+    # sn2-miner's log does not tell the other times.
+    judged = (
+        targets if not engine.is_sn2 else [one for one in targets if one.name in ("success", "proof p95", "timeouts")]
+    )
+    of_sn2 = sn2.report(history, now) if engine.is_sn2 else None
+    overall = _overall(judged, miner, log)
     changes = [
-        Change(utc(time), what, before, after) for time, (what, before, after) in reversed(history.entries("change"))
+        Change(iso_utc(time), what, before, after)
+        for time, (what, before, after) in reversed(history.entries("change"))
     ]
     oldest = history.oldest()
     return Summary(
@@ -111,14 +132,19 @@ def summarize(
         version=__version__,
         network=constants.network.name,
         time=now,
-        utc=utc(now),
+        utc=iso_utc(now),
         window_seconds=monitor.window_seconds,
-        window_start_utc=utc(since),
+        window_start_utc=iso_utc(since),
         verdict=Overall(
             overall=overall,
-            text=_sentence(overall, targets, requests, miner, log),
+            text=_sentence(overall, targets, requests, miner, log, "a proof" if of_sn2 else "a verified proof"),
             targets=targets,
-            warnings=[*_host_warnings(host, constants), *_log_warnings(log, changes, utc(since))],
+            warnings=[
+                *_host_warnings(host, constants, engine),
+                *(_sn2_warnings(of_sn2) if of_sn2 else ()),
+                *_log_warnings(log, changes, iso_utc(since)),
+                *(f"the miner cannot write its log: {problem}" for problem in log_problems),
+            ],
         ),
         requests=requests,
         circuits=[_circuit(key, bucket) for key, bucket in _busiest(history.total(since, CIRCUIT))],
@@ -143,6 +169,9 @@ def summarize(
         alerts=[],
         changes=changes,
         history_seconds=max(0.0, now - oldest) if oldest is not None else 0.0,
+        totals=totals.totals_of(history.note(totals.NOTE)),
+        engine=engine.name,
+        sn2=of_sn2,
     )
 
 
@@ -156,12 +185,12 @@ def requests_of(bucket: Bucket) -> Requests:
         failures=failures,
         timeouts=failures.get(FailureKind.TIMEOUT.value, 0),
         constant_outputs=bucket.constant_outputs,
-        timed=bucket.total.count,
+        timed=bucket.proof.count,
         proof_seconds=stats(bucket.proof),
         overhead_seconds=stats(bucket.overhead),
         total_seconds=stats(bucket.total),
         queue_seconds=stats(bucket.queue),
-        last_utc=utc(bucket.last) if bucket.count else None,
+        last_utc=iso_utc(bucket.last) if bucket.count else None,
     )
 
 
@@ -192,14 +221,6 @@ def histogram(sketch: Sketch) -> Histogram:
         width *= 10
 
 
-def utc(seconds: float) -> str:
-    """Unix `seconds` as ``2026-01-05T12:00:00Z``; beyond the calendar, in words."""
-    try:
-        return datetime.fromtimestamp(seconds, tz=timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    except (OverflowError, ValueError, OSError):
-        return "not a time"
-
-
 def _busiest(buckets: dict[str, Bucket]) -> list[tuple[str, Bucket]]:
     """The busiest, and the others as one without a name, which comes last."""
     rest = buckets.pop("", None)
@@ -221,7 +242,7 @@ def _recent(time: float, row: list[Any]) -> RecentRequest:
 
 def _error(time: float, row: list[str]) -> ErrorLine:
     request_id, failure, circuit, validator, detail = row
-    return ErrorLine(utc(time), request_id, failure, circuit, validator, detail)
+    return ErrorLine(iso_utc(time), request_id, failure, circuit, validator, detail)
 
 
 def _period(history: History, seconds: int, step: int, now: float) -> Period:
@@ -290,17 +311,19 @@ def _overall(targets: list[Target], miner: Miner, log: LogState) -> Verdict:
     return Verdict.NO_DATA if Verdict.NO_DATA in verdicts or incomplete else Verdict.MET
 
 
-def _sentence(overall: Verdict, targets: list[Target], requests: Requests, miner: Miner, log: LogState) -> str:
+def _sentence(
+    overall: Verdict, targets: list[Target], requests: Requests, miner: Miner, log: LogState, proof: str
+) -> str:
     if requests.count:
-        seen = f"{requests.succeeded} of {requests.count} requests answered with a verified proof"
+        seen = f"{requests.succeeded} of {requests.count} requests answered with {proof}"
     elif log.state == "missing":
-        seen = f"no event log at {log.path}"
+        seen = f"no log at {log.path}"
     else:
         seen = "no request in the window"
     if log.problems:
         seen += f"; event log not read in full ({'; '.join(log.problems)})"
     if log.unread_bytes:
-        seen += f"; {log.unread_bytes / 2**20:.1f} MiB of the event log are still to be read"
+        seen += f"; {size(log.unread_bytes)} of the event log are still to be read"
     missed = ", ".join(target.name for target in targets if target.verdict is Verdict.MISSED)
     if overall is Verdict.NOT_RUNNING:
         return f"MINER NOT RUNNING: {'; '.join(miner.reasons)}; {seen}" + (f"; missed: {missed}" if missed else "")
@@ -311,7 +334,7 @@ def _sentence(overall: Verdict, targets: list[Target], requests: Requests, miner
     return f"TARGETS MET: {seen}"
 
 
-def _miner(history: History, since: float, host: Host) -> Miner:
+def _miner(history: History, since: float, host: Host, engine: Engine) -> Miner:
     process = host.miner
     starts = crashes = lost = 0
     last: tuple[float, dict[str, Any]] | None = None
@@ -324,13 +347,20 @@ def _miner(history: History, since: float, host: Host) -> Miner:
             crashes += last is not None and last[1]["what"] == "started"
         last = (time, life)
     reasons = []
-    if process is None:
-        reasons.append("no process 'omron-miner serve'")
-    if host.port_listening is False:
-        reasons.append(f"nothing listens on port {host.port}")
+    if engine.is_sn2:
+        # It may be another user's, whose processes the monitor does not see: then its port says whether it runs.
+        if process is None and not host.port_listening:
+            reasons.append(f"no process '{SN2_PROGRAM}'")
+        if host.port_listening is False:
+            reasons.append(f"nothing takes packets on UDP port {host.port}")
+    else:
+        if process is None:
+            reasons.append("no process 'omron-miner serve'")
+        if host.port_listening is False:
+            reasons.append(f"nothing listens on port {host.port}")
     if last is not None and last[1]["what"] != "started":
         why = f": {last[1]['detail']}" if last[1]["detail"] else ""
-        reasons.append(f"its log ends with '{last[1]['what']}' at {utc(last[0])}{why}")
+        reasons.append(f"its log ends with '{last[1]['what']}' at {iso_utc(last[0])}{why}")
     return Miner(
         running=not reasons,
         reasons=reasons,
@@ -345,18 +375,29 @@ def _miner(history: History, since: float, host: Host) -> Miner:
         crashes=crashes,
         workers_lost=lost,
         last_life=last[1]["what"] if last else None,
-        last_life_utc=utc(last[0]) if last else None,
+        last_life_utc=iso_utc(last[0]) if last else None,
     )
 
 
-def _host_warnings(host: Host, constants: Constants) -> list[str]:
+def _sn2_warnings(found: Sn2) -> Iterator[str]:
+    if found.version_known is False:
+        yield f"sn2-miner {found.version}: its log lines are not known here, figures may be incomplete"
+    if found.misfit_lines:
+        yield f"{found.misfit_lines} lines of its log lack what is read from them; the first: {found.misfit}"
+    if found.loopback:
+        yield "sn2-miner runs with --loopback: no validator reaches it"
+
+
+def _host_warnings(host: Host, constants: Constants, engine: Engine) -> list[str]:
     found = []
     if host.swap:
         found.append(f"swap is on: {', '.join(device.name for device in host.swap)}")
     slow = sorted({governor for governor in host.cpu.governors.values() if governor != "performance"})
     if slow:
         found.append(f"CPU governor is {', '.join(slow)}, not performance")
-    if host.ram_disk is None:
+    if engine.is_sn2:
+        pass  # it has no temporary files there
+    elif host.ram_disk is None:
         found.append("the session directory's file system cannot be seen")
     else:
         if host.ram_disk.filesystem not in ("tmpfs", "ramfs"):
@@ -375,7 +416,8 @@ def _host_warnings(host: Host, constants: Constants) -> list[str]:
 
 def _log_warnings(log: LogState, changes: list[Change], since: str) -> list[str]:
     found = [f"event log: {problem}" for problem in log.problems]
-    found += [f"event log: {change.after}" for change in changes if change.what == "event log" and change.utc >= since]
+    kinds = ("event log", HISTORY)
+    found += [f"{change.what}: {change.after}" for change in changes if change.what in kinds and change.utc >= since]
     if log.window_unreadable_lines:
         found.append(f"event log: {log.window_unreadable_lines} lines in the window are unreadable and not counted")
     if log.future_events:

@@ -2,6 +2,9 @@
 
 ``graph`` is a model that passes change, ``passes`` are the rewrites, ``rewrite`` runs and checks them, ``samples`` are
 the inputs they are checked on, ``ranges`` bounds the values that reach a table, ``measure`` asks EZKL. ``search`` looks
-for run args by what ``cost`` estimates, ``trial`` tries them for real, ``tune`` does all of it and has `circuit_build`
-build the fastest. Not for serving. Needs the packages of ``omron-miner[tune]``.
+for run args by what ``cost`` estimates, ``trial`` tries them for real. ``tune`` does all of it in four steps:
+``prepare``, ``propose``, ``measure_trials`` and ``winner``, which has `building.build` build the fastest. Not for
+serving. Needs the packages of ``omron-miner[tune]``.
 """
+
+__all__ = ["job", "report", "rewrite_file", "trial", "tune", "tune_report"]

@@ -1,4 +1,4 @@
-"""The model with other weights: what somebody computes with who answers from another model than the circuit's."""
+"""The model with other weights: what a forger computes with who answers from another model than the circuit's."""
 
 from __future__ import annotations
 

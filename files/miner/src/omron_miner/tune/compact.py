@@ -47,7 +47,7 @@ _MOVED = ("Reshape", "Gather", "Slice", "Transpose", "Flatten", "Squeeze", "Unsq
 _KEPT = (*_MOVED, "Add", "Sub", "Relu", "MaxPool", "GlobalMaxPool")
 """Operations whose results have as many places as their operands."""
 _APART = 2.0**-22
-"""Between floats around 1 that are to be told apart."""
+"""Between floats around 1 that must differ."""
 _LOOKED_AHEAD = 2
 """Bits that a product is made coarser by for the average that follows: more would make its weights too coarse."""
 

@@ -8,22 +8,21 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from omron_miner.circuit_fit import einsum_cells
+from omron_miner.circuits.fit import einsum_cells
 from omron_miner.errors import CircuitError
+from omron_miner.progress import say
 from omron_miner.tune.compact import PLACES, Precision, compact
 from omron_miner.tune.measure import shapes_of_each
 from omron_miner.tune.ranges import Lookups
 from omron_miner.tune.search import arithmetics, changed, layouts, unchecked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from omron_miner.run_args import RunArgs
+    from omron_miner.circuits.run_args import RunArgs
     from omron_miner.tune.graph import Graph
     from omron_miner.tune.ranges import Magnitudes
     from omron_miner.tune.search import Candidate, Question
-
-    Say = Callable[[str], None]
 
 PRECISIONS = tuple(Precision(product - apart, product) for product in (11, 12, 13, 14) for apart in (6, 7))
 _NEVER_SCALED = 64
@@ -32,12 +31,12 @@ _INNER = (1, 2, 3)
 """More than three make the circuit's degree, and with it the key, twice as large (measured, EZKL 23.0.5)."""
 
 
-def compact_search(question: Question, graphs: Sequence[tuple[Graph, Magnitudes]], say: Say = print) -> list[Candidate]:
+def compact_search(question: Question, graphs: Sequence[tuple[Graph, Magnitudes]]) -> list[Candidate]:
     """Candidates made of that of `graphs`, one model with its magnitudes each, whose circuit has the fewest cells.
 
     None when each has an operation that is not known, or EZKL takes none.
     """
-    sized = [(cells, at) for at, (graph, _) in enumerate(graphs) if (cells := _cells(graph, question.base, say))]
+    sized = [(cells, at) for at, (graph, _) in enumerate(graphs) if (cells := _cells(graph, question.base))]
     if not sized:
         return []
     graph, magnitudes = graphs[min(sized)[1]]
@@ -45,14 +44,14 @@ def compact_search(question: Question, graphs: Sequence[tuple[Graph, Magnitudes]
     for precision in PRECISIONS:
         made = compact(graph, precision)
         asked = replace(question, model=made.content(), magnitudes=Lookups(magnitudes, made.places), by_samples=True)
-        found = arithmetics(asked, [run_args_for(question.base, precision)], lambda _: None)
+        found = arithmetics(asked, [run_args_for(question.base, precision)], counted=False)
         what = f"compact, {precision.activation} and {precision.product} places"
         say(f"{what}: accuracy {found[0].accuracy:.4f}" if found else f"{what}: not accurate enough")
-        candidates += layouts(asked, found, lambda _: None, _INNER)
+        candidates += layouts(asked, found, _INNER, counted=False)
     return candidates
 
 
-def _cells(graph: Graph, base: RunArgs, say: Say) -> int:
+def _cells(graph: Graph, base: RunArgs) -> int:
     """Of the circuit in the compact arithmetic, the same at every precision; 0 when there is none."""
     try:
         made = compact(graph, PRECISIONS[0])

@@ -1,6 +1,6 @@
 """A model as passes change it: nodes, constants and static shapes, in place of ONNX's nested messages.
 
-Only for models whose shapes are all known once symbolic sizes (a batch) are 1: a circuit has no other.
+Only for models whose shapes are all known once symbolic sizes are set (a batch to 1): a circuit has no other.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
 
+FLOAT = onnx.TensorProto.FLOAT
 OPSET = 13
 """What older models are raised to: the first in which axes are inputs everywhere that passes look."""
 _IR_VERSION = 8
@@ -131,7 +133,7 @@ class Graph:
         self._shapes = None
 
     def touch(self) -> None:
-        """To be called when a node was changed in place: shapes are inferred anew."""
+        """To be called when a node was changed in place: shapes are inferred again."""
         self._shapes = None
 
     def _new_name(self, stem: str) -> str:
@@ -155,16 +157,20 @@ class Graph:
         self.nodes = ordered
 
 
-def read_graph(path: Path) -> Graph:
-    """The model in a file, raised to our opset, symbolic sizes set to 1. Raises ConfigError when it cannot be used."""
+def read_graph(path: Path, variables: Mapping[str, int] | None = None) -> Graph:
+    """The model in a file, raised to our opset, symbolic sizes as in `variables`, others 1.
+
+    Raises ConfigError when it cannot be used.
+    """
+    sizes = dict(variables or {})
     hint = "name an .onnx file of a model without control flow, exported with fixed sizes"
     try:
         model = onnx.load(path)
         for value in (*model.graph.input, *model.graph.output):
             for size in value.type.tensor_type.shape.dim:
                 if not size.dim_value:
-                    size.dim_value = 1
-        del model.graph.value_info[:]  # old sizes; they are inferred anew
+                    size.dim_value = sizes.get(size.dim_param, 1)
+        del model.graph.value_info[:]  # old sizes; they are inferred again
         onnx.checker.check_model(model)
         version = next(one.version for one in model.opset_import if one.domain in ("", "ai.onnx"))
         if version < OPSET:
@@ -172,6 +178,8 @@ def read_graph(path: Path) -> Graph:
     except Exception as error:  # onnx raises what it likes: protobuf's, RuntimeError, its own
         raise ConfigError(f"cannot read the model {path}: {str(error)[:300]}", hint) from error
     graph = Graph(model)
+    if spoilt := [name for name, array in graph.constants.items() if array.dtype.kind == "f" and np.isnan(array).any()]:
+        raise ConfigError(f"{path}: NaN among the numbers of {spoilt[0]}", "train or export the model again")
     for one in graph.inputs:
         if one.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
             kind = onnx.TensorProto.DataType.Name(one.type.tensor_type.elem_type)

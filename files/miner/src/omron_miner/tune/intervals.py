@@ -23,13 +23,24 @@ if TYPE_CHECKING:
 
     Bounds = tuple[Array, Array]
 
+_RISING_IN_ALL = {"Add", "Sum", "Mean", "Max", "Min", "Concat", "Clip"}
+"""Operations whose every result rises, or stays, when any of their inputs rises."""
 _RISING = {
     *MONOTONE,
-    *("Add", "Sum", "Max", "Min", "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "Sqrt", "Log", "Round"),
-    *("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool", "Identity", "Dropout", "Cast"),
-    *("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Concat", "Gather", "Slice", "Split", "Pad", "Expand"),
+    *("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "CumSum", "TopK", "Sqrt", "Log", "Round", "Sign"),
+    *("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool", "Identity", "Dropout", "Cast", "Tile"),
+    *("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Gather", "Slice", "Split", "Pad", "Expand"),
+    *("DepthToSpace", "SpaceToDepth"),
 }
-"""Operations whose every result rises, or stays, when any number it is computed from rises."""
+"""Those that do when the first input rises; their others (axes, indices, sizes) must be fixed."""
+_ONE_RESULT = {"MaxPool", "Dropout", "TopK"}
+"""Of which only the first output rises: the others are indices or a mask."""
+_SUMS_OF_MAGNITUDES = {"ReduceL1", "ReduceL2", "ReduceSumSquare"}
+"""Rise with the magnitude of each number."""
+_LEAST = {"HardSwish": -0.375, "Gelu": -0.1701, "Mish": -0.3089}
+"""Functions that fall, then rise for good, with the smallest value of each, rounded down."""
+_COMPARISONS = {"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "Not", "And", "Or", "Xor"}
+_POSITIONS = {"ArgMax", "ArgMin"}
 _AFFINE = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _SLACK = 1e-5
 """Share by which sums of 32-bit floats may be off."""
@@ -41,7 +52,8 @@ def bound_tensors(graph: Graph, low: float, high: float) -> dict[str, Bounds]:
     Tensors that cannot be bounded are missing.
     """
     graph = graph.copy()  # copying sorts the nodes
-    bounds: dict[str, Bounds] = {name: (array, array) for name, array in graph.constants.items()}
+    bounds: dict[str, Bounds] = {name: (array, array) for name, array in graph.constants.items()
+                                 if _is_finite((array, array))}  # fmt: skip
     for one in graph.inputs:
         shape = graph.shape(one.name) or ()
         bounds[one.name] = (np.full(shape, low, np.float32), np.full(shape, high, np.float32))
@@ -49,31 +61,68 @@ def bound_tensors(graph: Graph, low: float, high: float) -> dict[str, Bounds]:
         if any(name not in bounds for name in node.input if name):
             continue
         try:
-            found = _bound(node, {name: bounds[name] for name in node.input if name}, graph)
+            with np.errstate(all="ignore"):  # what is no finite number has no bounds
+                found = _bound(node, {name: bounds[name] for name in node.input if name}, graph)
         except NotRunError:
             continue
-        bounds.update({name: one for name, one in zip(node.output, found, strict=False) if name})
+        bounds.update({name: one for name, one in zip(node.output, found, strict=False) if name and _is_finite(one)})
     return bounds
 
 
 def _bound(node: onnx.NodeProto, given: Mapping[str, Bounds], graph: Graph) -> list[Bounds]:
     """Bounds of a node's outputs; empty when it is not known here."""
+    if node.domain not in ("", "ai.onnx"):
+        return []
     lows, highs = ({name: one[side] for name, one in given.items()} for side in (0, 1))
-    if all(name in graph.constants for name in given):
+    if all(name in graph.constants for name in given) and node.op_type not in _RANDOM:
         return [(one, one) for one in run_node(node, lows, graph.opset)]
-    if node.op_type in _RISING or (node.op_type == "LeakyRelu" and attributes(node).get("alpha", 0.01) >= 0):
+    if _rises(node, given):
         results = zip(run_node(node, lows, graph.opset), run_node(node, highs, graph.opset), strict=True)
-        return [_wider(low, high) for low, high in results]
+        found = [_wider(low, high) for low, high in results]
+        return found[:1] if node.op_type in _ONE_RESULT else found
     if node.op_type in _AFFINE:
         return [_affine(node, given, graph)]
-    if node.op_type == "BatchNormalization":
-        return [_batch_norm(node, given)]
     pairs = [given[name] for name in node.input if name]
-    if node.op_type in _ARITHMETIC:
+    if node.op_type in _ARITHMETIC and (node.op_type == "Where" or pairs[0][0].dtype.kind == "f"):
         return _ARITHMETIC[node.op_type](*pairs)
-    if node.op_type == "Softmax":
-        return [(np.zeros_like(pairs[0][0]), np.ones_like(pairs[0][0]))]
+    if node.op_type in _OF_NODE:
+        return _OF_NODE[node.op_type](node, given)
+    if node.op_type in _LEAST:
+        low, high = (run_node(node, side, graph.opset)[0] for side in (lows, highs))
+        return _falls_and_rises(low, high, node, given)
+    if node.op_type in _SUMS_OF_MAGNITUDES and _fixed(node, given, 1):
+        sides = _absolute(given[node.input[0]])[0]
+        low, high = (run_node(node, {**lows, node.input[0]: side}, graph.opset)[0] for side in sides)
+        return [_wider(low, high)]
+    if node.op_type in _COMPARISONS:
+        shape = run_node(node, lows, graph.opset)[0].shape
+        return [(np.zeros(shape, bool), np.ones(shape, bool))]
+    if node.op_type in _POSITIONS:
+        first = run_node(node, lows, graph.opset)[0]
+        last = pairs[0][0].shape[attributes(node).get("axis", 0)] - 1
+        return [(np.zeros_like(first), np.full_like(first, last))]
     return []
+
+
+_RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
+
+
+def _rises(node: onnx.NodeProto, given: Mapping[str, Bounds]) -> bool:
+    """Whether every result rises, or stays, when the numbers it is computed from rise."""
+    if node.op_type in _RISING_IN_ALL:
+        return True
+    if node.op_type in ("LeakyRelu", "Elu", "ThresholdedRelu"):
+        return bool(attributes(node).get("alpha", 0.01) >= 0)
+    if node.op_type == "Cast" and attributes(node)["to"] not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE):
+        return False  # to a bool falls below 0; to whole numbers, what is too large wraps around
+    if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
+        return not given[node.input[2]][1].any()  # in training it drops by chance
+    return node.op_type in _RISING and _fixed(node, given, 1)
+
+
+def _fixed(node: onnx.NodeProto, given: Mapping[str, Bounds], first: int) -> bool:
+    """Whether the inputs from the `first` on can have one value only."""
+    return all(np.array_equal(*given[name]) for name in node.input[first:] if name)
 
 
 def _affine(node: onnx.NodeProto, given: Mapping[str, Bounds], graph: Graph) -> Bounds:
@@ -99,13 +148,73 @@ def _affine(node: onnx.NodeProto, given: Mapping[str, Bounds], graph: Graph) -> 
     return _wider(middle - spread, middle + spread)
 
 
-def _batch_norm(node: onnx.NodeProto, given: Mapping[str, Bounds]) -> Bounds:
+def _batch_norm(node: onnx.NodeProto, given: Mapping[str, Bounds]) -> list[Bounds]:
+    if not _fixed(node, given, 1) or attributes(node).get("training_mode", 0):
+        return []
     low, high = given[node.input[0]]
     shape = (1, -1, *[1] * (low.ndim - 2))
     factor, offset, mean, variance = (given[name][0].reshape(shape) for name in node.input[1:5])
     factor = factor / np.sqrt(variance + attributes(node).get("epsilon", 1e-5))
     one, two = (low - mean) * factor + offset, (high - mean) * factor + offset
-    return _wider(np.minimum(one, two), np.maximum(one, two))
+    return [_wider(np.minimum(one, two), np.maximum(one, two))]
+
+
+def _normalised(node: onnx.NodeProto, given: Mapping[str, Bounds]) -> list[Bounds]:
+    """Of n numbers none is further than √(n−1) standard deviations from their mean; epsilon brings it nearer."""
+    low, _ = given[node.input[0]]
+    if node.op_type == "LayerNormalization":
+        axis, shape = attributes(node).get("axis", -1) % low.ndim, None
+    else:  # InstanceNormalization: over all but batch and channel
+        axis, shape = 2, (1, -1, *[1] * (low.ndim - 2))
+    most = np.full_like(low, np.sqrt(max(0, int(np.prod(low.shape[axis:])) - 1)))
+    scale, *offset = (tuple(side if shape is None else side.reshape(shape) for side in given[name])
+                      for name in node.input[1:] if name)  # fmt: skip
+    (found,) = _multiply((-most, most), (scale[0], scale[1]))
+    return [_wider(found[0] + offset[0][0], found[1] + offset[0][1])] if offset else [found]
+
+
+def _softmax(node: onnx.NodeProto, given: Mapping[str, Bounds]) -> list[Bounds]:
+    low, high = given[node.input[0]]
+    if node.op_type == "Softmax":
+        return [(np.zeros_like(low), np.ones_like(low))]
+    axis = attributes(node).get("axis", -1)  # LogSoftmax: x − log(Σ exp), and the sum is at most n times its largest
+    most = high.max(axis=axis, keepdims=True) + np.float32(np.log(low.shape[axis]))
+    return [_wider(low - most, np.zeros_like(low))]
+
+
+def _falls_and_rises(low: Array, high: Array, node: onnx.NodeProto, given: Mapping[str, Bounds]) -> list[Bounds]:
+    """Of a function with one valley: the largest is at an end, the smallest is the valley's where it may be reached."""
+    lowest, _ = given[node.input[0]]
+    least = np.where(lowest < 0, np.float32(_LEAST[node.op_type]), np.minimum(low, high))
+    return [_wider(least, np.maximum(low, high))]
+
+
+def _power(one: Bounds, two: Bounds) -> list[Bounds]:
+    (low, high), exponent = one, two[0]
+    if not np.array_equal(*two):
+        return []
+    whole, even = exponent == np.round(exponent), exponent % 2 == 0
+    if ((~whole & (low < 0)) | ((exponent < 0) & (low <= 0) & (high >= 0))).any():
+        return []  # no number, or one beyond all bounds
+    ends = low**exponent, high**exponent
+    least = np.where(even & (low < 0) & (high > 0), np.float32(0), np.minimum(*ends))
+    return [_wider(np.asarray(least, np.float32), np.maximum(*ends))]
+
+
+def _leaky(one: Bounds, slope: Bounds) -> list[Bounds]:
+    """PRelu: what is positive stays, what is negative is multiplied."""
+    low, high = one
+    ((less, more),) = _multiply((np.minimum(low, 0), np.minimum(high, 0)), slope)
+    return [_wider(np.maximum(low, 0) + less, np.maximum(high, 0) + more)]
+
+
+def _either(condition: Bounds, one: Bounds, two: Bounds) -> list[Bounds]:
+    """Where: what may be chosen, or what is."""
+    never, always = ~condition[1], condition[0]
+    sides = []
+    for side, extreme in ((0, np.minimum), (1, np.maximum)):
+        sides.append(np.where(always, one[side], np.where(never, two[side], extreme(one[side], two[side]))))
+    return [(sides[0], sides[1])]
 
 
 def _multiply(one: Bounds, two: Bounds) -> list[Bounds]:
@@ -130,7 +239,22 @@ _ARITHMETIC: dict[str, Callable[..., list[Bounds]]] = {
     "Sub": lambda one, two: [_wider(one[0] - two[1], one[1] - two[0])],
     "Neg": lambda one: [(-one[1], -one[0])],
     "Abs": _absolute,
+    "Pow": _power,
+    "PRelu": _leaky,
+    "Reciprocal": lambda one: _divide((np.ones_like(one[0]), np.ones_like(one[0])), one),
+    "Where": _either,
 }
+_OF_NODE: dict[str, Callable[[onnx.NodeProto, Mapping[str, Bounds]], list[Bounds]]] = {
+    "BatchNormalization": _batch_norm,
+    "InstanceNormalization": _normalised,
+    "LayerNormalization": _normalised,
+    "LogSoftmax": _softmax,
+    "Softmax": _softmax,
+}
+
+
+def _is_finite(bounds: Bounds) -> bool:
+    return all(side.dtype.kind in "fiub" and np.isfinite(side).all() for side in bounds)
 
 
 def _wider(low: Array, high: Array) -> Bounds:

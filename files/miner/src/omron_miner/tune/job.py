@@ -1,54 +1,72 @@
-"""One rewrite from file to file, with its report."""
+"""What a tuning is asked for, and what it comes to."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from omron_miner.circuit import ezkl_version
-from omron_miner.errors import CircuitError, ConfigError
-from omron_miner.tune.graph import read_graph
-from omron_miner.tune.ranges import find_ranges
-from omron_miner.tune.report import Report
-from omron_miner.tune.rewrite import rewrite
-from omron_miner.tune.samples import make_feeds
+from omron_miner.building.build import Source
+from omron_miner.circuits.run_args import RunArgs
+from omron_miner.tune.search import SAMPLED_MARGIN
+from omron_miner.tune.trial import TARGETS, Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    from omron_miner.run_args import RunArgs
+    from omron_miner.building.build import BuildResult
+    from omron_miner.competition.score import Standing
+    from omron_miner.tune.measured import Trial
+
+PUBLIC = RunArgs(input_visibility="Public", param_visibility="Fixed")
+"""What is not searched, by default: visibilities as in today's validators' circuits, the rest EZKL's own."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is asked for: the model `onnx` rewritten to `out`, for inputs whose numbers are within `low` and `high`."""
+    """What is asked for: the model `onnx` tuned into the folder `out`; inputs hold numbers within `low` and `high`."""
 
     onnx: Path
     out: Path
-    data: Path | None
-    run_args: RunArgs
+    data: Path | None = None
+    base: RunArgs = PUBLIC
     low: float = -1.0
     high: float = 1.0
     seed: int = 0
+    floor: float = 0.99
+    best: int = 4
+    proofs: int = 3
+    limits: Limits = field(default_factory=Limits)
+    stock: RunArgs = PUBLIC
+    """The baseline that is known as stock, whose visibilities and variables become those of `base`."""
+    compact: bool = False
+    """Whether the compact arithmetic is tried too."""
+    calibrations: tuple[str, ...] = TARGETS
+    """Targets of EZKL's calibrate_settings to measure as well."""
+    baselines: str = "all"
+    """What candidates are compared with. all: EZKL's own run args, one logrows less, calibrate_settings' and those
+    given; given: the last alone."""
+    srs: Source = field(default_factory=Source)
+    goal: str = "time"
+    """What the winner is best in: time, of a response, or score, a competition's."""
+    reference: Standing | None = None
+    """The competition's circuit to beat."""
+    free_visibilities: bool = False
+    """Whether the visibilities of inputs and parameters may be other than those of `base`, where that is cheaper."""
+    margin: float = SAMPLED_MARGIN
+    """How many times what samples reach tables hold where they are sized by samples."""
+
+    @property
+    def work(self) -> Path:
+        """The folder of what is removed at the end."""
+        return self.out / "work"
 
 
-def rewrite_file(job: Job, say: Callable[[str], None] = print) -> Report:
-    """Rewrites the model and writes it; a line per pass goes to `say`.
+@dataclass(frozen=True)
+class Tuned:
+    """Everything measured, the winner and the circuit built of it; both None when nothing passes."""
 
-    Raises ConfigError when the model or the data cannot be used or `out` cannot be written.
-    """
-    graph = read_graph(job.onnx)
-    feeds = make_feeds(graph, job.data, job.low, job.high, job.seed)
-    done = rewrite(graph, feeds, job.run_args, say=say)
-    try:
-        job.out.write_bytes(done.graph.to_model().SerializeToString(deterministic=True))
-    except OSError as error:
-        raise ConfigError(f"cannot write {job.out}: {error}", "check the folder and the free space") from error
-    ranges, failure = None, ""
-    say("ranges ...")
-    try:
-        ranges = find_ranges(done.graph, job.run_args, feeds, job.low, job.high)
-    except CircuitError as error:
-        failure = error.message
-    return Report(str(job.onnx), str(job.out), ezkl_version(), job.run_args, tuple(feeds), done, ranges, failure)
+    job: Job
+    samples: int
+    trials: list[Trial]
+    winner: Trial | None
+    built: BuildResult | None

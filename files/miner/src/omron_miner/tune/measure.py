@@ -11,15 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omron_miner.circuit_fit import einsum_cells
+from omron_miner.circuits.fit import einsum_cells
 from omron_miner.errors import CircuitError
-from omron_miner.isolated import ProcessLostError
-from omron_miner.isolated import run as run_isolated
+from omron_miner.formatting import size
+from omron_miner.proving.isolated import ProcessLostError
+from omron_miner.proving.isolated import run as run_isolated
+from omron_miner.tune.cost import cost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from omron_miner.run_args import RunArgs
+    from omron_miner.circuits.run_args import RunArgs
     from omron_miner.tune.graph import Graph
     from omron_miner.tune.running import Feed
 
@@ -75,7 +77,7 @@ def reached_numbers(graph: Graph, run_args: RunArgs, feeds: Sequence[Feed]) -> l
 
 
 def shapes_of_each(model: bytes, each: Sequence[RunArgs], tell: Callable[[], None] = lambda: None) -> list[Any]:
-    """For each run args what `circuit_fit` and `cost` read of EZKL's settings.json, or in words why there is none.
+    """For each run args what `circuits.fit` and `cost` read of EZKL's settings.json, or in words why there is none.
 
     `model` is an ONNX file's content. `tell` is called after each answer.
     """
@@ -93,10 +95,22 @@ def outputs_of_each(
     return _each(_answers, model, each, (list(rows),), tell)
 
 
+def too_large(model: Path, run_args: RunArgs, space_bytes: int) -> str:
+    """Why no key of a model can be made within `space_bytes`, at whatever logrows; empty when one may be."""
+    (shape,) = shapes_of_each(model.read_bytes(), [run_args])
+    if isinstance(shape, str):
+        return ""  # EZKL says why when it is tried
+    each = [run_args.model_copy(update={"logrows": logrows}) for logrows in range(6, run_args.logrows + 6)]
+    least = min((one.key_mb for one in (cost(changed, shape) for changed in each) if one), default=0.0)
+    if least * 1e6 <= space_bytes:
+        return ""
+    return f"its key would take about {size(least * 1e6)}"
+
+
 def _each(
     ask: Callable[..., Any], model: bytes, each: Sequence[RunArgs], more: tuple[object, ...], tell: Callable[[], None]
 ) -> list[Any]:
-    """Answers of `ask` for all run args in one process; one that EZKL dies of is told in words, a new one goes on."""
+    """Answers of `ask` for all run args; where EZKL dies of some, the reason, and a new process continues."""
     answers: list[Any] = []
 
     def take(text: str) -> None:
@@ -108,8 +122,10 @@ def _each(
         while len(answers) < len(each):
             left = list(each[len(answers) :])
             try:
-                run_isolated(_ask_each, ask, place, left, more, say=take, environment={"EZKL_REPO_PATH": place})
+                run_isolated(_ask_each, ask, place, left, more, receive=take, ezkl_directory=Path(place))
             except ProcessLostError as error:
+                if not error.started:
+                    raise
                 if len(answers) < len(each):
                     take(json.dumps(error.message[:_REFUSED]))
     return answers
@@ -117,8 +133,10 @@ def _each(
 
 def _isolated(place: str, function: Callable[..., Any], *arguments: object) -> Any:
     try:
-        return run_isolated(function, *arguments, environment={"EZKL_REPO_PATH": place})
+        return run_isolated(function, *arguments, ezkl_directory=Path(place))
     except ProcessLostError as error:
+        if not error.started:
+            raise
         raise CircuitError(f"EZKL does not take the model: {error.message}"[:_REFUSED], error.hint) from error
 
 
@@ -144,16 +162,16 @@ def _log2(number: float) -> float:
 
 
 def _ask_each(
-    ask: Callable[..., Any], place: str, each: list[RunArgs], more: tuple[object, ...], say: Callable[[str], None]
+    ask: Callable[..., Any], place: str, each: list[RunArgs], more: tuple[object, ...], send: Callable[[str], None]
 ) -> None:
-    from omron_miner.proof_handlers.base import ProofError
+    from omron_miner.proving.proof_handlers.base import ProofError
 
     for run_args in each:
         try:
             answer = ask(place, run_args, *more)
         except (CircuitError, ProofError) as error:
             answer = error.message[:_REFUSED]
-        say(json.dumps(answer))
+        send(json.dumps(answer))
 
 
 def _shape(place: str, run_args: RunArgs) -> dict[str, Any]:
@@ -172,9 +190,9 @@ def _answers(place: str, run_args: RunArgs, rows: list[list[list[float]]]) -> li
 def _settings(place: str, run_args: RunArgs) -> dict[str, Any]:
     import ezkl
 
-    from omron_miner.circuit_build import native_run_args
-    from omron_miner.proof_handlers.base import ProofError
-    from omron_miner.proof_handlers.ezkl_handler import call
+    from omron_miner.building.build import native_run_args
+    from omron_miner.proving.proof_handlers.base import ProofError
+    from omron_miner.proving.proof_handlers.ezkl_handler import call
 
     path = Path(place) / "settings.json"
     model = str(Path(place) / "model.onnx")
@@ -189,8 +207,8 @@ def _settings(place: str, run_args: RunArgs) -> dict[str, Any]:
 def _witnesses(place: str, run_args: RunArgs, rows: list[list[list[float]]]) -> list[Reached | str]:
     import ezkl
 
-    from omron_miner.proof_handlers.base import ProofError
-    from omron_miner.proof_handlers.ezkl_handler import call
+    from omron_miner.proving.proof_handlers.base import ProofError
+    from omron_miner.proving.proof_handlers.ezkl_handler import call
 
     folder = Path(place)
     scales = _settings(place, run_args)["model_output_scales"]

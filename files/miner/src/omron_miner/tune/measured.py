@@ -8,13 +8,17 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
-from omron_miner import competition_score
-from omron_miner.competition_score import Standing
+from omron_miner.circuits.circuit import ezkl_version
+from omron_miner.competition import score as competition_score
+from omron_miner.competition.score import Standing
+from omron_miner.files import sha256
+from omron_miner.outside import NOT_OF_ITS_FORM, parse_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from omron_miner.run_args import RunArgs
+    from omron_miner.circuits.run_args import RunArgs
 
 
 @dataclass
@@ -28,7 +32,7 @@ class Trial:
     estimated_mb: float | None = None
     """Of the key, by `cost`; None for baselines."""
     ranges: str = ""
-    """The worst verdict of all places: `safe`, `by samples` or `exceeded`."""
+    """The worst verdict of all places: `safe`, `by samples`, `unknown` or `exceeded`."""
     accuracy: float | None = None
     """Mean over all samples; None when EZKL answers none of them."""
     accurate: bool = False
@@ -42,7 +46,7 @@ class Trial:
     weights_tried: bool = False
     """Whether an answer by other weights was among them: only a winner's, each is a proof more."""
     score: float | None = None
-    """In a competition, beside the reference."""
+    """In a competition, against the reference."""
     reused: bool = False
     """Whether a figure is of an earlier run."""
 
@@ -65,13 +69,13 @@ class Store:
     def __init__(self, path: Path) -> None:
         """Raises OSError when the file cannot be read."""
         self._path, self._known = path, dict[str, Any]()
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
         self._begin = "\n" if text and not text.endswith("\n") else ""  # behind a line that was broken off
         for line in text.splitlines():
             try:
-                record = json.loads(line)
+                record = parse_json(line)
                 self._known[record["key"]] = record["result"]
-            except (ValueError, KeyError, TypeError):
+            except NOT_OF_ITS_FORM:
                 continue  # broken off while it was written
 
     def get(self, key: str) -> Any:
@@ -84,6 +88,38 @@ class Store:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(self._begin + json.dumps({"key": key, **about, "result": result}) + "\n")
         self._begin = ""
+
+
+class FinishedSteps:
+    """Steps of trials that this or an earlier run finished, by all that they depend on."""
+
+    def __init__(self, store: Store, samples_digest: str) -> None:
+        self._store, self._samples_digest = store, samples_digest
+        self._digests: dict[Path, str] = {}
+        """Of models, which do not change within a run."""
+
+    def once(self, one: Trial, step: str, make: Callable[[], Any]) -> Any:
+        """What is known of the step, or what `make` finds now and later runs need not. Failures are not kept."""
+        if (known := self.known(one, step)) is not None:
+            one.reused = True
+            return known
+        result = make()
+        about = {"name": one.name, "step": step, "run_args": one.run_args.model_dump(mode="json")}
+        self._store.put(self._key(one, step), about, result)
+        return result
+
+    def known(self, one: Trial, step: str) -> Any:
+        """What is known of the step; None when nothing is."""
+        return self._store.get(self._key(one, step))
+
+    def forget(self, one: Trial, step: str) -> None:
+        """Has the step made once more."""
+        self._store.put(self._key(one, step), {}, None)
+
+    def _key(self, one: Trial, step: str) -> str:
+        if one.model not in self._digests:
+            self._digests[one.model] = sha256(one.model)
+        return digest(step, self._digests[one.model], one.run_args.model_dump(), ezkl_version(), self._samples_digest)
 
 
 def digest(*parts: object) -> str:
@@ -102,7 +138,7 @@ def choose_winner(
     """The best that passes by `goal`, time or score; a baseline when no candidate is better, so never worse than these.
 
     Puts a reason into `failure` of those that measured well but do not pass, and into `score` what a competition would
-    say of those that do, beside `reference` or the best of each number that any of them has.
+    say of those that do, against `reference` or the best of each number that any of them has.
     """
     for one in trials:
         if not one.failure and one.unsound:

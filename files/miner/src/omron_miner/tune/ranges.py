@@ -1,7 +1,7 @@
-"""Do the numbers that reach a circuit's tables stay in them? Bounds for every lookup and every taking apart.
+"""Do the numbers that reach a circuit's tables stay in them? Bounds for every lookup and every decomposition.
 
 A value outside a lookup table, or with more digits than `decomp_base` and `decomp_legs` hold, cannot be proved at all.
-Three answers are put side by side: bounds that hold for every input (`intervals`), the largest that samples reach in
+Three answers are compared: bounds that hold for every input (`intervals`), the largest that samples reach in
 floats, and, from EZKL itself, the integers that reached its tables for the same samples.
 """
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from omron_miner.tune.graph import FLOAT, attributes
 from omron_miner.tune.intervals import bound_tensors
 from omron_miner.tune.measure import Reached, reached_numbers
 from omron_miner.tune.running import run_model
@@ -20,19 +21,43 @@ from omron_miner.tune.running import run_model
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from omron_miner.run_args import RunArgs
+    from onnx import NodeProto
+
+    from omron_miner.circuits.run_args import RunArgs
     from omron_miner.tune.graph import Graph
     from omron_miner.tune.running import Feed
+
+    _Ends = tuple[float, float]
 
 TABULATED = {
     *("Tanh", "Sigmoid", "Erf", "Exp", "Log", "Sqrt", "Reciprocal", "HardSwish", "HardSigmoid", "Softplus", "Gelu"),
     *("Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh", "Elu", "Selu", "Mish"),
 }
 """What EZKL answers from a lookup table, by ONNX's names."""
-_TAKEN_APART = {"Relu", "LeakyRelu", "MaxPool", "Max", "Min", "Clip", "Abs", "Greater", "Less"}
+_TAKEN_APART = {"Relu", "LeakyRelu", "PRelu", "Abs", "Sign", "ThresholdedRelu"}
+_COMPARED = {
+    *("MaxPool", "GlobalMaxPool", "Max", "Min", "Clip", "ReduceMax", "ReduceMin", "ArgMax", "ArgMin", "TopK"),
+    *("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal"),
+}
+"""What takes differences of numbers apart."""
 _MOST_WITNESSES = 6
 """Samples run by EZKL, which is slow: those that reach furthest in most places."""
-_MULTIPLIED = {"Mul", "MatMul", "Conv", "Gemm"}
+_MULTIPLIED = {"Mul", "MatMul", "Conv", "ConvTranspose", "Gemm", "BatchNormalization", "LeakyRelu", "PRelu"}
+_MEANS = {"ReduceMean", "AveragePool", "GlobalAveragePool"}
+_PLAIN = {
+    *("Add", "Sub", "Neg", "Sum", "ReduceSum", "CumSum", "Where", "Identity", "Dropout", "Tile", "Not", "And", "Or"),
+    *("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Concat", "Slice", "Split", "Pad", "Expand"),
+    *("Constant", "ConstantOfShape", "Shape", "DepthToSpace", "SpaceToDepth"),
+}
+"""What EZKL computes without a table and without taking numbers apart (22.0.1, one binary digit was enough)."""
+_ONLY_LOOKED_UP = {
+    *("Tanh", "Sigmoid", "Erf", "Exp", "Log", "HardSwish"),
+    *("Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh"),
+}
+"""Tabulated and nothing else. The rest of TABULATED is composed of several steps, which are not followed here."""
+_INSIDE = "inside"
+_BEYOND = 1 << 127
+"""Stands for infinity and NaN: EZKL computes in 128-bit integers."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +79,8 @@ class Range:
     node: str
     op: str
     kind: str
-    """`lookup`: a table of `lookup_range`; `digits`: `decomp_legs` digits of base `decomp_base`."""
+    """`lookup`: a table of `lookup_range`; `digits`: `decomp_legs` digits of base `decomp_base`; `inside`: what EZKL
+    computes in an operation of several steps, or in one that is not known here: neither bound nor seen."""
     limit: int
     bound: int | None
     """No input within the bounds given for it exceeds this; None when it could not be bounded."""
@@ -68,7 +94,10 @@ class Range:
 
     @property
     def verdict(self) -> str:
-        """`safe` for every input, `by samples` when only samples are known to stay within, `exceeded` by a sample."""
+        """`safe` for every input, `by samples` when only samples are known to stay within, `exceeded` by a sample,
+        `unknown` where nothing is known of what is computed."""
+        if self.kind == _INSIDE:
+            return "unknown"
         if self.seen > self.limit:
             return "exceeded"
         return "safe" if self.bound is not None and self.bound <= self.limit else "by samples"
@@ -84,7 +113,9 @@ class Ranges:
 
     @property
     def wide_enough(self) -> tuple[int, int] | None:
-        """The smallest symmetric lookup_range that no input can leave; None when a lookup has no bound."""
+        """The smallest symmetric lookup_range that no input can leave; None when a lookup may have no bound."""
+        if any(one.kind == _INSIDE for one in self.places):
+            return None
         bounds = [one.bound for one in self.places if one.kind == "lookup"]
         known = [bound for bound in bounds if bound is not None]
         return (-max(known), max(known)) if known and len(known) == len(bounds) else None
@@ -98,34 +129,49 @@ class Magnitudes:
 
     def __init__(self, graph: Graph, feeds: Mapping[str, Feed], low: float, high: float) -> None:
         self._graph = graph.copy()  # copying sorts the nodes
-        self._given = max(abs(low), abs(high))
         self._feeds = list(feeds)
         names = sorted({name for node in self._graph.nodes for name in node.output if name})
         runs = run_model(self._graph, list(feeds.values()), names) if names else []
-        self._seen = {name: [_most(run[at]) for run in runs] for at, name in enumerate(names)}
-        self._bounds = {name: _largest(one) for name, one in bound_tensors(self._graph, low, high).items()}
+        self._seen = {name: [_ends(run[at]) for run in runs] for at, name in enumerate(names)}
+        self._seen |= {one.name: [_ends(feed[one.name]) for feed in feeds.values()] for one in self._graph.inputs}
+        self._seen |= {name: [_ends(array)] * len(feeds) for name, array in self._graph.constants.items()}
+        self._bounds = {
+            name: (_ends(lowest)[0], _ends(highest)[1])
+            for name, (lowest, highest) in bound_tensors(self._graph, low, high).items()
+        }
 
     def at(self, run_args: RunArgs) -> list[Range]:
         """Every place of the circuit at `run_args` that holds only so large a number."""
-        return [
-            self._range(node, op, kind, name, 2.0**scale, run_args)
-            for node, op, kind, name, scale in _places(self._graph, run_args)
-        ]
+        return [self._range(one, run_args) for one in _places(self._graph, run_args)]
 
     def of(self, lookups: Sequence[Place], run_args: RunArgs) -> list[Range]:
         """The lookups of a compact circuit made of this model."""
-        return [self._range(one.node, one.op, "lookup", one.tensor, one.per_unit, run_args) for one in lookups]
+        places = [_Spot(one.node, one.op, "lookup", (one.tensor,), one.per_unit) for one in lookups]
+        return [self._range(one, run_args) for one in places]
 
-    def _range(self, node: str, op: str, kind: str, tensor: str, per_unit: float, run_args: RunArgs) -> Range:
-        bound = self._bounds.get(tensor)
-        seen = max(self._seen.get(tensor, [self._given]))
-        most = None if bound is None else math.ceil(bound * per_unit)
-        return Range(node, op, kind, _limit(kind, run_args), most, math.ceil(seen * per_unit))
+    def _range(self, spot: _Spot, run_args: RunArgs) -> Range:
+        if spot.kind == _INSIDE:
+            return Range(spot.node, spot.op, spot.kind, _limit("lookup", run_args), None, 0)
+        of = _spread if spot.compared else _largest
+        bounds = [self._bounds.get(name) for name in spot.tensors]
+        known = [one for one in bounds if one is not None]
+        bound = of(known) if len(known) == len(bounds) else None
+        seen = max((of(each) for each in self._runs(spot)), default=0.0)
+        most = None if bound is None else math.ceil(bound * spot.per_unit)
+        return Range(spot.node, spot.op, spot.kind, _limit(spot.kind, run_args), most, _whole(seen * spot.per_unit))
+
+    def _runs(self, spot: _Spot) -> list[tuple[_Ends, ...]]:
+        """Per feed, what each of a place's tensors reached."""
+        return list(zip(*(self._seen[name] for name in spot.tensors), strict=True))
 
     def furthest(self, run_args: RunArgs) -> list[str]:
         """The feeds that reach furthest in some place, those that do so in most places first."""
-        names = {name for _node, _op, _kind, name, _scale in _places(self._graph, run_args)}
-        each = [self._feeds[int(np.argmax(self._seen[name]))] for name in sorted(names) if name in self._seen]
+        names = {name for one in _places(self._graph, run_args) for name in one.tensors}
+        each = [
+            self._feeds[int(np.argmax([_largest([one]) for one in self._seen[name]]))]
+            for name in sorted(names)
+            if name not in self._graph.constants
+        ]
         each = each or self._feeds
         return sorted(set(each), key=lambda what: -each.count(what))
 
@@ -154,28 +200,93 @@ def find_ranges(graph: Graph, run_args: RunArgs, feeds: Mapping[str, Feed], low:
     return Ranges(places, dict(zip(chosen, answers, strict=True)))
 
 
-def _places(graph: Graph, run_args: RunArgs) -> list[tuple[str, str, str, str, int]]:
-    """The places that hold only so large a number, each as (node, operation, kind, tensor, binary places there).
+@dataclass(frozen=True)
+class _Spot:
+    """A place in a circuit and where its numbers come from."""
 
-    Products add the places of both factors and are scaled back once these exceed the larger of input_scale and
+    node: str
+    op: str
+    kind: str
+    tensors: tuple[str, ...] = ()
+    per_unit: float = 1.0
+    """Times this, as integers."""
+    compared: bool = False
+    """Whether it is differences of the tensors' numbers that are held."""
+
+
+def _places(graph: Graph, run_args: RunArgs) -> list[_Spot]:
+    """The places that hold only so large a number.
+
+    Products add the binary places of both factors and are scaled back once these exceed the larger of input_scale and
     param_scale by scale_rebase_multiplier.
     """
     most = max(run_args.input_scale, run_args.param_scale) * run_args.scale_rebase_multiplier
     scales = {one.name: run_args.input_scale for one in graph.inputs}
-    places = []
+    fixed = set(graph.constants)
+    places = list[_Spot]()
     for node in graph.nodes:
+        if all(name in fixed for name in node.input if name) and node.input:
+            fixed.update(node.output)  # computed when the circuit is compiled
+            continue
         given = [scales.get(name, run_args.param_scale) for name in node.input if name]
         data = [scales[name] for name in node.input if name in scales]
-        name, out = node.name or node.output[0], max(data, default=run_args.param_scale)
-        if node.op_type in TABULATED:
-            places.append((name, node.op_type, "lookup", node.input[0], out))
-        elif node.op_type in _TAKEN_APART:
-            places.append((name, node.op_type, "digits", node.input[0], out))
-        elif node.op_type in _MULTIPLIED and (out := sum(given[:2])) > most:
-            places.append((name, f"{node.op_type} scaled back", "digits", node.output[0], out))
-            out = most
-        scales.update(dict.fromkeys(node.output, out))
+        out = max(data, default=run_args.param_scale)
+        found, places_out = _spots(node, given, out, run_args, graph, most)
+        places += found
+        scales.update(dict.fromkeys(node.output, places_out))
     return places
+
+
+def _spots(
+    node: NodeProto, given: list[int], scale: int, run_args: RunArgs, graph: Graph, most: int
+) -> tuple[list[_Spot], int]:
+    """A node's places and the binary places of what it computes; its inputs have `given`, its data `scale`."""
+    name, op, first = node.name or node.output[0], node.op_type, (node.input[0],) if node.input else ()
+    inside, found = _Spot(name, op, _INSIDE), list[_Spot]()
+    if node.domain not in ("", "ai.onnx"):
+        return [inside], scale
+    if op in TABULATED:
+        found.append(_Spot(name, op, "lookup", first, 2.0**scale))
+        return (found if op in _ONLY_LOOKED_UP else [*found, inside]), scale
+    if op in ("Softmax", "LogSoftmax"):  # from each number its row's largest is taken first
+        return [_Spot(name, op, "lookup", first, 2.0**scale, compared=True), inside], scale
+    if op in _COMPARED:
+        inputs = first if op == "TopK" else tuple(one for one in node.input if one and _is_float(graph, one))
+        return [_Spot(name, op, "digits", inputs or first, 2.0**scale, compared=True)], scale
+    if op in _TAKEN_APART:
+        found.append(_Spot(name, op, "digits", first, 2.0**scale))
+    elif op in _MEANS:  # a sum, divided
+        share = max(_averaged(node, graph), 2.0**run_args.param_scale)
+        return [_Spot(name, op, "digits", (node.output[0],), 2.0**scale * share)], scale
+    elif op == "Div" and node.input[1] in graph.constants:
+        products = _Spot(name, op, "digits", (node.output[0],), 2.0 ** (scale + run_args.param_scale))
+        return [_Spot(name, op, "digits", first, 2.0**scale), products], scale
+    if op in _MULTIPLIED or _is_square(node, graph):
+        total = 2 * given[0] if op == "Pow" else scale + run_args.param_scale if len(given) < 2 else sum(given[:2])
+        if total > most:
+            found.append(_Spot(name, f"{op} scaled back", "digits", (node.output[0],), 2.0**total))
+            total = scale if op in _TAKEN_APART else most
+        return found, total
+    plain = op in _PLAIN or op in _TAKEN_APART
+    plain |= op == "Gather" and node.input[1] in graph.constants
+    plain |= op == "Cast" and attributes(node)["to"] == FLOAT
+    return (found if plain else [*found, inside]), scale
+
+
+def _is_square(node: NodeProto, graph: Graph) -> bool:
+    return node.op_type == "Pow" and bool((graph.constants.get(node.input[1], np.zeros(1)) == 2).all())
+
+
+def _is_float(graph: Graph, name: str) -> bool:
+    """Whether a tensor's numbers can be compared; axes and counts of a node are whole numbers that are constants."""
+    return name not in graph.constants or graph.constants[name].dtype.kind == "f"
+
+
+def _averaged(node: NodeProto, graph: Graph) -> float:
+    """How many numbers each mean is of, at most."""
+    if node.op_type == "AveragePool":
+        return float(math.prod(attributes(node)["kernel_shape"]))
+    return float(math.prod(graph.shape(node.input[0]) or (1,)))
 
 
 def _limit(kind: str, run_args: RunArgs) -> int:
@@ -184,12 +295,20 @@ def _limit(kind: str, run_args: RunArgs) -> int:
     return int(run_args.decomp_base**run_args.decomp_legs - 1)
 
 
-def _most(array: np.ndarray) -> float:
-    return float(np.abs(array).max(initial=0)) if array.dtype != np.bool_ else 1.0
+def _ends(array: np.ndarray) -> _Ends:
+    """The lowest and the highest number, 0 and 0 of none."""
+    return (float(array.min()), float(array.max())) if array.size and array.dtype.kind in "fiub" else (0.0, 0.0)
 
 
-def _largest(bounds: tuple[np.ndarray, np.ndarray] | None) -> float | None:
-    if bounds is None:
-        return None
-    largest = max(float(np.abs(one).max(initial=0)) for one in bounds)
-    return largest if np.isfinite(largest) else None
+def _largest(ends: Sequence[_Ends]) -> float:
+    """The largest number of several tensors, without sign."""
+    return max(max(-low, high) for low, high in ends)
+
+
+def _spread(ends: Sequence[_Ends]) -> float:
+    """The largest difference of two numbers of several tensors."""
+    return max(high for _, high in ends) - min(low for low, _ in ends)
+
+
+def _whole(number: float) -> int:
+    return math.ceil(number) if math.isfinite(number) else _BEYOND

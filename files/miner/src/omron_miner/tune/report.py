@@ -6,12 +6,13 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from omron_miner.formatting import table
 from omron_miner.tune.measure import Reached
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from omron_miner.run_args import RunArgs
+    from omron_miner.circuits.run_args import RunArgs
     from omron_miner.tune.measure import Size
     from omron_miner.tune.ranges import Range, Ranges
     from omron_miner.tune.rewrite import Rewritten
@@ -76,7 +77,7 @@ def to_text(report: Report) -> str:
     lines = [
         f"{report.model} with EZKL {report.ezkl}, logrows {report.run_args.logrows}, "
         f"{report.run_args.num_inner_cols} inner columns, checked on {len(report.samples)} samples",
-        *table(rows),
+        *table(rows[0], rows[1:], left=(0, -1)),
     ]
     if rewritten.before and rewritten.after:
         lines.append(f"cells: {rewritten.before.cells} → {rewritten.after.cells}")
@@ -91,8 +92,11 @@ def _ranges(report: Report) -> list[str]:
     for one in sorted(ranges.places, key=_urgency)[:_MOST_PLACES]:
         bound = "unknown" if one.bound is None else str(one.bound)
         margin = "" if one.margin is None else f"{one.margin:.2f}"
-        rows.append((f"{one.op} {one.node}", one.kind, str(one.limit), bound, str(one.seen), margin, one.verdict))
-    lines = table(rows) if ranges.places else ["no number can leave a table: there is none"]
+        numbers = ("", bound, "unknown") if one.verdict == "unknown" else (str(one.limit), bound, str(one.seen))
+        rows.append((f"{one.op} {one.node}", one.kind, *numbers, margin, one.verdict))
+    lines = (
+        [*table(rows[0], rows[1:], left=(0, -1))] if ranges.places else ["no number can leave a table: there is none"]
+    )
     if (more := len(ranges.places) - _MOST_PLACES) > 0:
         lines.append(f"... and {more} with more margin")
     if wide := ranges.wide_enough:
@@ -111,13 +115,3 @@ def _urgency(one: Range) -> tuple[bool, float]:
 
 def _size(size: Size | None) -> tuple[str, str]:
     return (str(size.rows), str(size.cells)) if size else ("?", "?")
-
-
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines with the columns set to the right but for the first and the last."""
-    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]) - 1)]
-    lines = []
-    for first, *middle, last in rows:
-        right = [f"{one:>{width}}" for one, width in zip(middle, widths[1:], strict=True)]
-        lines.append("  ".join([f"{first:<{widths[0]}}", *right, last]).rstrip())
-    return lines

@@ -10,18 +10,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from omron_miner.errors import CircuitError, ConfigError
+from omron_miner.progress import say
 from omron_miner.tune.measure import Size, circuit_size
 from omron_miner.tune.passes import EXACT, Pass
 from omron_miner.tune.running import NotRunError, difference, run_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from omron_miner.run_args import RunArgs
+    from omron_miner.circuits.run_args import RunArgs
     from omron_miner.tune.graph import Array, Graph
     from omron_miner.tune.running import Feed
 
-    Say = Callable[[str], None]
+ROUNDED_ONCE = 4 * 2.0**-23
+"""Relative difference that a pass may always make. A 32-bit float has a step of 2^-23 of its size (numpy.finfo's eps,
+1.2e-7), and onnxruntime may sum in another order, or fuse a multiplication with an addition, when nothing but the nodes
+around have changed: a few steps are no sign of another computation."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,7 @@ class Rewritten:
     steps: list[Step]
 
 
-def rewrite(
-    graph: Graph, feeds: Mapping[str, Feed], run_args: RunArgs, passes: Sequence[Pass] = EXACT, say: Say = print
-) -> Rewritten:
+def rewrite(graph: Graph, feeds: Mapping[str, Feed], run_args: RunArgs, passes: Sequence[Pass] = EXACT) -> Rewritten:
     """The model after `passes`, each checked on `feeds` and counted at `run_args`. `graph` is left as it was.
 
     Raises ConfigError when onnxruntime cannot run the model as given.
@@ -97,7 +99,7 @@ def _try(
     worst = max(apart, key=apart.__getitem__)
     new_size, refusal = _size(candidate, run_args) if one.counted or size is None else (size, "")
     dropped = ""
-    if apart[worst] > one.error + _carried(graph, feeds, expected):
+    if apart[worst] > max(one.error, ROUNDED_ONCE) + _carried(graph, feeds, expected):
         dropped = f"outputs differ by {apart[worst]:.2g} on {worst!r}, it may be {one.error:.2g}"
     elif new_size is None and size is not None:
         dropped = refusal

@@ -11,7 +11,7 @@ from omron_miner.errors import ConfigError
 from omron_miner.tune.graph import Graph  # noqa: TC001  it says what to install when onnx is missing
 
 try:
-    from omron_miner.onnx_runtime import onnxruntime
+    from omron_miner.circuits.onnx_runtime import onnxruntime
 except ImportError as error:
     raise ConfigError(
         "rewritten models are checked with onnxruntime, which is not installed", "pip install 'omron-miner[tune]'"

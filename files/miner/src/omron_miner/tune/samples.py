@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from omron_miner.competition_inputs import draw, read_inputs
+from omron_miner.competition.inputs import draw, read_inputs
 from omron_miner.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def make_feeds(graph: Graph, data: Path | None, low: float, high: float, seed: i
         "all high": lambda shape: np.full(shape, high),
         "all zero": lambda shape: np.full(shape, np.clip(0.0, low, high)),
         "checkerboard": lambda shape: np.where(np.indices(shape).sum(axis=0) % 2, low, high),
-        "stripes": lambda shape: np.where(np.indices(shape)[-1] % 2, high, low),
+        "stripes": lambda shape: np.where(np.indices((*shape, 1))[-2 if shape else -1].reshape(shape) % 2, high, low),
         "black and white noise": lambda shape: random.choice([low, high], shape),
     }
     for number in range(1, RANDOM + 1):
@@ -46,7 +46,7 @@ def make_feeds(graph: Graph, data: Path | None, low: float, high: float, seed: i
     shapes = {one.name: graph.shape(one.name) or () for one in graph.inputs}
     feeds: dict[str, Feed] = dict(_own(shapes, data, low, high, seed)) if data else {}
     for what, make in makers.items():
-        feeds[what] = {name: make(shape).astype(np.float32) for name, shape in shapes.items()}
+        feeds[what] = {name: np.asarray(make(shape), np.float32) for name, shape in shapes.items()}
     return feeds
 
 

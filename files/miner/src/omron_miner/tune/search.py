@@ -15,19 +15,20 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from omron_miner.circuit_fit import einsum_cells
-from omron_miner.competition_score import Standing, accuracy, best_of_each, is_constant, score
-from omron_miner.run_args import USABLE_ROWS_LESS, RunArgs
+from omron_miner.circuits.accuracy import accuracy
+from omron_miner.circuits.constant_output import is_constant
+from omron_miner.circuits.fit import einsum_cells
+from omron_miner.circuits.run_args import USABLE_ROWS_LESS, RunArgs
+from omron_miner.competition.score import Standing, best_of_each, score
+from omron_miner.progress import count, say
 from omron_miner.tune.cost import Cost, cost
 from omron_miner.tune.measure import outputs_of_each, shapes_of_each
-from omron_miner.tune.progress import counter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from omron_miner.tune.ranges import Lookups, Magnitudes, Range
 
-    Say = Callable[[str], None]
     Rows = Sequence[Sequence[Sequence[float]]]
 
 SCALES = range(3, 14)
@@ -94,15 +95,15 @@ class Candidate:
     cost: Cost
 
 
-def search(question: Question, say: Say = print) -> list[Candidate]:
+def search(question: Question) -> list[Candidate]:
     """Candidates, none when EZKL takes none or all are too inaccurate. The same seed finds the same."""
     # Wide digits and a wide table, so that only the scales decide what is answered.
     wide = {"logrows": 17, "decomp_base": 1 << 15, "decomp_legs": 3, "num_inner_cols": 1}
     tried = [changed(one, **wide, **unchecked(question.base)) for one in grid(question.base, question.seed)]
-    found = arithmetics(question, tried, say)
+    found = arithmetics(question, tried)
     say(f"{len(found)} arithmetics are accurate enough")
     laid_out = sorted(found, key=lambda one: (max(one.lookup, one.digits), -one.accuracy))[:_MOST_LAID_OUT]
-    return layouts(question, laid_out, say)
+    return layouts(question, laid_out)
 
 
 # --- arithmetic -------------------------------------------------------------------------------------------------------
@@ -120,9 +121,12 @@ def grid(base: RunArgs, seed: int) -> list[RunArgs]:
     return [*plain, *(other[at] for at in sorted(drawn))]
 
 
-def arithmetics(question: Question, tried: Sequence[RunArgs], say: Say = print) -> list[Arithmetic]:
-    """Those tried whose mean accuracy on the samples is at least the floor and which tell samples apart."""
-    tell = counter("arithmetic", len(tried), say)
+def arithmetics(question: Question, tried: Sequence[RunArgs], *, counted: bool = True) -> list[Arithmetic]:
+    """Those tried whose mean accuracy on the samples is at least the floor and which tell samples apart.
+
+    `counted`: each one tried is a step of progress.
+    """
+    tell = count("arithmetic", len(tried)) if counted else _unseen
     answers = outputs_of_each(question.model, tried, question.rows, tell)
     found = []
     for run_args, each in zip(tried, answers, strict=True):
@@ -135,15 +139,18 @@ def arithmetics(question: Question, tried: Sequence[RunArgs], say: Say = print) 
             places = question.magnitudes.at(run_args)
             lookup, digits = (needed(places, kind, question.margin, by_samples=question.by_samples)
                               for kind in ("lookup", "digits"))  # fmt: skip
-            digits = max(digits, _ends(question, run_args))
-            found.append(Arithmetic(run_args, mean, max(lookup, met if lookup else 0), digits))
+            unknown = any(one.verdict == "unknown" for one in places)
+            digits = max(digits, _ends(question, run_args, checked=unknown))
+            inside = math.ceil(met * question.margin) if unknown else met if lookup else 0
+            found.append(Arithmetic(run_args, mean, max(lookup, inside), digits))
     return found
 
 
 def collapses(outputs: Sequence[Sequence[float]], expected: Sequence[Sequence[float]]) -> bool:
     """Whether a circuit answers the same to samples of which the model tells some apart: its numbers are too coarse."""
     told_apart = {tuple(round(number, _PLACES) for number in one) for one in expected}
-    return is_constant(outputs) or len({tuple(one) for one in outputs}) < len(told_apart)
+    constant = is_constant(outputs) and not is_constant(expected)
+    return constant or len({tuple(one) for one in outputs}) < len(told_apart)
 
 
 def needed(places: Sequence[Range], kind: str, margin: float = SAMPLED_MARGIN, *, by_samples: bool = False) -> int:
@@ -162,9 +169,9 @@ def _held(place: Range, margin: float, *, by_samples: bool) -> int:
     return min(place.bound, sampled) if by_samples else place.bound
 
 
-def _ends(question: Question, run_args: RunArgs) -> int:
-    """What inputs and outputs need of the digits when these are checked too."""
-    if run_args.ignore_range_check_inputs_outputs:
+def _ends(question: Question, run_args: RunArgs, *, checked: bool) -> int:
+    """What inputs and outputs need of the digits when these are checked too, or `checked` by an unknown operation."""
+    if run_args.ignore_range_check_inputs_outputs and not checked:
         return 0
     largest = max(max(map(abs, answer), default=0.0) for answer in question.expected)
     inputs = max(max(map(abs, row), default=0.0) for sample in question.rows for row in sample)
@@ -193,7 +200,7 @@ def cheapest_visibilities(model: bytes, base: RunArgs) -> RunArgs:
 
 
 def unchecked(base: RunArgs) -> dict[str, bool]:
-    """Public inputs are rebuilt by whoever verifies, so that their range needs no check."""
+    """Public inputs are rebuilt by the verifier, so that their range needs no check."""
     return {"ignore_range_check_inputs_outputs": True} if base.input_visibility == "Public" else {}
 
 
@@ -201,11 +208,14 @@ def unchecked(base: RunArgs) -> dict[str, bool]:
 
 
 def layouts(
-    question: Question, found: Sequence[Arithmetic], say: Say = print, inner: Sequence[int] = _INNER
+    question: Question, found: Sequence[Arithmetic], inner: Sequence[int] = _INNER, *, counted: bool = True
 ) -> list[Candidate]:
-    """Every layout of each arithmetic that fits its logrows, with its cost; `inner`: num_inner_cols to try."""
+    """Every layout of each arithmetic that fits its logrows, with its cost; `inner`: num_inner_cols to try.
+
+    `counted`: each one tried is a step of progress.
+    """
     tried = [(one, layout) for one in found for layout in _layouts(one, inner)]
-    tell = counter("layout", len(tried), say)
+    tell = count("layout", len(tried)) if counted else _unseen
     shapes = shapes_of_each(question.model, [layout for _, layout in tried], tell)
     candidates = []
     for (one, layout), shape in zip(tried, shapes, strict=True):
@@ -214,6 +224,10 @@ def layouts(
                 filled = _filled(run_args, price) if question.by_samples else run_args
                 candidates.append(Candidate(question, filled, one.accuracy, price))
     return candidates
+
+
+def _unseen() -> None:
+    """A step that is not counted."""
 
 
 def _layouts(one: Arithmetic, inner: Sequence[int]) -> list[RunArgs]:

@@ -11,23 +11,37 @@ import resource
 import signal
 import time
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omron_miner import circuit as files
+from omron_miner.circuits.circuit import (
+    CHECKSUMS,
+    COMPILED,
+    METADATA,
+    PK,
+    SETTINGS,
+    VK,
+    CircuitType,
+    ProofSystem,
+    circuit_folder,
+)
+from omron_miner.circuits.load import load_circuit
+from omron_miner.circuits.run_args import RunArgs, parse_run_args
+from omron_miner.circuits.srs import check_srs, usable_srs
 from omron_miner.errors import CircuitError, OmronError
-from omron_miner.isolated import ProcessLostError, killed_after, limit_address_space
-from omron_miner.isolated import run as run_isolated
-from omron_miner.run_args import RunArgs, parse_run_args
-from omron_miner.session_storage import SessionStorage
-from omron_miner.srs import check_srs, ensure_srs, srs_path
+from omron_miner.files import sha256
+from omron_miner.formatting import size
+from omron_miner.proving.ezkl_srs import ensure_srs
+from omron_miner.proving.isolated import ProcessLostError, killed_after, limit_address_space
+from omron_miner.proving.isolated import run as run_isolated
+from omron_miner.proving.session_storage import SessionStorage
+from omron_miner.proving.steps import Stopwatch, make_witness, prove_witness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from omron_miner.circuit import Circuit
-    from omron_miner.circuit_build import Source
+    from omron_miner.building.build import Source
+    from omron_miner.circuits.circuit import Circuit
     from omron_miner.constants import Constants
 
 _LONGEST = 300
@@ -51,7 +65,7 @@ def calibrated(
 
     `place` is an empty folder. Raises CircuitError when EZKL finds none within the limits.
     """
-    text: str = _within(limits, _calibrate, model, base, rows, target, place, repository=place)
+    text: str = _within(limits, _calibrate, model, base, rows, target, place, ezkl_directory=place)
     return parse_run_args(text, f"calibrate_settings for {target}")
 
 
@@ -64,11 +78,11 @@ def set_up(
     """
     circuits = constants.circuits
     wanted = (run_args.logrows, circuits.srs_directory, constants.network.name)
-    if source.file or not srs_path(circuits.srs_directory, run_args.logrows).exists():  # not part of what is limited
-        _within(None, ensure_srs, *wanted, source.file, source.sha256, repository=circuits.ezkl_directory)
+    if source.file or not usable_srs(*wanted):  # not part of what is limited
+        _within(None, ensure_srs, *wanted, source.file, source.sha256, ezkl_directory=circuits.ezkl_directory)
     srs = check_srs(*wanted)
     place.mkdir(parents=True, exist_ok=True)
-    made: dict[str, Any] = _within(limits, _set_up, model, run_args, place, srs, repository=circuits.ezkl_directory)
+    made: dict[str, Any] = _within(limits, _set_up, model, run_args, place, srs, ezkl_directory=circuits.ezkl_directory)
     return made
 
 
@@ -78,9 +92,10 @@ def prove(folder: Path, rows: Sequence[Sequence[float]], constants: Constants, l
     {"witness_s", "prove_s", "verify_s", "proof_bytes", "outputs", "forged"}; `forged` names what verified and must not
     have. Raises CircuitError when there is no verified proof within the limits.
     """
-    repository = constants.circuits.ezkl_directory
-    asked = (folder, [list(row) for row in rows], SessionStorage(constants.sessions), constants.circuits.srs_directory)
-    proved: dict[str, Any] = _within(limits, _prove, *asked, repository=repository)
+    ezkl_directory = constants.circuits.ezkl_directory
+    storage = SessionStorage(constants.sessions)
+    asked = (folder, [list(row) for row in rows], storage, constants.circuits.srs_directory)
+    proved: dict[str, Any] = _within(limits, _prove, *asked, ezkl_directory=ezkl_directory, sessions=storage)
     return proved
 
 
@@ -94,20 +109,27 @@ def forge(
     """
     storage, srs_directory = SessionStorage(constants.sessions), constants.circuits.srs_directory
     asked = (folder, altered, [list(row) for row in rows], storage, srs_directory, place)
-    verified: bool | None = _within(limits, _forge, *asked, repository=constants.circuits.ezkl_directory)
+    ezkl_directory = constants.circuits.ezkl_directory
+    verified: bool | None = _within(limits, _forge, *asked, ezkl_directory=ezkl_directory, sessions=storage)
     return verified
 
 
-def _within(limits: Limits | None, function: Callable[..., Any], *arguments: object, repository: Path) -> Any:
+def _within(
+    limits: Limits | None,
+    function: Callable[..., Any],
+    *arguments: object,
+    ezkl_directory: Path,
+    sessions: SessionStorage | None = None,
+) -> Any:
     """Runs a step behind the process wall. Raises CircuitError for whatever is the circuit's fault."""
-    repository.mkdir(parents=True, exist_ok=True)
-    environment = {"EZKL_REPO_PATH": str(repository)}
     try:
-        return run_isolated(_limited, limits, function, arguments, environment=environment)
+        return run_isolated(_limited, limits, function, arguments, ezkl_directory=ezkl_directory, sessions=sessions)
     except ProcessLostError as error:
+        if not error.started:
+            raise
         if limits and error.signal_number == signal.SIGALRM:
             raise CircuitError(f"killed: it took longer than {limits.seconds:g} s") from error
-        space = f" (with {limits.space_bytes / (1 << 30):g} GiB of address space)" if limits else ""
+        space = f" (with {size(limits.space_bytes)} of address space)" if limits else ""
         raise CircuitError(f"{error.message[:_LONGEST]}{space}") from error
 
 
@@ -115,7 +137,7 @@ def _within(limits: Limits | None, function: Callable[..., Any], *arguments: obj
 
 
 def _limited(limits: Limits | None, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    from omron_miner.proof_handlers.base import ProofError, VerificationError
+    from omron_miner.proving.proof_handlers.base import ProofError, VerificationError
 
     try:
         if limits is None:
@@ -130,10 +152,10 @@ def _limited(limits: Limits | None, function: Callable[..., Any], arguments: tup
 def _calibrate(model: Path, base: RunArgs, rows: list[list[float]], target: str, place: Path) -> str:
     import ezkl
 
-    from omron_miner.circuit_build import native_run_args
-    from omron_miner.proof_handlers.ezkl_handler import call
+    from omron_miner.building.build import native_run_args
+    from omron_miner.proving.proof_handlers.ezkl_handler import call
 
-    settings, data = place / files.SETTINGS, place / "data.json"
+    settings, data = place / SETTINGS, place / "data.json"
     data.write_text(json.dumps({"input_data": rows}), encoding="utf-8")
     call(ezkl.gen_settings, model=str(model), output=str(settings), py_run_args=native_run_args(base))
     call(ezkl.calibrate_settings, data=str(data), model=str(model), settings=str(settings), target=target)
@@ -148,11 +170,11 @@ def _calibrate(model: Path, base: RunArgs, rows: list[list[float]], target: str,
 def _set_up(model: Path, run_args: RunArgs, place: Path, srs: Path) -> dict[str, Any]:
     import ezkl
 
-    from omron_miner.circuit_build import native_run_args
-    from omron_miner.proof_handlers.ezkl_handler import call
+    from omron_miner.building.build import native_run_args
+    from omron_miner.proving.proof_handlers.ezkl_handler import call
 
     begun = time.perf_counter()
-    settings, compiled, vk, pk = (str(place / name) for name in (files.SETTINGS, files.COMPILED, files.VK, files.PK))
+    settings, compiled, vk, pk = (str(place / name) for name in (SETTINGS, COMPILED, VK, PK))
     call(ezkl.gen_settings, model=str(model), output=settings, py_run_args=native_run_args(run_args))
     call(ezkl.compile_circuit, model=str(model), compiled_circuit=compiled, settings_path=settings)
     call(ezkl.setup, model=compiled, vk_path=vk, pk_path=pk, srs_path=str(srs))
@@ -162,41 +184,41 @@ def _set_up(model: Path, run_args: RunArgs, place: Path, srs: Path) -> dict[str,
         "description": "Tried by omron-miner circuit tune",
         "author": "",
         "version": "0",
-        "proof_system": files.ProofSystem.EZKL.value,
-        "type": files.CircuitType.PROOF_OF_COMPUTATION.value,
+        "proof_system": ProofSystem.EZKL.value,
+        "type": CircuitType.PROOF_OF_COMPUTATION.value,
         "external_files": {},
     }
-    (place / files.METADATA).write_text(json.dumps(metadata), encoding="utf-8")
-    folder = place.with_name(f"{files.FOLDER_PREFIX}{files.sha256(Path(vk))}")
+    (place / METADATA).write_text(json.dumps(metadata), encoding="utf-8")
+    folder = circuit_folder(place.parent, sha256(Path(vk)))
     if folder != place and not folder.exists():
         place.rename(folder)
-    circuit = files.load_circuit(folder)
+    circuit = load_circuit(folder)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     size = circuit.pk.stat().st_size
     return {"folder": str(folder), "setup_s": seconds, "peak_bytes": peak, "pk_bytes": size, "rows": circuit.rows}
 
 
 def _prove(folder: Path, rows: list[list[float]], storage: SessionStorage, srs_directory: Path) -> dict[str, Any]:
-    from omron_miner.proof_handlers.ezkl_handler import EzklHandler
+    from omron_miner.proving.proof_handlers.ezkl_handler import EzklHandler
 
-    handler, circuit, times = EzklHandler(), files.load_circuit(folder), [time.perf_counter()]
+    handler, circuit, watch = EzklHandler(srs_directory), load_circuit(folder), Stopwatch()
     with storage.session() as session:
-        handler.write_input(rows, session)
-        handler.witness(circuit, session)
-        times.append(time.perf_counter())
-        proof = handler.prove(circuit, session, srs_directory)
-        times.append(time.perf_counter())
-        handler.verify(circuit, rows, proof.proof, session, srs_directory)
-        times.append(time.perf_counter())
+        make_witness(handler, circuit, rows, session, watch.phase)
+        proof = prove_witness(handler, circuit, rows, session, watch.phase)
         forged = [
             what
             for what, inputs, text in _forgeries(circuit, rows, proof.proof)
-            if _verifies(handler, circuit, inputs, text, session, srs_directory)
+            if _verifies(handler, circuit, inputs, text, session)
         ]
-    spent = [after - before for before, after in pairwise(times)]
-    named = dict(zip(("witness_s", "prove_s", "verify_s"), spent, strict=True))
-    length = len(json.loads(proof.proof)["proof"])
-    return {**named, "proof_bytes": length, "outputs": proof.outputs, "forged": forged}
+    spent = watch.seconds
+    return {
+        "witness_s": spent["input"] + spent["witness"],
+        "prove_s": spent["prove"],
+        "verify_s": spent["verify"],
+        "proof_bytes": len(json.loads(proof.proof)["proof"]),
+        "outputs": proof.outputs,
+        "forged": forged,
+    }
 
 
 def _forge(
@@ -204,20 +226,19 @@ def _forge(
 ) -> bool | None:
     import ezkl
 
-    from omron_miner.proof_handlers.base import ProofError
-    from omron_miner.proof_handlers.ezkl_handler import EzklHandler, call
+    from omron_miner.proving.proof_handlers.base import ProofError
+    from omron_miner.proving.proof_handlers.ezkl_handler import EzklHandler, call
 
-    handler, circuit, mixed = EzklHandler(), files.load_circuit(folder), place / folder.name
+    handler, circuit, mixed = EzklHandler(srs_directory), load_circuit(folder), place / folder.name
     mixed.mkdir(parents=True)
     for path in folder.iterdir():
-        if path.name not in (files.COMPILED, files.CHECKSUMS):
+        if path.name not in (COMPILED, CHECKSUMS):
             (mixed / path.name).symlink_to(path.resolve())
-    compiled = str(mixed / files.COMPILED)
+    compiled = str(mixed / COMPILED)
     call(ezkl.compile_circuit, model=str(altered), compiled_circuit=compiled, settings_path=str(circuit.settings_file))
-    forger = files.load_circuit(mixed)
+    forger = load_circuit(mixed)
     with storage.session() as session:
-        handler.write_input(rows, session)
-        handler.witness(circuit, session)
+        make_witness(handler, circuit, rows, session, Stopwatch().phase)
         honest = handler.witnessed_outputs(circuit, session)
         try:
             handler.witness(forger, session)
@@ -226,10 +247,10 @@ def _forge(
         except ProofError:
             return None
         try:
-            proof = handler.prove(forger, session, srs_directory).proof
+            proof = handler.prove(forger, session).proof
         except ProofError:
             return False
-        return _verifies(handler, circuit, rows, proof, session, srs_directory)
+        return _verifies(handler, circuit, rows, proof, session)
 
 
 def _forgeries(circuit: Circuit, rows: list[list[float]], proof: str) -> list[tuple[str, list[list[float]], str]]:

@@ -6,16 +6,16 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from omron_miner.circuit import ezkl_version
-from omron_miner.monitor.markup import Markup, text
-from omron_miner.monitor.plots import round_ticks
-from omron_miner.tune.report import table
+from omron_miner.circuits.circuit import ezkl_version
+from omron_miner.files import write_output
+from omron_miner.formatting import size, table
+from omron_miner.page import Markup, round_ticks, text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from omron_miner.tune.job import Tuned
     from omron_miner.tune.measured import Trial
-    from omron_miner.tune.tune import Tuned
 
 _WIDTH, _HEIGHT = 720, 420
 _LEFT, _RIGHT, _TOP, _BOTTOM = 80, 690, 30, 360
@@ -25,7 +25,7 @@ def write_report(tuned: Tuned) -> None:
     """Writes report.txt, report.json and report.svg into the job's folder. Raises OSError."""
     out = tuned.job.out
     for name, content in (("txt", to_text(tuned)), ("json", to_json(tuned)), ("svg", to_svg(tuned))):
-        (out / f"report.{name}").write_text(content, encoding="utf-8")
+        write_output(out / f"report.{name}", content)
 
 
 def to_json(tuned: Tuned) -> str:
@@ -50,7 +50,7 @@ def to_json(tuned: Tuned) -> str:
 def to_text(tuned: Tuned) -> str:
     """A row for each set of run args, and which one was taken."""
     job = tuned.job
-    rows = [("run args", "logrows", "rows", "key MB", "setup s", "response s", "accuracy", "score", "ranges", "")]
+    rows = [("run args", "logrows", "rows", "key", "setup s", "response s", "accuracy", "score", "ranges", "")]
     for one in tuned.trials:
         setup = one.setup
         rows.append(
@@ -58,7 +58,7 @@ def to_text(tuned: Tuned) -> str:
                 one.name,
                 str(one.run_args.logrows),
                 str(setup.get("rows", "")),
-                f"{setup['pk_bytes'] / 1e6:.1f}" if setup else "",
+                size(setup["pk_bytes"]) if setup else "",
                 f"{setup['setup_s']:.1f}" if setup else "",
                 "" if one.response_s is None else f"{one.response_s:.2f}",
                 "" if one.accuracy is None else f"{one.accuracy:.4f}",
@@ -68,7 +68,7 @@ def to_text(tuned: Tuned) -> str:
             )
         )
     title = f"{job.onnx} with EZKL {ezkl_version()}, {tuned.samples} samples, {job.proofs} proofs each, medians"
-    return "\n".join([title, *table(rows), *_conclusion(tuned)]) + "\n"
+    return "\n".join([title, *table(rows[0], rows[1:], left=(0, -1)), *_conclusion(tuned)]) + "\n"
 
 
 def _conclusion(tuned: Tuned) -> list[str]:
@@ -81,8 +81,9 @@ def _conclusion(tuned: Tuned) -> list[str]:
         if one.response_s and winner.response_s:
             lines.append(f"response time, {one.name} / winner: {one.response_s / winner.response_s:.2f}")
     if tuned.job.goal == "score":
-        beside = "the reference" if tuned.job.reference else "one with the best accuracy and time of all that pass"
-        lines.append(f"score: as a competition weighs accuracy and time, beside {beside}")
+        best = "one with the best accuracy and time of all that pass"
+        compared_with = "the reference" if tuned.job.reference else best
+        lines.append(f"score: as a competition weighs accuracy and time, compared with {compared_with}")
     if not winner.weights_tried:
         lines.append("no changed weight changes an answer, so that such an answer could not be tried as a forgery")
     if any(one.reused for one in tuned.trials):
@@ -96,7 +97,7 @@ def _trial(one: Trial) -> dict[str, Any]:
         "baseline": one.baseline,
         "model": one.model.name,
         "run_args": one.run_args.model_dump(mode="json", exclude_none=True),
-        "estimated_key_mb": one.estimated_mb,
+        "estimated_key_bytes": None if one.estimated_mb is None else round(one.estimated_mb * 1e6),
         "ranges": one.ranges,
         "accuracy": one.accuracy,
         "response_s": one.response_s,

@@ -1,0 +1,238 @@
+"""Does a circuit answer as its model does? EZKL's witnesses of several inputs compared with the model's answers.
+
+The model's answers come from a reference file (``<model>.reference.json``, made where onnxruntime is installed), else
+from onnxruntime here. With neither a circuit is not compared, which is said and never passed over in silence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from omron_miner.circuits.accuracy import accuracy
+from omron_miner.circuits.inputs import random_inputs
+from omron_miner.errors import CircuitError, ConfigError
+from omron_miner.outside import NOT_OF_ITS_FORM, read_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from omron_miner.circuits.inputs import Number
+
+    Rows = list[list[Number]]
+
+FLOOR = 0.99
+"""Least mean accuracy, the same as `circuit tune` asks for; 1 is the model itself."""
+SAMPLES = 8
+SUFFIX = ".reference.json"
+_SCHEMA_VERSION = 1
+_LONGEST = 300
+_KINDS = {
+    "tensor(float)": ("F32", np.float32), "tensor(float16)": ("F16", np.float16), "tensor(double)": ("F64", np.float64),
+    "tensor(int64)": ("Int", np.int64), "tensor(int32)": ("Int", np.int32), "tensor(int16)": ("Int", np.int16),
+    "tensor(int8)": ("Int", np.int8), "tensor(uint8)": ("Int", np.uint8), "tensor(bool)": ("Bool", np.bool_),
+}  # fmt: skip
+"""EZKL's name and numpy's of what onnxruntime calls an input's type."""
+
+
+class NotComparedError(Exception):
+    """Why the model's answers are not known here."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An input, a flat list per input of the model, and the model's answer, all outputs in one list."""
+
+    rows: Rows
+    outputs: list[float]
+    seed: int | None = None
+    """Of the rows, where these are random."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a model answers to several inputs, and who says so."""
+
+    samples: list[Sample]
+    origin: str
+    inputs: list[tuple[int, str]]
+    """Count of numbers and EZKL's name of their type, of each input of the model; empty where the file has none."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How near a circuit's answers are to its model's; `reason` says why there is no `accuracy`, or it is so low."""
+
+    accuracy: float | None
+    """Mean over the samples of exp(−Σ(difference²)), 0 to 1."""
+    samples: int = 0
+    largest_difference: float | None = None
+    reason: str = ""
+
+    @property
+    def text(self) -> str:
+        """The figure, or a warning that there is none."""
+        if self.accuracy is None:
+            return f"WARNING: not compared with its model: {self.reason}"
+        return f"accuracy {self.accuracy:.4f} over {self.samples} samples, largest difference {_shown(self)}"
+
+
+# --- the model's answers ----------------------------------------------------------------------------------------------
+
+
+def find_reference(model: Path, variables: Mapping[str, int], given: Path | None = None) -> Reference:
+    """The model's answers: of the file `given`, of the one next to the model, or of onnxruntime.
+
+    Raises ConfigError for a `given` file that is none of this model, CircuitError when the model answers no finite
+    number, NotComparedError when nothing here knows its answers.
+    """
+    if given:
+        return read_reference(given, model)
+    shipped = model.with_suffix(SUFFIX)
+    if shipped.is_file():
+        return read_reference(shipped, model)
+    return ask_model(model, variables)
+
+
+def ask_model(model: Path, variables: Mapping[str, int], seeds: Iterable[int] = range(SAMPLES)) -> Reference:
+    """The model's answers to random inputs, by onnxruntime; sizes named in `variables` are as there, others 1.
+
+    Raises NotComparedError when it is not installed or does not take the model, CircuitError when no answer is finite.
+    """
+    try:
+        from omron_miner.circuits.onnx_runtime import onnxruntime
+    except ImportError as error:
+        raise NotComparedError(
+            f"neither {model.with_suffix(SUFFIX).name} nor onnxruntime is here (pip install 'omron-miner[evaluate]')"
+        ) from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # its warnings about how a model was exported are not for here
+    try:
+        session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        inputs = [(one.name, *_KINDS[one.type], _shape(one.shape, variables)) for one in session.get_inputs()]
+        sizes, types = [int(np.prod(shape)) for *_, shape in inputs], [kind for _, kind, *_ in inputs]
+        samples = []
+        for seed in seeds:
+            rows = list(random_inputs(sizes, types, seed).values())
+            feed: dict[str, Any] = {name: np.array(row, dtype).reshape(shape)
+                    for (name, _, dtype, shape), row in zip(inputs, rows, strict=True)}  # fmt: skip
+            answers = session.run(None, feed)
+            samples.append(Sample(rows, [float(number) for one in answers for number in np.asarray(one).ravel()], seed))
+    except KeyError as error:
+        raise NotComparedError(f"the model takes {error}, which is not made here") from error
+    except Exception as error:  # onnxruntime's errors have no common class of their own
+        raise NotComparedError(f"onnxruntime does not take the model: {_brief(error)}") from error
+    return _finite(Reference(samples, "onnxruntime", list(zip(sizes, types, strict=True))), model)
+
+
+def read_reference(path: Path, model: Path) -> Reference:
+    """The answers in a reference file. Raises ConfigError when it is none, or of another model than `model`."""
+    try:
+        content = read_json(path)
+        if content["schema_version"] != _SCHEMA_VERSION:
+            raise ValueError(f"schema_version {content['schema_version']}, known is {_SCHEMA_VERSION}")
+        digest, samples = content["model_sha256"], [_sample(content, one) for one in content["samples"]]
+        if not samples:
+            raise ValueError("it has no samples")
+    except (OSError, *NOT_OF_ITS_FORM) as error:
+        raise ConfigError(
+            f"{path} is no model's reference: {error!r}"[:_LONGEST], "omron-miner circuit reference writes one"
+        ) from error
+    if digest != hashlib.sha256(model.read_bytes()).hexdigest():
+        hint = "make it again with omron-miner circuit reference, or remove it"
+        raise ConfigError(f"{path} is the reference of another model than {model}", hint)
+    return _finite(Reference(samples, path.name, []), model)
+
+
+def _sample(content: Mapping[str, Any], one: Mapping[str, Any]) -> Sample:
+    if "seed" in one:
+        inputs = content["inputs"]
+        sizes = [int(each["size"]) for each in inputs]
+        rows = list(random_inputs(sizes, [str(each["type"]) for each in inputs], int(one["seed"])).values())
+    else:
+        rows = [[float(number) for number in row] for row in one["inputs"]]
+    return Sample(rows, [float(number) for number in one["outputs"]])
+
+
+def reference_text(model: Path, reference: Reference) -> str:
+    """A reference file's content: of random inputs only the seed. Seven digits are what 32-bit floats have."""
+    samples = [
+        {"inputs": one.rows, "outputs": one.outputs}
+        if one.seed is None
+        else {
+            "seed": one.seed,
+            "outputs": [float(f"{number:.7g}") for number in one.outputs],
+        }
+        for one in reference.samples
+    ]
+    content = {
+        "schema_version": _SCHEMA_VERSION,
+        "model_sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
+        "inputs": [{"size": size, "type": kind} for size, kind in reference.inputs],
+        "samples": samples,
+    }
+    return json.dumps(content) + "\n"
+
+
+def _finite(reference: Reference, model: Path) -> Reference:
+    finite = [one for one in reference.samples if np.isfinite(one.outputs).all()]
+    if not finite:
+        raise CircuitError(
+            f"the model {model.name} answers NaN or infinity to all of {len(reference.samples)} inputs",
+            "look for NaN or infinity among its weights, and for a division by zero",
+        )
+    return replace(reference, samples=finite)
+
+
+def _shape(shape: Sequence[object], variables: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(size if isinstance(size, int) else variables.get(str(size), 1) for size in shape)
+
+
+# --- the circuit's ----------------------------------------------------------------------------------------------------
+
+
+def compare(
+    reference: Reference, answers: Callable[[Rows], list[float]], failed: tuple[type[Exception], ...]
+) -> Comparison:
+    """A circuit's `answers` compared with the model's; one that raises `failed` counts as accuracy 0."""
+    accuracies, largest, lost = list[float](), 0.0, ""
+    for sample in reference.samples:
+        try:
+            outputs = answers(sample.rows)
+        except failed as error:
+            lost = lost or getattr(error, "message", str(error))
+            accuracies.append(0.0)
+            continue
+        accuracies.append(accuracy(outputs, sample.outputs))
+        if len(outputs) != len(sample.outputs):
+            lost = lost or f"it has {len(outputs)} output numbers, the model {len(sample.outputs)}"
+        else:
+            apart = (abs(one - two) for one, two in zip(outputs, sample.outputs, strict=True))
+            largest = max(largest, *apart, 0.0)
+    return Comparison(fmean(accuracies), len(accuracies), largest, lost)
+
+
+def check_accuracy(name: str, found: Comparison, floor: float) -> None:
+    """Raises CircuitError when a circuit's answers are further from its model's than `floor` allows."""
+    if found.accuracy is None or found.accuracy >= floor:
+        return
+    said = f"; {found.reason[:_LONGEST]}" if found.reason else ""
+    raise CircuitError(
+        f"circuit {name} does not answer as its model: {found.text}, the floor is {floor:g}{said}",
+        "raise input_scale and param_scale, widen lookup_range; if that does not help, EZKL computes one of its "
+        "operations differently; a lower floor lets it pass",
+    )
+
+
+def _shown(found: Comparison) -> str:
+    return "unknown" if found.largest_difference is None else f"{found.largest_difference:.4g}"
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:_LONGEST]

@@ -1,0 +1,394 @@
+"""Fetches the proving keys that circuit folders come without, and lets a circuit serve only once a proof verified.
+
+Validators' folders hold everything but the large key, whose address stands in metadata.json. What can be judged
+without it is judged first: the id, the ignore list, EZKL's version. The key grows in a hidden folder next to the
+circuit's, is proved with there, and is renamed into place last, so that a running miner never sees a part of one or
+one that proves nothing. A key that is here already counts once its checksum is recorded, which a proof comes before.
+
+Not for building circuits (`building.build`), nor for how a file is fetched (`downloads`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pwd
+import shutil
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from omron_miner.building import downloads
+from omron_miner.building.build import CheckResult, Source, check_circuit
+from omron_miner.building.downloads import DownloadError, Rules
+from omron_miner.circuits.circom import ZKEY_MAGIC
+from omron_miner.circuits.circuit import (
+    CHECKSUMS,
+    FOLDER_PREFIX,
+    METADATA,
+    PK,
+    VK,
+    Metadata,
+    circuit_folders,
+    id_of,
+    key_name,
+    read_metadata,
+)
+from omron_miner.circuits.load import check_without_key, load_circuit, load_without_key
+from omron_miner.circuits.srs import usable_srs
+from omron_miner.errors import CircuitError, OmronError, SrsError
+from omron_miner.files import move_into_place
+from omron_miner.formatting import size
+from omron_miner.outside import NOT_OF_ITS_FORM, parse_json
+from omron_miner.progress import say
+from omron_miner.proving.isolated import ProcessLostError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from omron_miner.constants import Circuits, Constants
+
+_WORK = ".sync-"
+_LOCK = "lock"
+_MODE = 0o640
+
+
+@dataclass(frozen=True)
+class Synced:
+    """A circuit that may serve; `changed`: its key or SRS was put in place, or its checksums recorded, just now."""
+
+    circuit_id: str
+    name: str
+    changed: bool
+    key_bytes: int
+    key_sha256: str
+    received_bytes: int = 0
+    """What came over the network."""
+    seconds: float = 0.0
+    """Of fetching and proving."""
+    proof: dict[str, float] = field(default_factory=dict)
+    """Seconds of the example's witness_s, prove_s, verify_s and total_s; empty when none was made."""
+
+
+@dataclass(frozen=True)
+class SyncReport:
+    """What became of each circuit: `refused` maps a folder's name to the reason."""
+
+    circuits: list[Synced]
+    ignored: list[str]
+    """Ids on the operator's ignore list, left alone."""
+    refused: dict[str, str]
+
+
+def sync(constants: Constants, wanted: Sequence[str], srs: Source, prove: bool = False) -> SyncReport:
+    """Syncs the circuits with these ids or names, or when none is `wanted` all in `circuits.directory`.
+
+    With `prove`, keys that are on record are hashed and proved with once more. A circuit that is refused does not keep
+    the others from it. Raises CircuitError when a wanted one has no folder.
+    """
+    directory = constants.circuits.directory
+    _clear_left(directory)
+    found = circuit_folders(directory)
+    chosen = [_find(found, one) for one in wanted] if wanted else found
+    report = SyncReport([], [], {})
+    for folder in dict.fromkeys(chosen):
+        if not wanted and folder.name.removeprefix(FOLDER_PREFIX) in constants.circuits.ignored:
+            report.ignored.append(id_of(folder))
+            continue
+        try:
+            report.circuits.append(sync_circuit(folder, constants, srs, prove))
+        except OmronError as error:
+            say(f"{folder.name[:14]}: refused: {error}")
+            report.refused[folder.name] = str(error)
+    return report
+
+
+def sync_circuit(directory: Path, constants: Constants, srs: Source, prove: bool = False) -> Synced:
+    """Makes sure that the circuit in `directory` has a proving key that is on record or, with `prove`, proves now.
+
+    So it does when an SRS for it had to be made or fetched.
+
+    Raises CircuitError (or InputError, SrsError) when the circuit is refused, DownloadError when the key cannot be had.
+    """
+    begun = time.perf_counter()
+    circuit_id = id_of(directory)
+    if circuit_id in constants.circuits.ignored:
+        raise CircuitError(f"circuit {circuit_id} is ignored", "take it out of circuits.ignored in constants.toml")
+    key = _key_of(directory)
+    received, checked = 0, None
+    with _working(directory, key) as work:
+        srs_is_missing = _lacks_srs(directory, constants, srs)
+        job = _Job(directory, key, work, constants, srs)
+        try:
+            if not (directory / key.name).is_file() or not _usable(directory):
+                received, checked = _fetch_and_put(job)
+            elif prove or srs_is_missing or not (directory / CHECKSUMS).is_file():
+                received, checked = _prove_what_is_here(job)
+        except OSError as error:
+            raise CircuitError(f"circuit {directory.name}: {error}", "check the free space and the owner") from error
+    circuit = load_circuit(directory)
+    record = parse_json((directory / CHECKSUMS).read_bytes())[key.name]
+    if not checked:
+        say(f"{circuit.name}: nothing to do")
+    return Synced(
+        circuit_id=circuit.id,
+        name=circuit.name,
+        changed=received > 0 or srs_is_missing or (checked is not None and checked.changed),
+        key_bytes=record["bytes"],
+        key_sha256=record["sha256"],
+        received_bytes=received,
+        seconds=round(time.perf_counter() - begun, 3),
+        proof=checked.proof if checked else {},
+    )
+
+
+def to_text(report: SyncReport) -> str:
+    """A line for each circuit."""
+    lines = [
+        f"{one.circuit_id}  {one.name}: "
+        + (f"proved and verified, {size(one.received_bytes)} fetched" if one.proof else "nothing to do")
+        for one in report.circuits
+    ]
+    lines += [f"{one}  ignored" for one in report.ignored]
+    lines += [f"{folder}  REFUSED  {reason}" for folder, reason in report.refused.items()]
+    return "\n".join(lines) or "no circuits"
+
+
+def rules_of(circuits: Circuits) -> Rules:
+    """What the constants allow a download."""
+    return Rules(
+        hosts=circuits.download_hosts,
+        plain_http=circuits.download_plain_http,
+        total_seconds=circuits.download_seconds,
+        max_bytes=circuits.download_max_bytes,
+    )
+
+
+# --- one circuit ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Key:
+    """A circuit's proving key, which may have to be fetched."""
+
+    name: str
+    url: str | None
+    begins_with: bytes
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One circuit's sync."""
+
+    directory: Path
+    key: _Key
+    work: Path
+    constants: Constants
+    srs: Source
+
+    @property
+    def part(self) -> Path:
+        """Where the key grows."""
+        return self.work / self.key.name
+
+    def tell(self, text: str) -> None:
+        """Progress, with the circuit's short name."""
+        say(f"{self.directory.name[:14]}: {text}")
+
+
+def _key_of(directory: Path) -> _Key:
+    """What metadata.json says of the key. Raises CircuitError for a circuit that could not serve with it either."""
+    meta = check_without_key(directory)
+    _check_names(directory, meta)
+    name = key_name(directory)
+    # EZKL's begins with its verification key, circom's with its kind.
+    head = (directory / VK).read_bytes() if name == PK else ZKEY_MAGIC
+    return _Key(name, meta.external_files.get(name), head)
+
+
+def _check_names(directory: Path, meta: Metadata) -> None:
+    """Raises CircuitError for an external file whose name is none. The others are for validators."""
+    for name in meta.external_files:
+        if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
+            raise CircuitError(
+                f"circuit {directory.name}: {METADATA} names the external file {name!r}, which is no file name",
+                "do not use this folder",
+            )
+
+
+def _lacks_srs(directory: Path, constants: Constants, srs: Source) -> bool:
+    """Whether an SRS for the circuit has to be made, fetched or installed before it is proved. Raises SrsError."""
+    if key_name(directory) != PK:
+        return False
+    logrows = load_without_key(directory)[1].logrows
+    try:
+        return usable_srs(logrows, constants.circuits.srs_directory, constants.network.name) is None
+    except SrsError:
+        if srs.file:  # it takes the place of the one that is here
+            return True
+        raise
+
+
+def _usable(directory: Path) -> bool:
+    """Whether the key that is here may be the circuit's, as far as the disk shows."""
+    try:
+        load_circuit(directory)
+    except CircuitError:
+        return False
+    return True
+
+
+def _prove_what_is_here(job: _Job) -> tuple[int, CheckResult]:
+    """A proof with a key that may be anything: a copied one can be cut short. If it fails, one is fetched."""
+    try:
+        return 0, check_circuit(load_circuit(job.directory), job.constants, job.srs)
+    except CircuitError as error:
+        if not job.key.url or _is_this_hosts_fault(error):
+            raise
+        job.tell(f"the {job.key.name} that is here is not used: {error.message}")
+        return _fetch_and_put(job)
+
+
+def _fetch_and_put(job: _Job) -> tuple[int, CheckResult]:
+    """Fetches the key, proves with it and puts it in place; bytes received.
+
+    A file that an earlier run left, whole or in part, gets one more try from the first byte if it proves nothing.
+    """
+    was_begun = job.part.exists()
+    received = _fetch(job)
+    try:
+        checked = _prove_staged(job)
+    except CircuitError as error:
+        if not was_begun or _is_this_hosts_fault(error):
+            raise
+        job.tell(f"what an earlier run began proves nothing, so from the first byte: {error.message}")
+        downloads.discard(job.part)
+        received += _fetch(job)
+        checked = _prove_staged(job)
+    _put_in_place(job)
+    return received, checked
+
+
+def _fetch(job: _Job) -> int:
+    name, url = job.key.name, job.key.url
+    if not url:
+        raise CircuitError(
+            f"circuit {job.directory.name}: {name} is missing or another's, and {METADATA} has no address of it",
+            f"copy {name} into the folder",
+        )
+    wanted, rules = _recorded_bytes(job), rules_of(job.constants.circuits)
+    try:
+        fetched = downloads.fetch(url, job.part, rules, wanted, job.key.begins_with)
+    except DownloadError as error:
+        raise DownloadError(f"circuit {job.directory.name}: {error.message}", error.hint) from error
+    received = f"{size(fetched.received_bytes)} of them fetched now in {fetched.seconds:.1f} s"
+    say(f"{name}: {size(fetched.bytes)} are here, {received}")
+    return fetched.received_bytes
+
+
+def _recorded_bytes(job: _Job) -> int | None:
+    """The key's size by checksums.json, which came with the folder; None without one."""
+    try:
+        return int(parse_json((job.directory / CHECKSUMS).read_bytes())[job.key.name]["bytes"])
+    except FileNotFoundError:
+        return None
+    except NOT_OF_ITS_FORM as error:
+        raise CircuitError(
+            f"circuit {job.directory.name}: {CHECKSUMS} is unreadable: {error!r}", "copy the circuit again"
+        ) from error
+
+
+def _prove_staged(job: _Job) -> CheckResult:
+    """The circuit as it would be with this key, proved in a folder that no miner looks into."""
+    staged = job.work / job.directory.name
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir()
+    for path in job.directory.iterdir():
+        if path.name != job.key.name:
+            (staged / path.name).symlink_to(path.resolve())
+    (staged / job.key.name).symlink_to(job.part.resolve())
+    try:
+        return check_circuit(load_circuit(staged), job.constants, job.srs)
+    except CircuitError as error:
+        raise CircuitError(f"the {job.key.name} fetched is not used: {error.message}", error.hint) from error
+
+
+def _put_in_place(job: _Job) -> None:
+    """The key first: it is proved. Its record, if it is new, last: a record without its key would vouch for another."""
+    made = job.work / job.directory.name / CHECKSUMS
+    job.part.chmod(_MODE)
+    move_into_place(job.part, job.directory / job.key.name)
+    if not made.is_symlink():
+        made.chmod(_MODE)
+        move_into_place(made, job.directory / CHECKSUMS)
+
+
+def _is_this_hosts_fault(error: OmronError) -> bool:
+    """Whether a proof failed for the host's sake (memory, no process could start): a new download mends nothing."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ProcessLostError) and cause.host_fault:
+            return True
+        cause = cause.__cause__
+    return False
+
+
+# --- folders --------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _working(directory: Path, key: _Key) -> Iterator[Path]:
+    """A hidden folder next to the circuit's, on the same file system, kept when it holds a part. One process at a time.
+
+    Raises CircuitError when another one is at it, or when root would leave files that the owner cannot touch.
+    """
+    directory = directory.resolve()
+    owner = directory.stat().st_uid
+    if os.geteuid() == 0 and owner != 0:
+        name = _user(owner)
+        message = f"{directory.name} belongs to {name}, whom root's files would be in the way of"
+        raise CircuitError(message, f"sudo -u {name} omron-miner circuit sync")
+    work = directory.with_name(_WORK + directory.name)
+    try:
+        work.mkdir(mode=0o700, exist_ok=True)
+        with (work / _LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                yield work
+            finally:
+                shutil.rmtree(work / directory.name, ignore_errors=True)
+                if not (work / key.name).exists():
+                    shutil.rmtree(work, ignore_errors=True)
+    except BlockingIOError as error:
+        raise CircuitError(f"{directory.name} is being synced by another process", "wait for it") from error
+    except OSError as error:
+        raise CircuitError(f"cannot write {work}: {error}", "check the free space and the owner") from error
+
+
+def _user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"#{number}"
+
+
+def _clear_left(directory: Path) -> None:
+    """Removes what was begun for circuits that are gone."""
+    for work in directory.glob(f"{_WORK}*"):
+        if not (directory / work.name.removeprefix(_WORK)).exists():
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _find(found: Sequence[Path], id_or_name: str) -> Path:
+    for folder in found:
+        if folder.name == f"{FOLDER_PREFIX}{id_or_name}":
+            return folder
+    for folder in found:
+        with contextlib.suppress(OmronError, OSError):
+            if read_metadata(folder).name == id_or_name:
+                return folder
+    raise CircuitError(
+        f"there is no folder of circuit {id_or_name}", "copy it into circuits.directory, or name it in omron_circuits"
+    )

@@ -1,0 +1,17 @@
+"""A circuit on disk: its files, settings, inputs and SRS, and the store that finds, caches and refuses circuits."""
+
+__all__ = [
+    "accuracy",
+    "checksums",
+    "circom",
+    "circuit",
+    "circuit_store",
+    "constant_output",
+    "fit",
+    "inputs",
+    "load",
+    "needs",
+    "onnx_runtime",
+    "run_args",
+    "srs",
+]

@@ -1,0 +1,20 @@
+"""How near a circuit's outputs are to its model's, as validators of a competition count it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def accuracy(outputs: Sequence[float], expected: Sequence[float]) -> float:
+    """exp(−Σ(output−expected)²), 0 to 1: the sum, not the mean; 0 when their numbers differ.
+
+    As in upstream's ``competitions/services/circuit_evaluator.py``.
+    """
+    if len(outputs) != len(expected):
+        return 0.0
+    error = sum((found - wanted) * (found - wanted) for found, wanted in zip(outputs, expected, strict=True))
+    return 0.0 if math.isnan(error) else math.exp(-error)

@@ -1,0 +1,116 @@
+"""Options and helpers that several groups of commands share."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from omron_miner.constants import Constants, read_constants
+from omron_miner.errors import OmronError
+from omron_miner.files import write_output
+
+if TYPE_CHECKING:
+    from omron_miner.circuits.circuit import Circuit
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+path_argument = click.Path(path_type=Path)
+LARGEST = 3e38
+"""About the largest 32-bit float: models are computed in these."""
+circuit_option = click.option("--circuit", "id_or_name", required=True, help="The circuit's ID or name.")
+input_option = click.option(
+    "--input", "input_file", type=path_argument, help="JSON file of inputs.  [default: an example]"
+)
+srs_file_option = click.option("--srs-file", type=path_argument, help="SRS to use.  [default: generated or downloaded]")
+srs_sha256_option = click.option("--srs-sha256", help="Expected SHA-256 of the SRS file.")
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were given; a command leaves the others to the defaults of what it calls."""
+    return {name: value for name, value in options.items() if value}
+
+
+class FiniteFloat(click.FloatRange):
+    """A number that is neither NaN, which every range lets through, nor infinite."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """As click does it; fails for what is not finite."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
+
+
+class Duration(FiniteFloat):
+    """Seconds: above 0, at most a year, so that no timer overflows."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 366 * 86_400, min_open=True)
+
+
+class Space(FiniteFloat):
+    """GiB: from 1 to what 64-bit addresses reach in practice, so that no limit of the kernel's overflows."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1 << 20)
+
+
+class Share(FiniteFloat):
+    """A number from 0 to 1."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 1)
+
+
+def constants_of(context: click.Context) -> Constants:
+    """The validated constants of this invocation."""
+    return read_constants(context.obj)
+
+
+def circuit_and_inputs(
+    constants: Constants, id_or_name: str, input_file: Path | None
+) -> tuple[Circuit, dict[str, Any]]:
+    """The circuit that is named, and the inputs in the file, or an example's. Raises CircuitError or InputError."""
+    from omron_miner.circuits.circuit_store import CircuitStore
+
+    circuit = CircuitStore(constants).find(id_or_name)
+    return circuit, inputs_of(circuit, input_file)
+
+
+def inputs_of(circuit: Circuit, input_file: Path | None) -> dict[str, Any]:
+    """The inputs in the file, or an example's. Raises InputError."""
+    from omron_miner.circuits.inputs import example_inputs, read_input_file
+
+    return dict(read_input_file(input_file) if input_file else example_inputs(circuit))
+
+
+def exit_at_sigterm() -> None:
+    """Makes SIGTERM, SIGHUP and Ctrl-C end the command by an exception, so that temporary folders go.
+
+    For every command that starts a process or makes a folder. Those that are ignored, as by nohup, stay so. A second
+    one does not stop the tidying up.
+    """
+
+    def leave(number: int, _frame: object) -> None:
+        for one in ends:
+            signal.signal(one, signal.SIG_IGN)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + number)
+
+    ends = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    for number in ends:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, leave)
+
+
+def write_file(path: Path, text: str) -> None:
+    """Writes a file an operator asked for. Raises OmronError."""
+    try:
+        write_output(path, text)
+    except OSError as error:
+        raise OmronError(f"cannot write {path}: {error}", "check the folder and the free space") from error

@@ -1,0 +1,84 @@
+"""What an operator asks of a host: the summary, the doctor, and whether constants.toml is valid."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import click
+
+from omron_miner.cli.common import as_json, constants_of, path_argument
+from omron_miner.constants import read_constants
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command("check-constants")
+@click.argument("file", type=path_argument)
+def check_constants(file: Path) -> None:
+    """Check a constants.toml; exit 2 and name every wrong key if it is not right."""
+    read_constants(file)
+    click.echo(f"{file}: ok")
+
+
+@click.command("monitor")
+@as_json
+@click.option("--print", "as_text", is_flag=True, help="Print the text as well.")
+@click.option("--catch-up", is_flag=True, help="Read all of the event log that is new, however long it takes.")
+@click.option(
+    "--log-file",
+    "log_files",
+    type=path_argument,
+    multiple=True,
+    help="Only print a stock miner's log, or one of ours, next to this miner's last week; may be repeated.",
+)
+@click.option(
+    "--sn2-log",
+    type=path_argument,
+    help="Log of upstream's sn2-miner, which serves here.  [default: as host.toml says]",
+)
+@click.pass_context
+def monitor_command(
+    context: click.Context,
+    as_json: bool,
+    as_text: bool,
+    catch_up: bool,
+    log_files: tuple[Path, ...],
+    sn2_log: Path | None,
+) -> None:
+    """Write the summary from what is new in the event log and from the state of this host, and tell of alerts.
+
+    With --log-file nothing is written and no alert is sent: one table compares the logs with this miner.
+    """
+    from omron_miner import monitor
+    from omron_miner.engine import HOST_FILE, SN2, read_engine
+
+    if as_json and as_text:
+        raise click.UsageError("--json and --print cannot be asked for at once")
+    if log_files:
+        if catch_up:
+            raise click.UsageError("--log-file and --catch-up cannot be asked for at once")
+        click.echo(monitor.compare_logs(log_files, constants_of(context), as_json), nl=False)
+        return
+    engine = read_engine(context.obj.parent / HOST_FILE)
+    if sn2_log is not None:
+        engine = replace(engine, name=SN2, log_file=sn2_log)
+    summary = monitor.run(constants_of(context), catch_up, engine=engine)
+    if as_json:
+        click.echo(monitor.to_json(summary), nl=False)
+    elif as_text:
+        click.echo(monitor.to_text(summary), nl=False)
+
+
+@click.command("doctor")
+@as_json
+@click.pass_context
+def doctor_command(context: click.Context, as_json: bool) -> None:
+    """Check this host; exit 1 when something must be mended before the miner can work."""
+    from omron_miner import doctor
+
+    checks = doctor.examine(context.obj)
+    click.echo(doctor.to_json(checks) if as_json else doctor.to_text(checks), nl=False)
+    if any(check.status is doctor.Status.FAIL for check in checks):
+        context.exit(1)

@@ -1,0 +1,191 @@
+"""Storage of the S3 kind, where a competition circuit's files lie for validators to fetch.
+
+boto3 does the talking. Here are the settings with which every such service works and validators accept the URLs, the
+credentials' file, and one kind of error with what to do about it. Nothing here knows what the files are.
+
+Not for: when to upload, and what to answer. That is `competition`'s.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import stat
+import urllib.request
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from omron_miner.errors import OmronError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from omron_miner.constants import Competition
+
+ACCEPTED_HOSTS = ("r2.cloudflarestorage.com", "s3.amazonaws.com", ".r2.dev")
+"""Validators fetch only from hosts with one of these in their name (protocol, section 6)."""
+_AMAZON = "https://s3.amazonaws.com"
+"""The one name of Amazon's for all regions. A region's own, as s3.eu-west-1.amazonaws.com, validators refuse."""
+_LONGEST_CREDENTIALS = 65_536
+_CONNECT_SECONDS, _READ_SECONDS, _TRIES = 5.0, 30.0, 3
+_PART_BYTES = 16 << 20
+"""Of an upload; one is in memory at a time. Storage takes 10 000 parts at most, larger files get larger parts."""
+_MOST_PARTS = 10_000
+_DIGEST = "sha256"
+"""The object's metadata in which its digest stands, so that it is not uploaded again after a restart."""
+URL_SECONDS = 3600
+"""Lifetime of a presigned URL: validators fetch at once, and each answer carries URLs made within two minutes."""
+
+
+class StorageError(OmronError):
+    """The storage cannot be reached, refuses us, or its credentials are not usable."""
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """An access key and its secret, which stands in no text made of this."""
+
+    access_key: str
+    secret_key: str = field(repr=False)
+
+
+def read_credentials(path: Path) -> Credentials:
+    """Those of the `default` profile in a file as the AWS command line keeps them.
+
+    Raises StorageError when it is missing, another user's, to be read by others, or incomplete; never with its content.
+    """
+    hint = "set omron_competition_credentials_file and run the play again"
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            text = file.read(_LONGEST_CREDENTIALS).decode()
+    except OSError as error:
+        raise StorageError(f"cannot read the storage's credentials {path}: {error.strerror}", hint) from error
+    except UnicodeDecodeError:
+        raise StorageError(f"the storage's credentials {path} are not text", hint) from None
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        mode = stat.S_IMODE(status.st_mode)
+        raise StorageError(f"{path} can be read by others (mode {mode:04o})", f"chmod 0600 {path}")
+    if status.st_uid != os.geteuid():
+        raise StorageError(f"{path} belongs to another user (id {status.st_uid})", f"chown it to id {os.geteuid()}")
+    parser = configparser.RawConfigParser()
+    try:
+        parser.read_string(text)
+        found = parser["default"]
+        return Credentials(found["aws_access_key_id"].strip(), found["aws_secret_access_key"].strip())
+    except (configparser.Error, KeyError):
+        wanted = "[default] with aws_access_key_id and aws_secret_access_key"
+        raise StorageError(f"the storage's credentials {path} lack {wanted}", hint) from None
+
+
+def is_accepted(url: str) -> bool:
+    """Whether validators fetch from the URL's host."""
+    host = urlsplit(url).hostname or ""
+    return any(part in host for part in ACCEPTED_HOSTS)
+
+
+def host_problem(competition: Competition) -> str | None:
+    """What is wrong with the host that URLs will name, None when validators accept it. Asks nobody."""
+    url = _public_endpoint(competition)
+    if is_accepted(url):
+        return None
+    return (
+        f"validators refuse URLs of {urlsplit(url).hostname}: they fetch only from hosts with "
+        f"{', '.join(ACCEPTED_HOSTS)} in their name"
+    )
+
+
+def _public_endpoint(competition: Competition) -> str:
+    return competition.endpoint or _AMAZON
+
+
+class Storage:
+    """A bucket. Threads may share it; `url` asks nobody, everything else may take long and raises StorageError."""
+
+    def __init__(self, competition: Competition, credentials: Credentials) -> None:
+        """Asks nobody yet."""
+        self._bucket = competition.bucket
+        # Amazon's global name finds a bucket by its own name in front; elsewhere certificates may not cover that.
+        style = "path" if competition.endpoint else "virtual"
+        self._client = _client(competition.endpoint or None, competition.region, style, credentials)
+        self._signer = _client(_public_endpoint(competition), competition.region, style, credentials)
+
+    def holds(self, key: str, size: int, digest: str) -> bool:
+        """Whether the object `key` was put there by `put` with this size and digest."""
+        from botocore.exceptions import ClientError
+
+        with self._errors("look for", key):
+            try:
+                found = self._client.head_object(Bucket=self._bucket, Key=key)
+            except ClientError as error:
+                # Who may not list a bucket gets 403 for what is not there; if it is more, `put` will tell.
+                if error.response.get("Error", {}).get("Code") in ("404", "403"):
+                    return False
+                raise
+        return bool(found["ContentLength"] == size and found.get("Metadata", {}).get(_DIGEST) == digest)
+
+    def put(self, key: str, content: IO[bytes], size: int, digest: str) -> None:
+        """Uploads `size` bytes of `content`, in parts when they are many. The object is there whole or not at all."""
+        from boto3.s3.transfer import TransferConfig
+
+        # One part at a time and no threads: proofs need the cores, and an upload may take its time.
+        parts = max(_PART_BYTES, -(-size // _MOST_PARTS))
+        config = TransferConfig(multipart_threshold=parts, multipart_chunksize=parts, use_threads=False)
+        extra = {"Metadata": {_DIGEST: digest}}
+        with self._errors("upload", key):
+            self._client.upload_fileobj(content, self._bucket, key, ExtraArgs=extra, Config=config)
+
+    def url(self, key: str) -> str:
+        """A URL with which anybody may fetch the object for `URL_SECONDS`. It is a secret of a kind: not for logs."""
+        asked = {"Bucket": self._bucket, "Key": key}
+        return str(self._signer.generate_presigned_url("get_object", Params=asked, ExpiresIn=URL_SECONDS))
+
+    def try_url(self, key: str) -> None:
+        """Fetches the first byte of the object as a validator would, by its URL."""
+        request = urllib.request.Request(self.url(key), headers={"Range": "bytes=0-0"})  # noqa: S310  made by `url`
+        try:
+            with urllib.request.urlopen(request, timeout=_READ_SECONDS) as answer:  # noqa: S310
+                answer.read(1)
+        except OSError as error:  # HTTP's refusals are such too; none quotes the URL
+            host = urlsplit(request.full_url).hostname
+            hint = "the credentials must allow GetObject; a new bucket of Amazon's needs up to a day to be found there"
+            raise StorageError(f"validators could not fetch {key} from {host}: {error}", hint) from None
+
+    @contextmanager
+    def _errors(self, what: str, key: str) -> Iterator[None]:
+        from boto3.exceptions import Boto3Error
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            yield
+        except (Boto3Error, BotoCoreError, ClientError, OSError, ValueError) as error:
+            where = urlsplit(self._client.meta.endpoint_url).netloc
+            said = " ".join(str(error).split())
+            raise StorageError(
+                f"could not {what} {key} in the bucket {self._bucket} at {where}: {said}",
+                "check omron_competition_endpoint, _bucket and _region, and what the credentials allow",
+            ) from error
+
+
+def _client(endpoint: str | None, region: str, style: str, credentials: Credentials) -> Any:
+    import boto3
+    from botocore.config import Config
+
+    config = Config(
+        signature_version="s3v4",
+        s3={"addressing_style": style},
+        connect_timeout=_CONNECT_SECONDS,
+        read_timeout=_READ_SECONDS,
+        retries={"mode": "standard", "total_max_attempts": _TRIES},
+        # Not every service knows the checksums that boto3 adds by default.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        ignore_configured_endpoint_urls=True,
+    )
+    session = boto3.session.Session(
+        aws_access_key_id=credentials.access_key, aws_secret_access_key=credentials.secret_key, region_name=region
+    )
+    return session.client("s3", endpoint_url=endpoint, config=config)

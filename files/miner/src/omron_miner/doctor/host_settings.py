@@ -1,0 +1,219 @@
+"""The host's settings: what the play was asked for (host.toml next to constants.toml) and what the kernel says now.
+
+A setting that is not in host.toml was not asked for: it is shown and not judged. Where there is no host.toml at all
+(the play did not run yet), swap and a slow governor are amber, because every miner wants them otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from omron_miner.doctor import firewall
+from omron_miner.doctor.check import NOT_OURS, Check, Status, judged, unseen
+from omron_miner.engine import SN2_PROGRAM, Engine, engine_of
+from omron_miner.formatting import size
+from omron_miner.host import (
+    file_system_bytes,
+    miner_tree,
+    read_governors,
+    read_line,
+    read_memory,
+    read_swap,
+)
+from omron_miner.outside import parse_toml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from omron_miner.host import Machine
+
+_SHM = "/dev/shm"  # noqa: S108  the RAM disk itself
+_SHM_SLACK = 0.02
+"""The kernel rounds to pages, and 75 % of its RAM is not quite 75 % of MemTotal."""
+_ELSEWHERE = "this is a container: turn it on the system below"
+
+
+class Wanted:
+    """What host.toml asks for; every look-up may come back empty."""
+
+    def __init__(self, tables: Mapping[str, Any] | None) -> None:
+        """`tables`: the file's content, None when there is no file."""
+        self.is_there = tables is not None
+        self._tables = tables or {}
+
+    @property
+    def engine(self) -> Engine:
+        """The miner that it names."""
+        return engine_of(self._tables)
+
+    def get(self, table: str, key: str) -> Any:
+        """The value of `key`; None when it is absent."""
+        found = self._tables.get(table)
+        return found.get(key) if isinstance(found, dict) else None
+
+
+def read_wanted(file: Path) -> tuple[Wanted, Check]:
+    """host.toml, and a check that tells whether it could be read."""
+    name, wanted = "host.toml", "written by the play"
+    try:
+        tables = parse_toml(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Wanted(None), unseen(name, wanted, f"{file} is missing", "run the play: settings are only shown")
+    except (OSError, ValueError) as error:
+        return Wanted(None), Check(name, Status.WARN, wanted, f"{file}: {error}", "run playbooks/host.yml")
+    return Wanted(tables), Check(name, Status.OK, wanted, str(file))
+
+
+def host_settings(wanted: Wanted, machine: Machine) -> Iterator[Check]:
+    """One check per setting."""
+    yield _swap(wanted, machine)
+    yield _shm(wanted, machine)
+    yield _governor(wanted, machine)
+    yield from _energy_preference(wanted, machine)
+    yield _huge_pages(wanted, machine)
+    yield from _sysctl(wanted, machine)
+    yield from _overcommit(wanted, machine)
+    yield from _limits(wanted, machine)
+    yield from firewall.check(wanted.get("firewall", "tcp_ports"), machine)
+    udp_ports = wanted.get("firewall", "udp_ports") or []
+    if wanted.engine.is_sn2 and wanted.engine.axon_port not in udp_ports:
+        udp_ports = [*udp_ports, wanted.engine.axon_port]
+    yield from firewall.check(udp_ports, machine, "udp")
+
+
+def _swap(wanted: Wanted, machine: Machine) -> Check:
+    devices = read_swap(machine.proc)
+    if devices is None:
+        return unseen("swap", "off", "/proc/swaps cannot be read")
+    live = f"on: {', '.join(device.name for device in devices)}" if devices else "off"
+    if wanted.is_there and not wanted.get("swap", "off"):
+        return Check("swap", Status.OK, NOT_OURS, live)
+    is_ours = wanted.is_there and not machine.is_container
+    advice = _ELSEWHERE if machine.is_container else "swapoff -a; to keep it off run the play with --tags swap"
+    return judged("swap", not devices, "off", live, advice, Status.FAIL if is_ours else Status.WARN)
+
+
+def _shm(wanted: Wanted, machine: Machine) -> Check:
+    # A share of what the host has or a container may use, as the role takes it; a limit of the miner's unit is another.
+    total, asked = read_memory(1, machine.proc, machine.sys / "fs/cgroup").total_bytes, wanted.get("shm", "size")
+    live_bytes = file_system_bytes(_SHM, machine.statvfs)
+    if live_bytes is None:
+        return unseen(_SHM, str(asked or NOT_OURS), "cannot be seen")
+    live = f"{size(live_bytes)}, {100 * live_bytes / total:.0f} % of memory" if total else size(live_bytes)
+    wanted_bytes = _shm_bytes(str(asked), total)
+    if asked is None or wanted_bytes is None:
+        return Check(_SHM, Status.OK, NOT_OURS, live)
+    is_well = abs(live_bytes - wanted_bytes) <= _SHM_SLACK * wanted_bytes
+    return judged(_SHM, is_well, str(asked), live, "run the play with --tags shm")
+
+
+def _shm_bytes(asked: str, memory_bytes: int) -> int | None:
+    """Bytes of ``75%`` or ``16G``, the two forms that mount(8) and the role take."""
+    match = re.fullmatch(r"([1-9][0-9]*)([%KMGT]?)", asked.strip(), re.IGNORECASE)
+    if not match:
+        return None
+    number, unit = int(match[1]), match[2].upper()
+    return memory_bytes * number // 100 if unit == "%" else number << 10 * " KMGT".index(unit or " ")
+
+
+def _governor(wanted: Wanted, machine: Machine) -> Check:
+    name, asked = "CPU governor", wanted.get("cpu", "governor")
+    governors = read_governors(machine.sys)
+    shown = asked or (NOT_OURS if wanted.is_there else "performance")
+    if not governors:
+        return Check(name, Status.OK, shown, "no cpufreq on this host")
+    live = _on_cpus(governors)
+    if wanted.is_there and not asked:
+        return Check(name, Status.OK, shown, live)
+    is_well = set(governors.values()) == {shown}
+    advice = (
+        "run the play with --tags cpu_governor: it names a program that takes the governor back (tuned, "
+        "power-profiles-daemon, TLP, auto-cpufreq)"
+    )
+    return judged(name, is_well, shown, live, _ELSEWHERE if machine.is_container else advice)
+
+
+def _on_cpus(values: Mapping[str, str]) -> str:
+    """``performance on 8 CPUs``, or each value with its share."""
+    counts = {value: list(values.values()).count(value) for value in sorted(set(values.values()))}
+    return ", ".join(f"{value} on {count} CPU{'s' * (count != 1)}" for value, count in counts.items())
+
+
+def _energy_preference(wanted: Wanted, machine: Machine) -> Iterator[Check]:
+    """Only on CPUs that have it, or where it was asked for."""
+    name, asked = "energy preference", wanted.get("cpu", "energy_preference")
+    files = machine.sys.glob("devices/system/cpu/cpufreq/policy*/energy_performance_preference")
+    found = {file.parent.name: text for file in sorted(files) if (text := read_line(file))}
+    if not found:
+        if asked:
+            yield Check(name, Status.OK, asked, "the CPU has none")
+        return
+    live = ", ".join(sorted(set(found.values())))
+    advice = _ELSEWHERE if machine.is_container else "run the play with --tags cpu_governor"
+    yield judged(name, asked is None or set(found.values()) == {asked}, asked or NOT_OURS, live, advice)
+
+
+def _huge_pages(wanted: Wanted, machine: Machine) -> Check:
+    name, asked = "huge pages", wanted.get("kernel", "transparent_hugepages")
+    text = read_line(machine.sys / "kernel/mm/transparent_hugepage/enabled")
+    chosen = re.search(r"\[(\w+)\]", text or "")
+    if not chosen:
+        return unseen(name, asked or NOT_OURS, "not in this kernel, or not visible")
+    advice = _ELSEWHERE if machine.is_container else "run the play with --tags kernel"
+    return judged(name, asked in (None, chosen[1]), asked or NOT_OURS, chosen[1], advice)
+
+
+def _sysctl(wanted: Wanted, machine: Machine) -> Iterator[Check]:
+    for name, asked in (wanted.get("kernel", "sysctl") or {}).items():
+        # As sysctl(8): dots part the name, a slash in it stands for a dot.
+        path = name.translate(str.maketrans("./", "/."))
+        text = read_line(machine.proc / "sys" / path)
+        if text is None:
+            yield unseen(name, str(asked), "not in this kernel, or not visible")
+            continue
+        advice = (
+            _ELSEWHERE if machine.is_container else "run the play with --tags kernel; sysctl --system shows who sets it"
+        )
+        yield judged(name, text.split() == str(asked).split(), str(asked), " ".join(text.split()), advice)
+
+
+def _overcommit(wanted: Wanted, machine: Machine) -> Iterator[Check]:
+    """Where host.toml does not name it: 1 is somebody's choice and stays, 2 refuses proofs."""
+    name = "vm.overcommit_memory"
+    live = read_line(machine.proc / "sys/vm/overcommit_memory")
+    if live not in ("1", "2") or name in (wanted.get("kernel", "sysctl") or {}):
+        return
+    shown = "1, left as another program (Redis, for one) wants it" if live == "1" else "2"
+    advice = _ELSEWHERE if machine.is_container else "large proofs are refused: run the play with --tags kernel"
+    yield judged(name, live == "1", "0 or 1", shown, advice)
+
+
+def _limits(wanted: Wanted, machine: Machine) -> Iterator[Check]:
+    """Of the running miner, compared with its unit: what that says now is not yet what the process got."""
+    names = {"NOFILE": ("open files", "Max open files"), "MEMLOCK": ("locked memory", "Max locked memory")}
+    try:
+        unit = (machine.root / "etc/systemd/system/omron-pm2.service").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return
+    asked = {key: found[1] for key in names if (found := re.search(rf"^Limit{key}=(\S+)$", unit, re.MULTILINE))}
+    if not asked:
+        return
+    tree = miner_tree(machine.proc, SN2_PROGRAM if wanted.engine.is_sn2 else None)
+    text = read_line(machine.proc / str(tree[0].pid) / "limits") if tree else None
+    for key, value in asked.items():
+        name, row = names[key]
+        found = re.search(rf"^{row}\s+(\S+)", text or "", re.MULTILINE)
+        if not found:
+            yield unseen(name, value, "the miner does not run, or cannot be seen")
+            continue
+        is_well = _limit(found[1]) >= _limit(value)
+        yield judged(name, is_well, value, found[1], "systemctl restart omron-pm2")
+
+
+def _limit(text: str) -> float:
+    """A limit as /proc or systemd writes it: ``infinity``, ``8M``, ``65536``; of ``soft:hard`` the soft one."""
+    text = text.partition(":")[0]
+    match = re.fullmatch(r"([0-9]+)([KMGT]?)", text)
+    return float(int(match[1]) << 10 * " KMGT".index(match[2] or " ")) if match else float("inf")

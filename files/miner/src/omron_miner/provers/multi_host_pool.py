@@ -1,0 +1,568 @@
+"""One pool over several hosts: `ProverPool`'s interface, with the miner's own host and any number of others behind it.
+
+    axon's threads           this pool's event loop                        hosts
+    submit, cancel  ──> call_soon ──> placement.plan ──> host.prove ─────> this host's ProverPool, or another's
+    future <────────── answer <── verify once more <── result or loss <──┘
+                              report, several times a second ────────────> ready, memory, pace, circuits
+
+Requests wait here, not at the hosts, so that a host that leaves takes at most the proofs it makes with it; these are
+tried on another host while there is time. A host that does not answer for `provers.lost_seconds` gets no work until it
+answers again. Hosts come and go by `join` and `leave`, which a connector calls (`dask_client`).
+
+Not for: how a host is reached, or which host proves what (`placement`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from omron_miner.errors import OmronError
+from omron_miner.events import LOGGER_NAME, FailureKind
+from omron_miner.provers import placement
+from omron_miner.provers.hosts import Catalogue, LocalHost, StoredCircuits, differing, misfit
+from omron_miner.provers.prover_service import pool_constants
+from omron_miner.provers.second_verification import SecondVerification
+from omron_miner.proving.prover import ProverPool, Work
+from omron_miner.proving.verified_model_session import failed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from typing import Any
+
+    from omron_miner.circuits.inputs import Inputs
+    from omron_miner.constants import Constants
+    from omron_miner.provers.hosts import HostReport, ProverHost
+    from omron_miner.proving.verified_model_session import ProofResult
+
+    Connector = Callable[["MultiHostPool"], Coroutine[Any, Any, None]]
+
+_log = logging.getLogger(LOGGER_NAME)
+_MOST_LOSSES = 3
+"""Hosts that may be lost under one request before it is answered with a failure."""
+_MOST_FAULTS = 2
+"""Tries of a request that may fail on a host that goes on, as with one host."""
+_BUSY_SECONDS = 0.5
+"""For so long a host that refused a proof for lack of a free worker gets none."""
+_DISTRUST_SECONDS = 300.0
+"""For so long a host gets no work one of whose proofs did not verify here."""
+_CLOSE_SECONDS = 0.3
+"""How long a connector may take to say goodbye."""
+_HOST_FAULTS = (FailureKind.WORKER_CRASHED, FailureKind.INTERNAL_ERROR, FailureKind.VERIFICATION_FAILED)
+_NOT_BEGUN = (FailureKind.QUEUE_FULL, FailureKind.STOPPING)
+
+
+@dataclass(eq=False, kw_only=True)
+class _Job(placement.Job):
+    """A proof that is wanted, and whom to tell."""
+
+    rows: Inputs
+    answer: Future[ProofResult] = field(default_factory=Future)
+    submitted: float = field(default_factory=time.monotonic)
+    waited: float = 0.0
+    """Seconds in the queue before it was begun, over its tries."""
+    tries: int = 0
+    losses: int = 0
+    faults: int = 0
+    failure: FailureKind = FailureKind.WORKER_CRASHED
+    """What it is answered with when no time is left for another try."""
+    number: int = 0
+    """Of its running try."""
+    begun: float = 0.0
+    host: _Host | None = None
+    task: asyncio.Task[None] | None = None
+    timer: asyncio.TimerHandle | None = None
+
+
+@dataclass(frozen=True)
+class HostState:
+    """One host, for reports."""
+
+    name: str
+    is_local: bool
+    state: str
+    """Why it gets no work; empty when it may."""
+    circuits: int
+    """How many it may prove."""
+    running: int
+    proofs: int
+    failures: int
+
+
+@dataclass(eq=False)
+class _Host:
+    host: ProverHost
+    report: HostReport | None = None
+    state: str = "it has not answered yet"
+    circuits: frozenset[str] = frozenset()
+    differing: dict[str, str] = field(default_factory=dict)
+    jobs: dict[int, _Job] = field(default_factory=dict)
+    proofs: int = 0
+    failures: int = 0
+    busy_until: float = 0.0
+    distrusted_until: float = 0.0
+    look: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set to ask it for a report now."""
+    watch: asyncio.Task[None] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.host.name
+
+    @property
+    def label(self) -> str:
+        """For people: by what the host calls itself, if that is known."""
+        named = self.report.name if self.report else ""
+        return f"{named} ({self.name})" if named not in ("", self.name) else self.name
+
+    def why_not(self, now: float) -> str:
+        """Why it gets no work; empty when it may."""
+        if self.state:
+            return self.state
+        if now < self.distrusted_until:
+            return "one of its proofs did not verify here"
+        return "its workers are busy" if now < self.busy_until else ""
+
+    def as_seen(self, standby: bool) -> placement.Host:
+        """For a plan. Only of a host that has reported."""
+        assert self.report is not None  # noqa: S101  for the type checker: `state` is empty after a report only
+        running = tuple(placement.Running(one.circuit_id, one.begun, one.deadline) for one in self.jobs.values())
+        circuits = None if self.host.is_local else self.circuits
+        report = self.report
+        return placement.Host(self.name, report.ready, report.free_bytes, report.pace, circuits, running, standby)
+
+
+class MultiHostPool:
+    """Proves on this host and on those that join. Its interface is `ProverPool`'s; all state is its event loop's."""
+
+    def __init__(
+        self,
+        constants: Constants,
+        on_worker_lost: Callable[[str], None] | None = None,
+        connect: Connector | None = None,
+        *,
+        work: Work | None = None,
+        verification: Work | None = None,
+        catalogue: Catalogue | None = None,
+    ) -> None:
+        """`connect` runs in the event loop for as long as the pool is open and calls `join` and `leave`.
+
+        `work` and `verification` are what the processes of this host do: real proofs and verification unless told
+        otherwise. Starts nothing yet.
+        """
+        self._constants, self._settings = constants, constants.provers
+        self._on_worker_lost = on_worker_lost or (lambda _detail: None)
+        self._connect = connect
+        self._standby = constants.prover.local_workers == 0
+        workers = max(1, constants.prover.local_workers)
+        self._pool = ProverPool(pool_constants(constants, workers), self._on_worker_lost, work, second_try=False)
+        self._local = LocalHost(self._pool, catalogue or StoredCircuits(constants))
+        self._verification = SecondVerification(constants, verification) if self._settings.verify_again else None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="prover-hosts", daemon=True)
+        self._lock = threading.Lock()
+        self._open = False
+        # The event loop's own; nobody else changes these.
+        self._hosts: dict[str, _Host] = {}
+        self._jobs: dict[Future[ProofResult], _Job] = {}
+        self._pending: list[_Job] = []
+        self._last_number = 0
+        self._digests: dict[str, str] = {}
+        self._plan_is_due = False
+        self._wake: asyncio.TimerHandle | None = None
+        self._closing = False
+        self._connector: asyncio.Task[None] | None = None
+        self.placement_seconds: list[float] | None = None
+        """CPU time of plans, kept if this is a list: for benches."""
+
+    def start(self) -> None:
+        """Starts this host's workers and waits until all are warm; other hosts join when they can.
+
+        Raises OmronError when a worker of this host cannot be started within `prover.start_seconds`.
+        """
+        starts = [self._pool.start, *([self._verification.start] if self._verification else [])]
+        with ThreadPoolExecutor(len(starts)) as threads:
+            errors = [one.exception() for one in [threads.submit(start) for start in starts]]
+        if error := next(filter(None, errors), None):
+            self._close_processes()
+            raise error
+        self._thread.start()
+        self._open = True
+        asyncio.run_coroutine_threadsafe(self._begin(), self._loop).result()
+
+    def submit(self, circuit_id: str, rows: Inputs, deadline: float) -> Future[ProofResult]:
+        """As `ProverPool.submit`.
+
+        QUEUE_FULL is also the answer when no host can prove the circuit; TIMEOUT comes at once when no host can prove
+        it in time; WORKER_CRASHED is a host or a worker that was lost, twice or without time for another try.
+        """
+        job = _Job(circuit_id=circuit_id, rows=rows, deadline=deadline, queued=time.monotonic())
+        job.answer.set_running_or_notify_cancel()
+        if not self._tell(partial(self._take_in, job)):
+            self._fail(job, FailureKind.STOPPING, "the miner is stopping")
+        return job.answer
+
+    def cancel(self, answer: Future[ProofResult]) -> None:
+        """Gives up a job: its future resolves to CANCELLED, the proof is ended on its host. Returns at once."""
+        self._tell(partial(self._cancel, answer))
+
+    def capacity(self) -> dict[str, int]:
+        """As `ProverPool.capacity`, over all hosts that may get work. A snapshot; never blocks."""
+        now, local = time.monotonic(), self._pool.capacity()
+        others = [one for one in list(self._hosts.values()) if not one.host.is_local and not one.why_not(now)]
+        ready = sum(one.report.ready for one in others if one.report)
+        return {
+            "workers": local["workers"] + ready,
+            "ready": local["ready"] + ready,
+            "proving": local["proving"] + sum(len(one.jobs) for one in others),
+            "queued": len(self._pending),
+        }
+
+    def hosts(self) -> list[HostState]:
+        """Every host that is known, this one first. A snapshot; never blocks."""
+        now = time.monotonic()
+        return [
+            HostState(
+                one.label,
+                one.host.is_local,
+                one.why_not(now),
+                len(self._digests) if one.host.is_local else len(one.circuits),
+                len(one.jobs),
+                one.proofs,
+                one.failures,
+            )
+            for one in list(self._hosts.values())
+        ]
+
+    def close(self, grace_seconds: float) -> None:
+        """As `ProverPool.close`."""
+        if self._tell(lambda: None):
+            asyncio.run_coroutine_threadsafe(self._close(grace_seconds), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+        self._close_processes()
+
+    # From here on everything runs in the event loop, except where said otherwise.
+
+    def join(self, host: ProverHost) -> None:
+        """A host is there. It gets work once it has reported."""
+        self._hosts[host.name] = joined = _Host(host)
+        joined.watch = self._loop.create_task(self._watch(joined))
+
+    def leave(self, name: str, why: str) -> None:
+        """A host is gone; its proofs are tried on others."""
+        host = self._hosts.pop(name, None)
+        if host is None:
+            return
+        if host.watch:
+            host.watch.cancel()
+        if not host.state:
+            _log.warning("Prover host %s left: %s", host.label, why)
+        self._take_back(host, f"prover host {host.label} left: {why}")
+
+    def _tell(self, step: Callable[[], None]) -> bool:
+        """Has the event loop take a step. Any thread. False when the pool is not open."""
+        with self._lock:
+            if self._open:
+                self._loop.call_soon_threadsafe(step)
+            return self._open
+
+    def _close_processes(self) -> None:
+        """Any thread."""
+        self._pool.close(0)
+        if self._verification:
+            self._verification.close()
+
+    async def _begin(self) -> None:
+        """Takes the local pool as the first host, and waits for its first report."""
+        self.join(self._local)
+        while self._hosts[self._local.name].report is None:
+            await asyncio.sleep(0.005)
+        if self._connect:
+            self._connector = self._loop.create_task(self._keep_connecting(self._connect))
+
+    async def _keep_connecting(self, connect: Connector) -> None:
+        """A bug in the connector must not leave the miner without its other hosts for ever."""
+        while True:
+            try:
+                await connect(self)
+            except OmronError as error:
+                _log.error("Prover hosts cannot be reached: %s", error)
+            except Exception:
+                _log.exception("The connection to the prover hosts failed in a way nobody foresaw")
+            for host in [one for one in self._hosts.values() if not one.host.is_local]:
+                self.leave(host.name, "the connection to the prover hosts failed")
+            await asyncio.sleep(5.0)
+
+    async def _close(self, grace_seconds: float) -> None:
+        self._closing = True
+        until = time.monotonic() + grace_seconds
+        while self._jobs and time.monotonic() < until:
+            await asyncio.sleep(0.01)
+        with self._lock:
+            self._open = False
+        for job in list(self._jobs.values()):
+            begun = "done" if job.tries else "begun"
+            self._end(job)
+            self._fail(job, FailureKind.STOPPING, f"the miner stopped before the proof was {begun}")
+        if self._connector:  # first, so that it can say goodbye
+            self._connector.cancel()
+            await asyncio.wait({self._connector}, timeout=_CLOSE_SECONDS)
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_CLOSE_SECONDS)
+
+    # --- jobs ---------------------------------------------------------------------------------------------------------
+
+    def _take_in(self, job: _Job) -> None:
+        if self._closing:
+            self._fail(job, FailureKind.STOPPING, "the miner is stopping")
+            return
+        self._jobs[job.answer] = job
+        job.timer = self._loop.call_at(job.deadline, self._expire, job)
+        self._pending.append(job)
+        self._plan_soon()
+
+    def _plan_soon(self) -> None:
+        if not self._plan_is_due:
+            self._plan_is_due = True
+            self._loop.call_soon(self._plan)
+
+    def _plan(self) -> None:
+        """Begins and refuses as the placement says."""
+        self._plan_is_due = False
+        if self._wake:
+            self._wake.cancel()
+        if not self._pending:
+            return
+        now, begun = time.monotonic(), time.thread_time()
+        usable = {one.name: one for one in self._hosts.values() if not one.why_not(now)}
+        seen = [one.as_seen(self._standby and one.host.is_local) for one in usable.values()]
+        plan = placement.plan(now, self._pending, seen, self._constants.deadlines.external_queue_seconds)
+        for job, failure, detail in plan.refuse:
+            self._pending.remove(job)
+            self._fail(job, job.failure if job.lost else failure, detail)
+        for job, name in plan.begin:
+            self._pending.remove(job)
+            self._begin_on(job, usable[name])
+        if self._pending:  # a host that was busy for a moment, or distrusted, does not say so itself
+            self._wake = self._loop.call_at(min(plan.wake, now + _BUSY_SECONDS), self._plan_soon)
+        if self.placement_seconds is not None:
+            self.placement_seconds.append(time.thread_time() - begun)
+
+    def _begin_on(self, job: _Job, host: _Host) -> None:
+        self._last_number += 1
+        job.number, job.host, job.begun = self._last_number, host, time.monotonic()
+        job.waited += job.begun - job.queued
+        job.tries += 1
+        host.jobs[job.number] = job
+        job.task = self._loop.create_task(self._prove(job, host, job.number))
+
+    async def _prove(self, job: _Job, host: _Host, number: int) -> None:
+        within = job.deadline - time.monotonic()
+        try:
+            result = await host.host.prove(number, job.circuit_id, job.rows, within)
+            host.jobs.pop(number, None)
+            self._plan_soon()
+            if host.report and job.circuit_id not in host.report.pace:
+                host.look.set()  # now it is known
+            if result.verified and self._verification and not host.host.is_local:
+                result = await self._verified_again(job, host, result)
+        except Exception as error:  # whatever it is, the host did not do it; its next report lets it in again
+            self._leave_out(host, _first_line(error))
+            self._note_loss(job, host, f"prover host {host.label}: {_first_line(error)}")
+            host.look.set()
+            return
+        self._finish(job, host, result)
+
+    async def _verified_again(self, job: _Job, host: _Host, result: ProofResult) -> ProofResult:
+        """The result, or the failure of its verification here."""
+        assert self._verification is not None  # noqa: S101  for the type checker
+        checking = self._verification.submit(job.rows, result, job.deadline)
+        try:
+            checked = await asyncio.wrap_future(checking)
+        except asyncio.CancelledError:
+            self._verification.cancel(checking)
+            raise
+        if checked.verified:
+            verify = result.timings.verify_s + checked.timings.verify_s
+            return replace(result, outputs=checked.outputs, timings=replace(result.timings, verify_s=verify))
+        failure = checked.failure or FailureKind.INTERNAL_ERROR
+        detail = f"a proof of prover host {host.label} does not verify here: {checked.detail}"
+        if failure in (FailureKind.VERIFICATION_FAILED, FailureKind.WORKER_CRASHED):
+            host.distrusted_until = time.monotonic() + _DISTRUST_SECONDS
+            _log.error("%s; it gets no work for %.0f s", detail, _DISTRUST_SECONDS)
+            failure = FailureKind.VERIFICATION_FAILED
+        return failed(job.circuit_id, failure, detail, tries=result.tries)
+
+    def _finish(self, job: _Job, host: _Host, result: ProofResult) -> None:
+        """Answers a job, or has it tried on another host."""
+        host.jobs.pop(job.number, None)
+        if result.verified:
+            host.proofs += 1
+        elif result.failure in _NOT_BEGUN:
+            host.busy_until = time.monotonic() + _BUSY_SECONDS
+            self._queue_again(job, "")
+            return
+        elif result.failure is FailureKind.CANCELLED:  # not by us: it took us for gone
+            self._note_loss(job, host, f"prover host {host.label} gave the proof up")
+            return
+        elif result.failure in _HOST_FAULTS:
+            host.failures += 1
+            job.faults += 1
+            job.tried |= {host.name}
+            # A proof that does not verify was made again where that may help.
+            elsewhere = result.failure is not FailureKind.VERIFICATION_FAILED or self._others(job)
+            if job.faults < _MOST_FAULTS and elsewhere:
+                self._queue_again(job, result.detail or result.failure.value, result.failure)
+                return
+        timings = replace(result.timings, queue_s=job.waited + result.timings.queue_s)
+        self._answer(job, replace(result, timings=timings, tries=result.tries + job.tries - 1))
+
+    def _others(self, job: _Job) -> bool:
+        """Whether there is a host that may prove the job and has not tried."""
+        now = time.monotonic()
+        return any(
+            one.name not in job.tried and not one.why_not(now) and (one.host.is_local or job.circuit_id in one.circuits)
+            for one in self._hosts.values()
+        )
+
+    def _note_loss(self, job: _Job, host: _Host, why: str) -> None:
+        """The host did not do it, and may be gone."""
+        if job.answer.done() or job.host is not host:  # noted already
+            return
+        host.jobs.pop(job.number, None)
+        host.failures += 1
+        job.losses += 1
+        job.tried |= {host.name}
+        if job.losses < _MOST_LOSSES:
+            self._queue_again(job, why, FailureKind.WORKER_CRASHED)
+        else:
+            self._fail(job, FailureKind.WORKER_CRASHED, why)
+
+    def _queue_again(self, job: _Job, why: str, failure: FailureKind = FailureKind.QUEUE_FULL) -> None:
+        """Puts a job back; `why` its try was lost, empty when none was made."""
+        if job.answer.done():
+            return
+        if why:
+            _log.warning("A proof of %s is tried once more: %s", job.circuit_id, why)
+            job.lost, job.failure, job.queued = why, failure, time.monotonic()
+        else:
+            job.tries -= 1
+            job.waited -= job.begun - job.queued
+        job.host = job.task = None
+        self._pending.append(job)
+        self._plan_soon()
+
+    def _cancel(self, answer: Future[ProofResult]) -> None:
+        job = self._jobs.get(answer)
+        if job:
+            where = "its proof was ended" if job.tries else "the request waited"
+            self._end(job)
+            self._fail(job, FailureKind.CANCELLED, f"the caller went away; {where}")
+
+    def _expire(self, job: _Job) -> None:
+        """The deadline is there."""
+        if not job.answer.done():
+            host = job.host
+            self._end(job)
+            budget = job.deadline - job.submitted
+            why = job.lost or (f"not proved within {budget:.1f} s" + (f" by {host.label}" if host else ""))
+            self._fail(job, job.failure if job.lost else FailureKind.TIMEOUT, why)
+
+    def _end(self, job: _Job) -> None:
+        """Takes a job from wherever it is."""
+        if job in self._pending:
+            self._pending.remove(job)
+        if job.host:
+            job.host.jobs.pop(job.number, None)
+        if job.task:
+            job.task.cancel()
+        self._plan_soon()
+
+    def _fail(self, job: _Job, failure: FailureKind, detail: str) -> None:
+        waits = time.monotonic() - job.queued if job.host is None else 0.0
+        self._answer(job, failed(job.circuit_id, failure, detail, job.waited + waits, job.tries))
+
+    def _answer(self, job: _Job, result: ProofResult) -> None:
+        self._jobs.pop(job.answer, None)
+        if job.timer:
+            job.timer.cancel()
+        if not job.answer.done():
+            job.answer.set_result(result)
+
+    # --- hosts --------------------------------------------------------------------------------------------------------
+
+    async def _watch(self, host: _Host) -> None:
+        """Asks a host for its report again and again; leaves it out while it does not answer."""
+        limit = self._settings.lost_seconds
+        while True:
+            host.look.clear()
+            try:
+                report = await asyncio.wait_for(host.host.report(list(host.jobs), self._last_number), limit)
+            except asyncio.TimeoutError:
+                self._leave_out(host, f"it did not answer for {limit:g} s")
+            except Exception as error:
+                self._leave_out(host, _first_line(error))
+            else:
+                self._hear(host, report)
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(host.look.wait(), self._settings.heartbeat_seconds)
+
+    def _leave_out(self, host: _Host, why: str) -> None:
+        if not host.state:
+            _log.warning("Prover host %s gets no work until it answers: %s", host.label, why)
+            self._tell_lost(f"prover host {host.label}: {why}")
+        host.state = why
+        self._take_back(host, f"prover host {host.label}: {why}")
+
+    def _take_back(self, host: _Host, why: str) -> None:
+        """Has the proofs of a host that is gone tried on others."""
+        for job in list(host.jobs.values()):
+            if job.task and job.task is not asyncio.current_task():
+                job.task.cancel()
+            self._note_loss(job, host, why)
+
+    def _hear(self, host: _Host, report: HostReport) -> None:
+        """A host reported: takes it in, or says why not."""
+        host.report, before = report, host.state
+        if host.host.is_local:
+            if self._digests != report.circuits:
+                self._digests = dict(report.circuits)
+            host.state = ""
+        else:
+            wrong = differing(report, self._digests)
+            for circuit_id in wrong.keys() - host.differing.keys():
+                _log.error("Prover host %s does not prove circuit %s: %s", host.label, circuit_id, wrong[circuit_id])
+            host.differing = wrong
+            host.circuits = frozenset(report.circuits.keys() & self._digests.keys() - wrong.keys())
+            host.state = misfit(report) or ("it finishes what it has and stops" if report.draining else "")
+            if not host.state and not host.circuits:
+                host.state = "it has no circuit in common with the miner"
+            if host.state != before:
+                level = logging.WARNING if host.state else logging.INFO
+                text = f"gets no work: {host.state}" if host.state else f"proves {len(host.circuits)} circuits"
+                _log.log(level, "Prover host %s %s", host.label, text)
+        if self._pending:
+            self._plan_soon()
+
+    def _tell_lost(self, detail: str) -> None:
+        try:
+            self._on_worker_lost(detail)
+        except Exception:
+            with suppress(Exception):
+                _log.exception("the loss of a prover host could not be reported: %s", detail)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

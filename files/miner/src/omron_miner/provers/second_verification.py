@@ -1,0 +1,94 @@
+"""Verifies proofs of other hosts once more on the miner's host, in a warm process that a bad proof may take with it.
+
+It is a `ProverPool` whose work is to verify: deadlines, killing what hangs and replacing what died are the same.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from omron_miner.circuits.circuit import ProofSystem
+from omron_miner.errors import CircuitError, OmronError
+from omron_miner.events import FailureKind, Timings
+from omron_miner.proving import prover
+from omron_miner.proving.proof_handlers import get_handler
+from omron_miner.proving.verified_model_session import failed
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from omron_miner.circuits.circuit_store import CircuitStore
+    from omron_miner.circuits.inputs import Inputs
+    from omron_miner.constants import Constants
+    from omron_miner.proving.session_storage import SessionStorage
+    from omron_miner.proving.verified_model_session import ProofResult
+
+
+class SecondVerification:
+    """One process that verifies. Any thread."""
+
+    def __init__(self, constants: Constants, work: prover.Work | None = None) -> None:
+        """`work` is what the process does: real verification unless told otherwise. Starts nothing yet."""
+        limit = constants.deadlines.circuit_timeout_seconds
+        deadlines = constants.deadlines.model_copy(update={"external_queue_seconds": limit})
+        settings = constants.prover.model_copy(update={"workers": 1, "recycle_after_tasks": 1000})
+        constants = constants.model_copy(update={"deadlines": deadlines, "prover": settings})
+        self._pool = prover.ProverPool(constants, None, work or prover.Work(_warm_up, _verify), second_try=False)
+
+    def start(self) -> None:
+        """Starts the process and waits until it is warm. Raises OmronError."""
+        self._pool.start()
+
+    def submit(self, rows: Inputs, result: ProofResult, deadline: float) -> Future[ProofResult]:
+        """Verifies a proof before `deadline` (`time.monotonic` seconds).
+
+        The future's result has the measured outputs of the proof and no failure when it verifies. VERIFICATION_FAILED
+        and WORKER_CRASHED are the proof's fault, anything else is not.
+        """
+        task: Any = (rows, result.proof, result.public_signals)  # the pool only passes it on
+        return self._pool.submit(result.circuit_id, task, deadline)
+
+    def cancel(self, answer: Future[ProofResult]) -> None:
+        """Gives up a verification."""
+        self._pool.cancel(answer)
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._pool.close(0)
+
+
+# What runs in the verifying process.
+
+_state: tuple[Constants, CircuitStore, SessionStorage] | None = None
+
+
+def _warm_up(constants: Constants) -> None:
+    global _state
+    from omron_miner.circuits.circuit_store import CircuitStore
+    from omron_miner.proving.session_storage import SessionStorage
+
+    prover.prepare_process(constants)
+    get_handler(ProofSystem.EZKL, constants.circuits.srs_directory)
+    _state = (constants, CircuitStore(constants), SessionStorage(constants.sessions))
+
+
+def _verify(circuit_id: str, task: Any, _deadline: float) -> ProofResult:
+    if _state is None:
+        raise RuntimeError("the process was not warmed up")
+    constants, store, storage = _state
+    rows, proof, signals = task
+    begun = time.perf_counter()
+    try:
+        circuit = store.get(circuit_id)
+        with storage.session() as session:
+            handler = get_handler(circuit.proof_system, constants.circuits.srs_directory)
+            found = handler.verify(circuit, rows, proof, session, signals)
+    except CircuitError:  # the circuit was taken away: nobody's proof is to blame
+        raise
+    except OmronError as error:
+        return failed(circuit_id, FailureKind.VERIFICATION_FAILED, str(error), tries=1)
+    seconds = time.perf_counter() - begun
+    result = failed(circuit_id, FailureKind.VERIFICATION_FAILED, "", tries=1)
+    return replace(result, verified=True, failure=None, outputs=found.outputs, timings=Timings(verify_s=seconds))

@@ -1,0 +1,15 @@
+"""From inputs to a verified proof: handlers, sessions, and the pool of worker processes."""
+
+__all__ = [
+    "ezkl_srs",
+    "isolated",
+    "owned_folders",
+    "pacing",
+    "proof_handlers",
+    "prover",
+    "schedule",
+    "session_storage",
+    "steps",
+    "verified_model_session",
+    "verifier",
+]

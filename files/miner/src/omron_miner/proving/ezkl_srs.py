@@ -1,0 +1,37 @@
+"""Where an SRS comes from when the operator gives none: EZKL generates it, or downloads the ceremony's.
+
+What an SRS must be to be used is in `circuits.srs`. EZKL is loaded only when one has to be made.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from omron_miner.circuits import srs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def ensure_srs(
+    logrows: int, directory: Path, network: str, source_file: Path | None = None, sha256: str | None = None
+) -> Path:
+    """`srs.ensure_srs` with EZKL's ways. May load EZKL: call it in a process that may be lost. Raises SrsError."""
+    return srs.ensure_srs(logrows, directory, network, source_file, sha256, make=make_srs)
+
+
+def make_srs(path: Path, logrows: int, for_tests: bool) -> None:
+    """Generates an SRS of 2^`logrows` rows for tests, or downloads the ceremony's, to `path`. Raises ProofError.
+
+    EZKL checks a download against the hashes it was built with.
+    """
+    import ezkl
+
+    from omron_miner.proving.proof_handlers.ezkl_handler import call
+
+    if for_tests:
+        call(ezkl.gen_srs, str(path), logrows)
+        return
+    # 22.0.1 asks for the commitment as well; 23.x has no such class.
+    commitment = {"commitment": ezkl.PyCommitments.KZG} if hasattr(ezkl, "PyCommitments") else {}
+    call(ezkl.get_srs, logrows=logrows, srs_path=str(path), **commitment)

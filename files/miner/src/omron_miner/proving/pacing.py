@@ -1,0 +1,107 @@
+"""One proof after another, or some side by side: learned from the proofs that are made anyway.
+
+Every worker may use all cores, so proofs that run at the same time share them. Whether that makes more proofs a minute
+than one after another depends on the circuit and the host (EZKL leaves cores idle in parts of a proof, and memory
+bandwidth is shared), so it is measured: first alone, then, when requests come together anyway and all of them would
+still meet their deadlines, two at a time, and more as long as that paid. No request is made for it.
+
+Pure numbers: nothing here knows about processes, queues or clocks.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from dataclasses import dataclass
+from statistics import median
+
+_REMEMBERED = 8
+"""Proofs kept per circuit and number at a time."""
+_ENOUGH = 2
+"""Proofs at one number before it is judged, and twice as many for each doubling: a pair counts as two."""
+_WORTH = 1.1
+"""Side by side must make this many times the proofs a minute: of four at once, two pairs answer on average as early as
+one after another at 1.2 times the rate, eight at 1.11 times; below that the first answers only come later."""
+_UNKNOWN = 1.15
+"""What n proofs at a time are expected to take that were never seen: n times as long as one, and this much more."""
+
+
+@dataclass(frozen=True)
+class CircuitPace:
+    """What is known of one circuit's proofs on one host, for planning elsewhere."""
+
+    seconds: tuple[float, ...] = ()
+    """Expected duration of a proof while 1, 2, ... proofs run; empty before the first proof."""
+    at_a_time: int = 1
+    """How many proofs at a time make the most proofs a minute, or are worth trying."""
+    fastest: float = 0.0
+    """Seconds of the fastest proof so far; 0 when there was none."""
+    peak_bytes: int = 0
+    """The most memory that a worker had while it proved the circuit; 0 when not known."""
+
+
+class Pace:
+    """How long each circuit's proofs take by how many run at a time. One thread."""
+
+    def __init__(self, most: int) -> None:
+        """`most`: the largest number of proofs at a time, at least 1."""
+        self._steps = [1 << bit for bit in range(most.bit_length()) if 1 << bit < most] + [most]
+        self._seconds: dict[str, dict[int, deque[float]]] = defaultdict(
+            lambda: defaultdict(lambda: deque(maxlen=_REMEMBERED))
+        )
+        self._fastest: dict[str, float] = {}
+        self._memory: dict[str, int] = {}
+
+    def note(self, circuit_id: str, at_a_time: float, seconds: float, peak_bytes: int = 0) -> None:
+        """A proof took `seconds` while on average `at_a_time` proofs ran, itself included.
+
+        Averages that are no number of `most`'s steps within a tenth tell nothing about one and are not kept.
+        """
+        self._fastest[circuit_id] = min(seconds, self._fastest.get(circuit_id, seconds))
+        self._memory[circuit_id] = max(peak_bytes, self._memory.get(circuit_id, 0))
+        nearest = min(self._steps, key=lambda step: abs(step - at_a_time))
+        if abs(nearest - at_a_time) <= 0.1 * nearest:
+            self._seconds[circuit_id][nearest].append(seconds)
+
+    def fastest(self, circuit_id: str) -> float:
+        """Seconds of the fastest proof so far; 0 when there was none."""
+        return self._fastest.get(circuit_id, 0.0)
+
+    def peak_bytes(self, circuit_id: str) -> int:
+        """The most memory a worker had that proved it; 0 when not known."""
+        return self._memory.get(circuit_id, 0)
+
+    def expected(self, circuit_id: str, at_a_time: int) -> float | None:
+        """Seconds a proof takes while `at_a_time` run, rather too many than too few; None before the first proof."""
+        known = self._seconds.get(circuit_id)
+        if not known:
+            return None
+        if at_a_time in known:
+            return max(known[at_a_time])
+        below = [step for step in known if step < at_a_time]
+        step = max(below) if below else min(known)
+        return max(known[step]) * max(1.0, at_a_time / step) * _UNKNOWN
+
+    def best(self, circuit_id: str) -> int:
+        """How many of this circuit at a time make the most proofs a minute, or are worth being tried."""
+        known = self._seconds.get(circuit_id, {})
+        best, best_rate = 1, 0.0
+        for step in self._steps:
+            proofs = known.get(step, ())
+            if len(proofs) < _ENOUGH * step and len(proofs) < _REMEMBERED:
+                # Not judged yet. Tried only above what is known to be best so far: more of what does not pay is waste.
+                return step if best == max((one for one in self._steps if one < step), default=1) else best
+            rate = step / median(proofs)
+            if step == 1:
+                best_rate = rate * _WORTH
+            elif rate > best_rate:
+                best, best_rate = step, rate
+        return best
+
+    def of_circuits(self) -> dict[str, CircuitPace]:
+        """What is known of every circuit that was proved here, by its id."""
+        found = {}
+        for circuit_id, fastest in self._fastest.items():
+            expected = [self.expected(circuit_id, number) for number in range(1, self._steps[-1] + 1)]
+            seconds = tuple(one for one in expected if one is not None)
+            found[circuit_id] = CircuitPace(seconds, self.best(circuit_id), fastest, self.peak_bytes(circuit_id))
+        return found

@@ -1,0 +1,61 @@
+"""What every proof system offers, and how it says that it could not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from omron_miner.errors import OmronError
+
+if TYPE_CHECKING:
+    from omron_miner.circuits.circuit import Circuit
+    from omron_miner.proving.session_storage import Session
+
+
+class ProofError(OmronError):
+    """The proof system could not make a witness or a proof."""
+
+
+class VerificationError(OmronError):
+    """The proof does not verify for these inputs, or is not a proof of this circuit at all."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A proof as it goes over the wire, and what it says.
+
+    `proof` is the JSON text of the proof system's whole proof file, `public_signals` that of its instances or public
+    signals; `outputs` are the public outputs as floats, all in one list.
+    """
+
+    proof: str
+    public_signals: str
+    outputs: list[float]
+
+
+class ProofHandler(Protocol):
+    """The three steps of a request, whose files go to its session. The constructor takes the SRSs' folder, if needed.
+
+    `rows` are what `inputs.validate_inputs` made of the request for this proof system. A handler is used by one
+    thread at a time, in a process that may be lost: native code can abort it.
+    """
+
+    def load(self, circuit: Circuit) -> None:
+        """Takes into memory what a proof of the circuit needs, if the system can keep it there. Raises ProofError."""
+
+    def write_input(self, rows: Any, session: Session) -> None:
+        """Takes validated inputs for the session, in its files if the system reads them there. Raises OSError."""
+
+    def witness(self, circuit: Circuit, session: Session) -> None:
+        """Runs the model on the session's input and leaves the witness there. Raises ProofError."""
+
+    def prove(self, circuit: Circuit, session: Session, *, compact: bool = True) -> Proof:
+        """Proves the session's witness; `compact`: without what no verification reads. Raises ProofError."""
+
+    def verify(self, circuit: Circuit, rows: Any, proof: str, session: Session, signals: str = "") -> Proof:
+        """Verifies a proof's wire strings as a validator would who asked with these inputs.
+
+        `signals` are the public signals that came with it; EZKL's proofs hold their own and need none.
+
+        Returns what the proof says. Raises VerificationError when it does not verify.
+        """

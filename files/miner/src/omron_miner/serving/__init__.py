@@ -1,0 +1,5 @@
+"""The miner as validators see it: endpoints, transports, admission, and a client that asks as they do."""
+
+from omron_miner.chain import sdk as _sdk  # noqa: F401  before any module here imports bittensor
+
+__all__ = ["query", "start"]

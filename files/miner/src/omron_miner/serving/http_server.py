@@ -1,0 +1,378 @@
+"""uvicorn with bounds: the part of the server that carries both transports and knows neither.
+
+One connection passes, from the wire inwards: `HttpProtocol`, which times and counts bytes; `Gate`, which makes a
+`ServedRequest` of each request, bounds its body and sees a caller leave; the application of its path. Until a transport
+has found a request signed (`ServedRequest.prove`), its connection may be closed to make room, see `unproven`.
+
+Not for: who signed what, who may ask, and what is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import h11
+import uvicorn
+from pydantic_core import to_json
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from omron_miner.addresses import peer_of
+
+if TYPE_CHECKING:
+    from omron_miner.serving.unproven import UnprovenConnections
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+KEEP_ALIVE_SECONDS = 30
+"""Longer than aiohttp keeps an idle connection (15 s): a validator must never send on one we are just closing."""
+ARRIVAL_SECONDS = 15.0
+"""A request, once begun, must have arrived whole by then, regardless of its size."""
+TOO_LARGE = "The request body is too large"
+MOST_CONTAINERS = 20_000
+"""Lists and objects in a body: each becomes an object in memory, made on the event loop. A request for the subnet's
+largest circuit has about a dozen."""
+TOO_MANY_CONTAINERS = "The request body has too many lists and objects"
+_DRAIN_FACTOR = 8
+"""A body over the limit is read and thrown away up to this many limits, so that the caller can read our answer."""
+_CLOSING_SECONDS = 1.0
+"""For the answer to a request that was cut off."""
+_CONNECTION = "omron_miner.connection"
+"""Key of the scope."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How quickly a request must arrive: in `first_s` seconds, and a second more for each `bytes_per_s` that came."""
+
+    first_s: float = 5.0
+    bytes_per_s: float = 16_384.0
+    most_s: float = ARRIVAL_SECONDS
+
+    def allowed(self, received: int) -> float:
+        """Seconds since its begin, or since the connection was made, that a request may take."""
+        return min(self.first_s + received / self.bytes_per_s, self.most_s)
+
+
+@dataclass(frozen=True)
+class CutOff:
+    """Why the rest of a body is not read, and the HTTP status that says so."""
+
+    status: int
+    why: str
+
+
+@dataclass(eq=False)
+class ServedRequest:
+    """One HTTP request while it is served. Handlers find theirs with `current_request`."""
+
+    path: str
+    started: float = field(default_factory=time.perf_counter)
+    """`time.perf_counter` when its headers had arrived: a validator's clock has been running since before that."""
+    arrived: float = field(default_factory=time.monotonic)
+    """The same moment on the clock of deadlines."""
+    hotkey: str = ""
+    """Who signed it, once the blacklist has looked; verified only if a handler runs."""
+    refusal: str = ""
+    """Why it was refused, when we know."""
+    admitted: bool = False
+    """Its hotkey is proven, and its allowance counts this request."""
+    outcome: Any = None
+    """What the handler leaves for `on_done`."""
+    status: int = 0
+    """HTTP status sent; 0 when the caller was gone before."""
+    cut_off: CutOff | None = None
+    """Set when its body ends early by our decision: what was read of it is worth nothing."""
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the caller closed the connection."""
+    connection: HttpProtocol | None = None
+
+    def prove(self) -> None:
+        """Somebody who may ask has signed it: from now on it is not closed to make room for others."""
+        if self.connection is not None:
+            self.connection.prove()
+
+
+_current: ContextVar[ServedRequest] = ContextVar("omron_miner_request")
+
+
+def current_request() -> ServedRequest:
+    """The request this coroutine serves. Raises LookupError outside of one."""
+    return _current.get()
+
+
+async def send_json(send: Send, status: int, content: Any) -> None:
+    """A whole answer."""
+    body = to_json(content)
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+class Gate:
+    """ASGI middleware around everything: takes the time, bounds the body, notices a caller who leaves.
+
+    A path that nobody serves goes no further, because the SDK writes it into headers of its answer.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        max_body_bytes: int,
+        on_done: Callable[[ServedRequest], None],
+        serves: Callable[[str], bool],
+        other_apps: Mapping[str, App],
+    ) -> None:
+        """`app` has the paths that it `serves`, `other_apps` the others. `on_done` is called after each request."""
+        self._app, self._serves, self._other_apps = app, serves, other_apps
+        self._limit = max_body_bytes
+        self._on_done = on_done
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI. `scope` is an HTTP request's: uvicorn is configured for no others."""
+        connection: HttpProtocol = scope[_CONNECTION]
+        request = connection.request = ServedRequest(scope["path"], connection=connection)
+        _current.set(request)
+        channel = _Channel(receive, send, connection, request, self._limit, _declared_length(scope))
+        try:
+            app = self._other_apps.get(request.path) or (self._app if self._serves(request.path) else _not_found)
+            await app(scope, channel.receive, channel.send)
+        finally:
+            channel.close()
+            self._on_done(request)
+
+
+async def _not_found(_scope: Scope, _receive: Receive, send: Send) -> None:
+    await send_json(send, 404, {"message": "Not Found"})
+
+
+class _Channel:
+    """The two channels of one request. Bodies are counted as they come, so chunked ones are bounded as well."""
+
+    def __init__(
+        self,
+        receive: Receive,
+        send: Send,
+        connection: HttpProtocol,
+        request: ServedRequest,
+        limit: int,
+        declared: int,
+    ) -> None:
+        self._receive, self._send = receive, send
+        self._connection, self._request = connection, request
+        self._limit, self._declared = limit, declared
+        self._read, self._containers = 0, 0
+        self._watch: asyncio.Task[Message] | None = None
+
+    def _refused(self) -> CutOff | None:
+        """Why the body is not read on; judged before it is parsed."""
+        if self._declared > self._limit or self._read > self._limit:
+            return CutOff(413, TOO_LARGE)
+        if self._containers > MOST_CONTAINERS:
+            return CutOff(422, TOO_MANY_CONTAINERS)
+        return None
+
+    async def receive(self) -> Message:
+        if self._watch is not None:  # the body is complete: the next message can only be the caller leaving
+            return await asyncio.shield(self._watch)
+        message: Message = {}
+        if self._declared <= self._limit and self._connection.cut_off is None:
+            message = await self._receive()
+            body = message.get("body", b"")
+            self._read += len(body)
+            self._containers += body.count(b"[") + body.count(b"{")
+        if self._connection.cut_off is not None:
+            self._request.cut_off = self._connection.cut_off
+        elif (refused := self._refused()) is not None:
+            self._request.cut_off = refused
+            self._connection.forget_body()
+            await self._drain(message)
+        if self._request.cut_off is not None:
+            message = {"type": "http.request", "body": b"", "more_body": False}
+        if message["type"] == "http.disconnect":
+            self._request.gone.set()
+        elif not message.get("more_body", False):
+            self._watch = asyncio.create_task(self._wait_for_disconnect())
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._request.status = message["status"]
+        await self._send(message)
+
+    def close(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+
+    async def _wait_for_disconnect(self) -> Message:
+        message = await self._receive()
+        self._request.gone.set()
+        return message
+
+    async def _drain(self, message: Message) -> None:
+        most = _DRAIN_FACTOR * self._limit
+        while message.get("more_body", True) and self._read <= most and self._connection.cut_off is None:
+            message = await self._receive()
+            body = message.get("body", b"")
+            self._read += len(body)
+            self._containers += body.count(b"[") + body.count(b"{")
+            if message["type"] == "http.disconnect":
+                return
+
+
+def _declared_length(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit():
+            return int(value)
+    return 0
+
+
+class HttpProtocol(H11Protocol):
+    """uvicorn's, but that requests must arrive in time, and that who is not proven makes room for others.
+
+    uvicorn waits without limit for a request, for its body, and for a caller to take its answer.
+    """
+
+    def __init__(self, *args: Any, unproven: UnprovenConnections, pace: Pace, **named: Any) -> None:
+        """`args` and `named` are uvicorn's."""
+        super().__init__(*args, **named)
+        self.peer = ""
+        self.request: ServedRequest | None = None
+        self.cut_off: CutOff | None = None
+        self._application, self.app = self.app, self._serve
+        self._unproven, self._pace = unproven, pace
+        self._timer: asyncio.TimerHandle | None = None
+        self._since, self._received = 0.0, 0
+        self._counting = True
+
+    @property
+    def hotkey(self) -> str:
+        """Which the caller says is its."""
+        return self.request.hotkey if self.request else ""
+
+    def prove(self) -> None:
+        """See `ServedRequest.prove`; until the answer was sent."""
+        self._unproven.leave(self)
+
+    def forget_body(self) -> None:
+        """The rest of this request's body is thrown away as it comes, and takes no memory."""
+        self._counting = False
+        self._unproven.forget_bytes(self)
+
+    def cut(self, status: int, why: str) -> None:
+        """Ends what the caller has not finished: with an answer to a request of which only the body is missing."""
+        if self.cut_off is not None:
+            return
+        self._stop_clock()
+        self._unproven.leave(self)
+        unanswered = self.cycle and not self.cycle.response_started and not self.transport.is_closing()
+        if unanswered and self.conn.their_state is h11.SEND_BODY:
+            self.cut_off = CutOff(status, why)
+            self.cycle.keep_alive = False
+            self.cycle.message_event.set()
+            self._timer = self.loop.call_later(_CLOSING_SECONDS, self.transport.abort)
+        elif self.transport.is_closing() or self.transport.get_write_buffer_size():  # it waits for the caller to read
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """See asyncio."""
+        super().connection_made(transport)
+        self.peer = peer_of(self.client[0]) if self.client else ""
+        self._start_clock()
+        self._unproven.enter(self)
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio."""
+        if self._timer is None and self.conn.their_state is h11.IDLE:
+            self._start_clock()
+        if self.cut_off is not None or self.transport.is_closing():
+            return
+        self._received += len(data)
+        before = self.conn.their_state
+        super().data_received(data)
+        self._look_at_clock()
+        if self._counting and self.conn.their_state in (h11.IDLE, h11.SEND_BODY):  # what is whole is soon answered
+            self._unproven.charge(self, len(data))  # which may cut this one off
+        if (before, self.conn.their_state) == (h11.SEND_BODY, h11.IDLE):  # the end of a body that was answered before
+            self._stop_clock()
+            self.timeout_keep_alive_task = self.loop.call_later(KEEP_ALIVE_SECONDS, self.timeout_keep_alive_handler)
+
+    def send_400_response(self, msg: str) -> None:
+        """uvicorn's, but that it may come while a request is served, or after its answer has begun."""
+        if self.cycle and not self.cycle.response_complete:  # its application must not answer as well
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        try:
+            super().send_400_response(msg)
+        except h11.LocalProtocolError:
+            self.transport.abort()
+
+    def on_response_complete(self) -> None:
+        """Called by uvicorn when an answer was handed to the transport."""
+        self.request, self._counting = None, False
+        self._unproven.enter(self)
+        super().on_response_complete()  # which begins the next request if some of it is here
+        self._look_at_clock()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio."""
+        self._stop_clock()
+        self._unproven.leave(self)
+        super().connection_lost(exc)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[_CONNECTION] = self
+        await self._application(scope, receive, send)
+
+    def _look_at_clock(self) -> None:
+        if self.cut_off is not None or self.transport.is_closing():
+            return
+        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):  # it is here, or it is broken and being closed
+            self._stop_clock()
+        elif self._timer is None and self.conn.their_state is h11.SEND_BODY:
+            self._start_clock()
+
+    def _start_clock(self) -> None:
+        self._since, self._received, self._counting = self.loop.time(), 0, True
+        self._timer = self.loop.call_later(self._pace.allowed(0), self._on_time)
+
+    def _on_time(self) -> None:
+        due = self._since + self._pace.allowed(self._received)
+        if due > self.loop.time():
+            self._timer = self.loop.call_at(due, self._on_time)
+        else:
+            self._timer = None
+            self.cut(408, "The request did not arrive in time")
+
+    def _stop_clock(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def server_of(app: App, unproven: UnprovenConnections, pace: Pace) -> uvicorn.Server:
+    """A server of HTTP and nothing else: websocket handshakes get the answer of any other request."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=partial(HttpProtocol, unproven=unproven, pace=pace),  # type: ignore[arg-type]
+            ws="none",
+            lifespan="off",
+            log_config=None,  # or it sets up logging for the whole process
+            log_level="error",  # its warnings are what callers do wrong, one each
+            access_log=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        )
+    )

@@ -1,0 +1,39 @@
+"""How a request of the signed HTTP transport is signed, for who asks and who answers.
+
+A caller signs ``{nonce}:{its hotkey}:{sha256 of the body}``, so unlike the SDK's the body is authenticated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import Any
+
+from bittensor_wallet import Keypair
+
+NONCE, SIGNATURE, VALIDATOR_HOTKEY, MINER_HOTKEY = "nonce", "signature", "validator-hotkey", "miner-hotkey"
+"""The headers."""
+
+
+def signed_headers(keypair: Any, miner_hotkey: str, body: bytes, nonce: int | None = None) -> dict[str, str]:
+    """The headers with which `keypair` asks the miner `miner_hotkey`; `nonce` in nanoseconds, by default now."""
+    text = str(time.time_ns() if nonce is None else nonce)
+    return {
+        NONCE: text,
+        SIGNATURE: f"0x{keypair.sign(_message(text, keypair.ss58_address, body)).hex()}",
+        VALIDATOR_HOTKEY: keypair.ss58_address,
+        MINER_HOTKEY: miner_hotkey,
+        "content-type": "application/json",
+    }
+
+
+def is_signed(hotkey: str, nonce: str, body: bytes, signature: str) -> bool:
+    """Whether `hotkey` signed `body` with the nonce in that header."""
+    try:
+        return bool(Keypair(ss58_address=hotkey).verify(_message(nonce, hotkey, body), signature))
+    except ValueError:  # no address, or not the text of a signature
+        return False
+
+
+def _message(nonce: str, hotkey: str, body: bytes) -> str:
+    return f"{nonce}:{hotkey}:{hashlib.sha256(body).hexdigest()}"

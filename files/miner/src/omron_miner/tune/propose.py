@@ -1,0 +1,123 @@
+"""Second step of tuning: the run args to measure, baselines first, then candidates, cheapest first."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from omron_miner.circuits.run_args import RunArgs
+from omron_miner.errors import CircuitError
+from omron_miner.files import write_output
+from omron_miner.progress import say
+from omron_miner.tune import trial
+from omron_miner.tune.compact_search import compact_search
+from omron_miner.tune.measure import too_large
+from omron_miner.tune.measured import Trial
+from omron_miner.tune.passes import FOR_COMPACT
+from omron_miner.tune.prepare import USUAL
+from omron_miner.tune.ranges import Lookups, Magnitudes
+from omron_miner.tune.rewrite import rewrite
+from omron_miner.tune.search import Question, changed, cheapest_visibilities, choose, search
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from omron_miner.tune.job import Job
+    from omron_miner.tune.measured import FinishedSteps
+    from omron_miner.tune.prepare import Prepared
+    from omron_miner.tune.search import Candidate
+
+_SEARCHED_SAMPLES = 8
+_CALIBRATED_SAMPLES = 2
+"""And the extremes: without them calibrate_settings makes tables that an honest input leaves."""
+_ASKED_PER_BEST = 16
+"""Candidates at hand for each wanted one: those that are not accurate enough over all samples cost no setup."""
+
+
+@dataclass(frozen=True)
+class Proposed:
+    """The trials in the order in which they are tried, and what the values of each one's model reach."""
+
+    trials: list[Trial]
+    magnitudes: dict[Path, Magnitudes | Lookups]
+
+
+def propose(job: Job, prepared: Prepared, finished: FinishedSteps) -> Proposed:
+    """Baselines and candidates, candidates cheapest first. Raises OSError when a model cannot be written."""
+    magnitudes: dict[Path, Magnitudes | Lookups] = {
+        one.path: one.magnitudes for one in (prepared.given, prepared.rewritten)
+    }
+    trials = _baselines(job, prepared, finished)
+    numbers = {kind: count(1) for kind in ("candidate", "compact")}
+    for one in choose(_candidates(job, prepared), _ASKED_PER_BEST * job.best, job.goal):
+        kind = "compact" if isinstance(one.question.magnitudes, Lookups) else "candidate"
+        model = prepared.rewritten.path
+        if kind == "compact":
+            model = job.out / f"compact-{hashlib.sha256(one.question.model).hexdigest()[:12]}.onnx"
+            write_output(model, one.question.model)
+            magnitudes[model] = one.question.magnitudes
+        trials.append(Trial(f"{kind} {next(numbers[kind])}", False, model, one.run_args, one.cost.key_mb))
+    return Proposed(trials, magnitudes)
+
+
+def _baselines(job: Job, prepared: Prepared, finished: FinishedSteps) -> list[Trial]:
+    base, model = job.base, prepared.given.path
+    same = ("input_visibility", "param_visibility", "variables")
+    if job.baselines == "given":
+        return [Trial("as given", True, model, base)]
+    stock = changed(job.stock, **{key: getattr(base, key) for key in same})
+    made, less = [Trial("stock", True, model, stock)], stock.logrows - 1
+    made.append(Trial(f"stock at logrows {less}", True, model, changed(stock, logrows=less)))
+    if base != stock:
+        made.append(Trial("as given", True, model, base))
+    for target in job.calibrations:
+        one = Trial(f"calibrate {target}", True, model, stock)
+        try:
+            found = finished.once(one, one.name, lambda: _calibrate(job, prepared, stock, target))  # noqa: B023
+            one.run_args = RunArgs.model_validate_json(json.dumps(found))
+        except CircuitError as error:
+            one.failure = error.message
+        made.append(one)
+    return made
+
+
+def _calibrate(job: Job, prepared: Prepared, stock: RunArgs, target: str) -> dict[str, Any]:
+    say(f"calibrate_settings for {target} ...")
+    place = job.work / f"calibrate-{target}"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    extremes = sum(not name.startswith(USUAL) for name in prepared.feeds)  # they stand last
+    samples = [*prepared.rows[:_CALIBRATED_SAMPLES], *prepared.rows[-extremes:]]
+    rows = [[number for sample in samples for number in sample[at]] for at in range(len(samples[0]))]
+    found = trial.calibrated(prepared.given.path, stock, rows, target, job.limits, place)
+    return found.model_dump(mode="json", exclude_none=True)
+
+
+def _candidates(job: Job, prepared: Prepared) -> list[Candidate]:
+    few, model = slice(_SEARCHED_SAMPLES), prepared.rewritten
+    base = _base(job, model.path)
+    question = Question(model.path.read_bytes(), base, prepared.rows[few], prepared.expected[few], model.magnitudes,
+                        job.floor, job.seed, margin=job.margin)  # fmt: skip
+    found: list[Candidate] = []
+    if why := too_large(model.path, base, job.limits.space_bytes):
+        say(f"EZKL's own arithmetic is not searched: {why}")
+    else:
+        found += search(question)
+    if job.compact:
+        other = rewrite(prepared.given.graph, prepared.feeds, base, FOR_COMPACT).graph
+        graphs = [(one, Magnitudes(one, prepared.feeds, job.low, job.high)) for one in (model.graph, other)]
+        found += compact_search(question, graphs)
+    return found
+
+
+def _base(job: Job, model: Path) -> RunArgs:
+    """Where candidates have everything from that is not searched."""
+    if not job.free_visibilities:
+        return job.base
+    found = cheapest_visibilities(model.read_bytes(), job.base)
+    say(f"fewest cells with inputs {found.input_visibility} and parameters {found.param_visibility}")
+    return found

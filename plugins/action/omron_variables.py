@@ -1,0 +1,47 @@
+"""Holds a host's variables against the roles' argument specifications. Runs on the control node, changes nothing.
+
+    - omron_variables:
+        roles_directory: "{{ role_path }}/.."
+      register: ...
+
+Returns `problems`, a list of sentences, and `values`: each variable that a specification names, of its type, the
+default where the inventory does not say otherwise.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible.plugins.action import ActionBase
+
+_UTILS = str(Path(__file__).resolve().parents[1] / "plugin_utils")
+if _UTILS not in sys.path:  # found so from a clone and from a collection alike
+    sys.path.append(_UTILS)
+
+from omron_preflight.variables import judged_values, known_variables, unknown_problems  # noqa: E402
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
+    """What Ansible looks for."""
+
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The result of the task."""
+        super().run(tmp, task_vars)
+        _, given = self.validate_argument_spec({"roles_directory": {"type": "path", "required": True}})
+        everything = task_vars or {}
+        known = known_variables(Path(given["roles_directory"]))
+        values, problems = {}, []
+        for name in sorted(set(known) & set(everything)):
+            try:
+                values[name] = self._templar.template(everything[name])
+            except AnsibleError as error:
+                problems.append(f"{name} cannot be evaluated ({error}): look at what it refers to")
+        judged, wrong = judged_values(values, known)
+        unknown = unknown_problems(everything, known, judged["omron_other_variables"])
+        return {"changed": False, "problems": unknown + problems + wrong, "values": judged}

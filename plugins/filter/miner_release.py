@@ -1,0 +1,47 @@
+"""What a release of the miner is made of on the control node: every file that is shipped, by its content."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+_UTILS = str(Path(__file__).resolve().parents[1] / "plugin_utils")
+if _UTILS not in sys.path:  # found so from a clone and from a collection alike
+    sys.path.append(_UTILS)
+
+from omron_preflight.files import sha256  # noqa: E402  # after the path is there
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_EXTRAS = {"tune.lock", "provers.lock", "live.lock"}
+"""Locks of packages that not every host needs."""
+_BUILT = ("__pycache__", ".egg-info")
+"""Endings of folders that building or running leaves in the source, and that are not shipped."""
+
+
+def miner_shipped(source: str, extras: list[str]) -> list[str]:
+    """A line ``PATH SHA256`` for each file that is shipped of the distribution in the folder `source`, sorted.
+
+    These are its pyproject.toml, its locks and everything below ``src``, data included; of the locks that not every
+    host needs those named in `extras`. Raises OSError for what cannot be read.
+    """
+    root = Path(source)
+    files = [*root.glob("*.toml"), *root.glob("*.lock"), *_below(root / "src")]
+    shipped = [file for file in files if file.name not in _EXTRAS - set(extras)]
+    return sorted(f"{file.relative_to(root)} {sha256(file)}" for file in shipped)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        if path.is_file() and not any(part.endswith(_BUILT) for part in path.relative_to(folder).parts):
+            yield path
+
+
+class FilterModule:
+    """What Ansible looks for."""
+
+    def filters(self) -> dict[str, Any]:
+        """The filters by name."""
+        return {"miner_shipped": miner_shipped}

@@ -1,0 +1,50 @@
+"""Files of the operator's on the control node: read, hashed once, and why one cannot be used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+ABSOLUTE = "write an absolute path (the variable inventory_dir is the inventory's folder)"
+VAULT = b"$ANSIBLE_VAULT"
+"""What an encrypted file begins with; `copy` decrypts it."""
+
+
+def file_problem(variable: str, value: Any, what: str) -> str | None:
+    """Why `value` is no readable file on the control node, or None; `what` says which file is wanted."""
+    if not isinstance(value, str):
+        return f"{variable} {value!r} is not a path: write the path of {what}"
+    path = Path(value).expanduser()
+    if not path.is_absolute():
+        return f"{variable} {value} is relative: {ABSOLUTE}"
+    if path.is_dir():
+        return f"{variable} {value} is a folder: name the file itself, {what}"
+    try:
+        with path.open("rb"):
+            return None
+    except OSError as error:
+        return f"{variable} {value} cannot be read on the control node ({error.strerror}): name {what}"
+
+
+def json_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in the file, or None when it holds anything else."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256, in hex. Read once, however many hosts ask; again only when it was written to meanwhile."""
+    stat = path.stat()
+    return _sha256(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, size: int, modified: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,74 @@
+"""All hosts together: what two of them must not share."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from omron_preflight.values import whole_number
+from omron_preflight.wallet import hotkey_identity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+SHARED_BY_NONE = {
+    "omron_network": "local",
+    "omron_netuid": 2,
+    "omron_hotkey_file": "",
+    "omron_external_ip": "",
+    "omron_axon_port": 8091,
+    "miner_axon_external_port": 0,
+}
+"""The variables by which two hosts may be in each other's way, with their defaults."""
+
+
+def shared_problems(hosts: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """For each host of `hosts` (name to the inventory's values) what it shares with another and must not.
+
+    On a real network a hotkey answers at one address: a second host would take the first one's place on the chain.
+    """
+    hotkeys, addresses = defaultdict(list), defaultdict(list)
+    for name, values in hosts.items():
+        if values["omron_network"] == "local":
+            continue
+        if identity := hotkey_identity(values["omron_hotkey_file"]):
+            hotkeys[values["omron_network"], str(values["omron_netuid"]), identity].append(name)
+        port = whole_number(values["miner_axon_external_port"]) or whole_number(values["omron_axon_port"])
+        if values["omron_external_ip"] and port:
+            addresses[str(values["omron_external_ip"]), port].append(name)
+    problems: dict[str, list[str]] = defaultdict(list)
+    for (network, netuid, identity), names in hotkeys.items():
+        sentence = (
+            f"the hotkey {identity} is used on {_and(names)}, and subnet {netuid} of {network} knows one address of "
+            "it: give each host a hotkey of its own in omron_hotkey_file"
+        )
+        _tell(problems, names, sentence)
+    for (address, port), names in addresses.items():
+        sentence = (
+            f"{address}, port {port}, is the address of {_and(names)}: give each host its own omron_external_ip, "
+            "or its own omron_axon_port (behind one address: miner_axon_external_port)"
+        )
+        _tell(problems, names, sentence)
+    return dict(problems)
+
+
+def _tell(problems: dict[str, list[str]], names: list[str], sentence: str) -> None:
+    for name in names if len(names) > 1 else []:
+        problems[name].append(sentence)
+
+
+def _and(names: Iterable[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def report(problems: Mapping[str, list[str]]) -> list[str]:
+    """Every problem once, behind the hosts that have it, in the order found; `problems` are those of each host."""
+    sentences: dict[str, list[str]] = defaultdict(list)
+    for name, found in problems.items():
+        for sentence in dict.fromkeys(found):
+            sentences[sentence].append(name)
+    return [
+        f"{f'all {len(problems)} hosts' if len(names) == len(problems) > 3 else ', '.join(names)}: {sentence}"
+        for sentence, names in sentences.items()
+    ]

@@ -1,0 +1,103 @@
+"""All judges over one host, and over all hosts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from omron_preflight import circuits, fleet, host, provers, settings, sn2, storage, tuning, wallet
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+def host_problems(
+    seen: Mapping[str, Any],
+    needs: Mapping[str, Any],
+    supported: Mapping[str, list[str]],
+    proves: Sequence[Any] | None = None,
+) -> list[str]:
+    """Everything that stands against a deploy to one host.
+
+    `seen` is what the role read of the host, as the action plugin's argument specification has it; `needs` is the
+    package's needs.json; `supported` maps distributions to versions. `proves` are the circuits of its miner for a host
+    that only proves, None for a miner.
+    """
+    problems = list(seen["variables"]["problems"])
+    if seen["unreachable"]:
+        return [f"cannot be reached: {seen['unreachable']}", *problems]
+    values, machine, disks = seen["variables"]["values"], seen["host"], seen["storage"]
+    facts = machine["facts"]
+    memory_mb = host.usable_memory_mb(facts, machine["memory_limits"])
+    shm_bytes, shm_problems = storage.shm(values, host.own_memory_mb(facts, machine["memory_limits"]) * 2**20)
+    is_ezkl = values["omron_engine"] == "ezkl"
+    container = "container" in facts.get("virtualization_tech_guest", ())
+    problems += host.system_problems(facts, supported, values["omron_allow_untested_os"])
+    problems += host.memory_problems(facts, machine["memory_limits"], values["preflight_minimum_memory_mb"])
+    if deploys_miner := values["miner_enabled"] and disks["for_miner"]:
+        problems += storage.disk_problems(disks["measured"], values["preflight_minimum_disk_mb"])
+    problems += shm_problems
+    problems += host.governor_problems(
+        values["cpu_governor_enabled"] and values["cpu_governor_required"],
+        tuning.policies(machine["tuning"]["cpufreq"]),
+        container,
+    )
+    problems += tuning.tuning_problems(values, machine["tuning"], container)
+    ports = {"miner_provers_port": "tcp"} if proves is not None else {"omron_axon_port": "tcp" if is_ezkl else "udp"}
+    if proves is None and values["miner_prover_engine"] == "dask":
+        ports["miner_provers_scheduler_port"] = "tcp"
+    for port, protocol in ports.items():
+        listeners = machine["listeners"] if protocol == "tcp" else machine["udp_listeners"]
+        problems += host.port_problems(values[port], listeners, machine["users"], values["omron_user"], protocol, port)
+    problems += host.user_problems(
+        values, machine["users"], machine["groups"], machine["login_users"], machine["made_here"]
+    )
+    problems += settings.placeholder_problems(
+        {name: value for name, value in values.items() if name.startswith("omron_")}
+    )
+    if proves is not None:
+        return problems + circuits.needs_problems(proves, needs, memory_mb, shm_bytes)
+    problems += settings.network_problems(values)
+    problems += settings.stop_time_problems(values)
+    problems += wallet.wallet_problems(values, seen["wallet"]["coldkeys"])
+    problems += sn2.memory_limit_problems(values["pm2_memory_max"])
+    problems += sn2.sn2_problems(values, machine["glibc"], disks["measured"] if deploys_miner else None)
+    if is_ezkl:
+        problems += circuits.ezkl_problems(values["omron_ezkl_version"])
+        problems += circuits.circuit_problems(values["omron_circuits"], values["omron_ezkl_version"])
+        problems += circuits.srs_problems(values)
+        problems += circuits.needs_problems(values["omron_circuits"], needs, memory_mb, shm_bytes)
+    if is_ezkl and deploys_miner:
+        problems += storage.room_problems(
+            values["omron_circuits"], disks["measured"], disks["keys"], values["omron_srs_file"]
+        )
+    problems += wallet.competition_problems(values) if is_ezkl else []
+    return problems
+
+
+def fleet_problems(
+    hosts: Mapping[str, Mapping[str, Any]],
+    others: Mapping[str, Mapping[str, Any]],
+    needs: Mapping[str, Any],
+    supported: Mapping[str, list[str]],
+    prover_hosts: Mapping[str, Mapping[str, Any]] | None = None,
+    miners: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, list[str]]:
+    """The problems of each host of `hosts` (name to what was seen of it), by itself and together.
+
+    `others` are the values of miners that are not deployed to now, but may share what must not be shared.
+    `prover_hosts` and `miners` have the FLEET_VALUES of all of the inventory.
+    """
+    prover_hosts, miners = prover_hosts or {}, miners or {}
+    values = {name: seen["variables"]["values"] for name, seen in hosts.items() if name not in prover_hosts}
+    shared = fleet.shared_problems({**others, **values})
+    both = {**prover_hosts, **miners}
+    clocks = {name: time for name, seen in hosts.items() if (time := host.clock(seen.get("host")))}
+    fitting = provers.prover_problems(list(prover_hosts), list(miners), both, clocks)
+    found = {}
+    for name, seen in hosts.items():
+        proves = None
+        if name in prover_hosts:
+            miner = provers.miner_of(name, both, list(miners))
+            proves = both[miner]["omron_circuits"] if miner else []
+        found[name] = host_problems(seen, needs, supported, proves) + shared.get(name, []) + fitting.get(name, [])
+    return found

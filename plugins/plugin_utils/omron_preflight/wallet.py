@@ -1,0 +1,140 @@
+"""Keys: the miner's hotkey, coldkeys that must not be there, and the competition's storage with its credentials."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omron_preflight.files import ABSOLUTE, VAULT, file_problem, json_object
+from omron_preflight.settings import NETWORKS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+COMPETITION_FILES = ("model.compiled", "settings.json")
+
+_ENDPOINT = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?")
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_SECRETS = ("secretPhrase", "secretSeed", "privateKey")
+
+
+def _hotkey_problems(value: Any) -> list[str]:
+    what = "the hotkey's file, hotkeys/NAME of a bittensor wallet"
+    # Before anything is opened: a coldkey is not even read.
+    if isinstance(value, str) and "coldkey" in value.lower():
+        return [
+            f"omron_hotkey_file {value} looks like a coldkey, which must never reach a miner: name {what}, "
+            "and keep the coldkey off this machine too"
+        ]
+    if problem := file_problem("omron_hotkey_file", value, what):
+        return [problem]
+    path = Path(value).expanduser()
+    with path.open("rb") as file:
+        begins = file.read(len(VAULT))
+    if begins.startswith(b"$NACL"):
+        return [f"omron_hotkey_file {value} is encrypted, and a service has nobody to ask: name an unencrypted hotkey"]
+    if begins == VAULT:
+        return []
+    content = json_object(path)
+    if content is None or not {"ss58Address", *_SECRETS} & set(content):
+        return [f"omron_hotkey_file {value} is not a bittensor key file (JSON with ss58Address): name {what}"]
+    if not any(isinstance(content.get(name), str) and content[name] for name in _SECRETS):
+        return [
+            f"omron_hotkey_file {value} holds only the public half of a key, which cannot sign: name {what}, the file "
+            "that also holds the secret, not the one that ends in pub.txt"
+        ]
+    return []
+
+
+def hotkey_identity(value: Any) -> str | None:
+    """What tells one hotkey from another without its secret: its address, or where its encrypted file is.
+
+    None where the file cannot be read; `wallet_problems` says why.
+    """
+    if not isinstance(value, str) or not value or "coldkey" in value.lower():
+        return None
+    path = Path(value).expanduser()
+    content = json_object(path)
+    if content is not None and isinstance(address := content.get("ss58Address"), str):
+        return address
+    return str(path.resolve()) if path.is_file() else None
+
+
+def wallet_problems(settings: Mapping[str, Any], coldkeys_on_host: list[str]) -> list[str]:
+    """Hotkey and coldkey: what the operator names, and the paths of coldkeys that lie in the host's wallets."""
+    problems = [
+        f"{path} on the host is a coldkey, which must never be on a miner: move it to a machine that is offline, "
+        "and consider its funds exposed"
+        for path in coldkeys_on_host
+    ]
+    hotkey, network = settings["omron_hotkey_file"], settings["omron_network"]
+    if hotkey:
+        problems += _hotkey_problems(hotkey)
+    elif network in NETWORKS and network != "local":
+        problems.append(
+            f"omron_hotkey_file is empty, but {network} needs your registered hotkey: "
+            "name its file (hotkeys/NAME of a wallet) on the control node"
+        )
+    return problems
+
+
+def competition_problems(settings: Mapping[str, Any]) -> list[str]:
+    """What a competition needs, all of it or nothing: storage, its credentials, and the circuit when one is named."""
+    if not settings["omron_competition_enabled"]:
+        return []
+    problems = _bucket_problems(settings) + _credentials_problems(settings["omron_competition_credentials_file"])
+    if circuit := settings["omron_competition_circuit"]:
+        folder = Path(str(circuit)).expanduser()
+        if not folder.is_absolute():
+            problems.append(f"omron_competition_circuit {circuit} is relative: {ABSOLUTE}")
+        else:
+            missing = [name for name in COMPETITION_FILES if not (folder / name).is_file()]
+            if missing:
+                problems.append(
+                    f"omron_competition_circuit {circuit} lacks {' and '.join(missing)} on the control node: "
+                    "name the folder of a compiled circuit"
+                )
+    return problems
+
+
+def _bucket_problems(settings: Mapping[str, Any]) -> list[str]:
+    endpoint, region = settings["omron_competition_endpoint"], settings["omron_competition_region"]
+    bucket = settings["omron_competition_bucket"]
+    problems = []
+    if endpoint and not (isinstance(endpoint, str) and _ENDPOINT.fullmatch(endpoint)):
+        problems.append(
+            f"omron_competition_endpoint {endpoint!r} is no https://HOST: write the storage's, without the bucket"
+        )
+    if not endpoint and region == "auto":
+        problems.append(
+            "omron_competition_region is auto, which Amazon's storage does not know: write the bucket's region, "
+            "or set omron_competition_endpoint"
+        )
+    if not bucket:
+        problems.append("omron_competition_bucket is empty, but omron_competition_enabled is set: write its name")
+    elif not isinstance(bucket, str) or not _BUCKET.fullmatch(bucket) or (not endpoint and "." in bucket):
+        problems.append(
+            f"omron_competition_bucket {bucket!r} is no name of a bucket: 3 to 63 lower-case letters, digits and "
+            "dashes, dots not at Amazon"
+        )
+    return problems
+
+
+def _credentials_problems(value: Any) -> list[str]:
+    if not value:
+        return [
+            "omron_competition_credentials_file is empty, but omron_competition_enabled is set: name the file with the "
+            "storage's keys on the control node"
+        ]
+    what = "a file as ~/.aws/credentials"
+    if problem := file_problem("omron_competition_credentials_file", value, what):
+        return [problem]
+    content = Path(value).expanduser().read_bytes()
+    if content.startswith(b"$ANSIBLE_VAULT"):  # `copy` decrypts it
+        return []
+    missing = [name for name in (b"[default]", b"aws_access_key_id", b"aws_secret_access_key") if name not in content]
+    if not missing:
+        return []
+    lacks = ", ".join(name.decode() for name in missing)
+    return [f"omron_competition_credentials_file {value} lacks {lacks}: name {what}"]

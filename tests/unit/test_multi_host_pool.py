@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import prover_work
+from omron_miner.constants import Circuits, Constants, Deadlines, Log, Prover, Provers, Sessions
+from omron_miner.events import LOGGER_NAME, FailureKind
+from omron_miner.provers.multi_host_pool import HostState, MultiHostPool
+from omron_miner.proving.prover import Work
+from simulated_hosts import OneCircuit, SimulatedHost
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
+
+    from omron_miner.proving.verified_model_session import ProofResult
+
+    Join = Callable[..., list[SimulatedHost]]
+
+pytestmark = pytest.mark.slow  # this host's own pool starts processes
+THIS_HOST = "a process of this host"
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MultiHostPool]:
+    """This host proves only when no other can."""
+    place = tmp_path_factory.mktemp("pool")
+    constants = Constants(
+        prover=Prover(engine="dask", local_workers=0),
+        provers=Provers(heartbeat_seconds=0.05, lost_seconds=0.5),
+        deadlines=Deadlines(external_queue_seconds=20),
+        sessions=Sessions(directory=place / "ram", fallback_directory=place / "disk"),
+        log=Log(directory=place),
+        circuits=Circuits(directory=place / "circuits"),
+    )
+    prove: Any = prover_work.prove  # takes what the tests submit
+    verify: Any = prover_work.verify
+    pool = MultiHostPool(
+        constants,
+        work=Work(prover_work.warm_up, prove),
+        verification=Work(prover_work.warm_up, verify),
+        catalogue=OneCircuit(),
+    )
+    pool.start()
+    yield pool
+    pool.close(0)
+
+
+@pytest.fixture
+def join(pool: MultiHostPool) -> Iterator[Join]:
+    joined: list[SimulatedHost] = []
+
+    def join(*hosts: SimulatedHost, usable: bool = True) -> list[SimulatedHost]:
+        for host in hosts:
+            pool._tell(lambda host=host: pool.join(host))  # type: ignore[misc]
+            joined.append(host)
+            wait_until(lambda host=host: usable is not bool(state_of(pool, host.name)))  # type: ignore[misc]
+        return list(hosts)
+
+    yield join
+    for host in joined:
+        pool._tell(lambda host=host: pool.leave(host.name, "the test ended"))  # type: ignore[misc]
+    wait_until(lambda: len(pool.hosts()) == 1)
+
+
+def state_of(pool: MultiHostPool, name: str) -> str:
+    return next((one.state for one in pool.hosts() if one.name == name), "not known")
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 15.0) -> None:
+    until = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until, "did not happen in time"
+        time.sleep(0.01)
+
+
+def submit(pool: MultiHostPool, within: float = 30.0, seconds: float = 0.0) -> Future[ProofResult]:
+    rows: Any = {"seconds": seconds}  # the pool only passes them on
+    return pool.submit("c", rows, time.monotonic() + within)
+
+
+def by(answer: Future[ProofResult]) -> str:
+    """Which host made the proof."""
+    result = answer.result(25)
+    assert result.verified, result
+    return THIS_HOST if result.detail.isdigit() else result.detail
+
+
+def test_hosts_share_the_work_by_their_pace_and_proofs_are_verified_here(pool: MultiHostPool, join: Join) -> None:
+    fast, slow = join(SimulatedHost("fast", 0.2), SimulatedHost("slow", 1.0))
+    answers = [submit(pool) for _ in range(8)]
+    assert {by(one) for one in answers} == {"fast", "slow"}
+    assert fast.proofs > slow.proofs >= 1
+    assert answers[0].result().outputs == [2.0], "the outputs are what was verified here"
+    assert answers[-1].result().timings.queue_s > 0.2
+
+
+def test_without_another_host_this_one_proves(pool: MultiHostPool, join: Join) -> None:
+    assert by(submit(pool)) == THIS_HOST
+    join(SimulatedHost("other"))
+    assert by(submit(pool)) == "other"
+
+
+@pytest.mark.parametrize("state", ["gone", "paused"])
+def test_a_host_that_is_lost_during_a_proof(
+    pool: MultiHostPool, join: Join, state: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another one makes the proof; it is named, gets no work, and is let in again when it answers."""
+    [host] = join(SimulatedHost("lost", 0.2))
+    answer = submit(pool)
+    wait_until(lambda: bool(host.proving))
+    host.state = state
+    assert by(answer) == THIS_HOST
+    assert state_of(pool, "lost") == ("connection refused" if state == "gone" else "it did not answer for 0.5 s")
+    assert "Prover host lost gets no work until it answers" in caplog.text
+    host.state = "well"
+    wait_until(lambda: not state_of(pool, "lost"))
+    assert by(submit(pool)) == "lost"
+
+
+def test_a_lost_proof_without_time_for_another_try_fails_within_its_deadline(pool: MultiHostPool, join: Join) -> None:
+    [host] = join(SimulatedHost("lost", 0.1))
+    begun = time.monotonic()
+    host.seconds = 5.0
+    answer = submit(pool, within=0.9, seconds=5.0)
+    wait_until(lambda: bool(host.proving))
+    host.state = "paused"
+    result = answer.result(5)
+    assert time.monotonic() - begun < 1.5
+    assert result.failure is FailureKind.WORKER_CRASHED
+    assert "prover host lost" in result.detail
+
+
+def test_a_hung_proof_ends_at_its_deadline(pool: MultiHostPool, join: Join) -> None:
+    [host] = join(SimulatedHost("slow", 0.1))
+    host.seconds = 60.0
+    result = submit(pool, within=0.5).result(5)
+    assert result.failure is FailureKind.TIMEOUT
+    assert "slow" in result.detail
+    wait_until(lambda: len(host.ended) == 1)
+
+
+def test_what_no_other_host_can_make_in_time_this_one_makes(pool: MultiHostPool, join: Join) -> None:
+    join(SimulatedHost("slow", 60.0))
+    assert by(submit(pool, within=20.0)) == THIS_HOST  # once its worker, which a test before stopped, is there again
+
+
+def test_a_caller_that_left_ends_the_proof_on_the_host(pool: MultiHostPool, join: Join) -> None:
+    [host] = join(SimulatedHost("other", 5.0))
+    made, waiting = submit(pool), submit(pool)
+    wait_until(lambda: bool(host.proving))
+    for one in (waiting, made):
+        pool.cancel(one)
+        assert one.result(5).failure is FailureKind.CANCELLED
+    wait_until(lambda: len(host.ended) == 1)
+
+
+@pytest.mark.parametrize("state", ["bad proof", "crashing proof"])
+def test_a_host_whose_proof_does_not_verify_here_is_distrusted(
+    pool: MultiHostPool, join: Join, state: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    join(SimulatedHost("liar", 0.05, state), SimulatedHost("honest", 0.5))
+    assert by(submit(pool)) == "honest"
+    assert state_of(pool, "liar") == "one of its proofs did not verify here"
+    assert "a proof of prover host liar does not verify here" in caplog.text
+
+
+@pytest.mark.parametrize("failure", ["worker_crashed", "internal_error", "verification_failed", "queue_full"])
+def test_what_a_host_failed_another_one_tries(pool: MultiHostPool, join: Join, failure: str) -> None:
+    join(SimulatedHost("failing", 0.05, failure), SimulatedHost("other", 0.5))
+    assert by(submit(pool)) == "other"
+
+
+def test_a_request_that_fails_on_two_hosts_is_answered_with_the_failure(pool: MultiHostPool, join: Join) -> None:
+    hosts = join(*(SimulatedHost(f"failing {number}", 0.05, "worker_crashed") for number in range(3)))
+    result = submit(pool).result(10)
+    assert (result.failure, result.tries) == (FailureKind.WORKER_CRASHED, 2)
+    assert result.detail in {f"{host.name} could not" for host in hosts}
+
+
+def test_an_input_that_cannot_be_proved_is_tried_once(pool: MultiHostPool, join: Join) -> None:
+    join(SimulatedHost("one", 0.05, "proving_failed"), SimulatedHost("other", 0.5))
+    assert submit(pool).result(10).failure is FailureKind.PROVING_FAILED
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"release": "0.0.9-abc"}, "it runs release 0.0.9-abc, the miner"),
+        ({"ezkl": "21.0.0"}, "it has EZKL 21.0.0, the miner"),
+        ({"circuits": {"c": "other files"}}, "it has no circuit in common"),
+        ({"circuits": {}, "refused": {"c": "it does not verify"}}, "it has no circuit in common"),
+        ({"draining": True}, "it finishes what it has and stops"),
+    ],
+)
+def test_a_host_that_does_not_fit_gets_no_work_and_is_named(
+    pool: MultiHostPool, join: Join, said: dict[str, Any], why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, LOGGER_NAME)
+    host = SimulatedHost("other")
+    host.say(**said)
+    join(host, usable=False)
+    wait_until(lambda: state_of(pool, "other").startswith(why))
+    assert by(submit(pool)) == THIS_HOST
+    assert f"Prover host other gets no work: {why}" in caplog.text
+    if said.get("circuits"):
+        assert "Prover host other does not prove circuit c: its files are not the miner's" in caplog.text
+
+
+def test_capacity_counts_the_hosts_that_may_get_work(pool: MultiHostPool, join: Join) -> None:
+    alone = pool.capacity()
+    join(SimulatedHost("one"), SimulatedHost("other", 5.0))
+    assert pool.capacity()["workers"] == alone["workers"] + 2
+    [this, *others] = pool.hosts()
+    assert this.is_local
+    assert others[0] == HostState("one", False, "", circuits=1, running=0, proofs=0, failures=0)
