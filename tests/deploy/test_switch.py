@@ -167,7 +167,7 @@ class Fleet:
                 "folder": str(folder),
                 **{f"omron_{one}": str(folder / one) for one in ("etc", "opt", "state", "log")},
                 "omron_user": "root",
-                "miner_start_timeout_seconds": 5,
+                "miner_start_timeout_seconds": 120,
             }
             for name, folder in self.folders.items()
         }

@@ -12,7 +12,14 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-UNITS = ["omron-pm2", "omron-cpu-governor", "omron-firewall", "omron-miner-monitor", "omron-sn2-circuits"]
+UNITS = [
+    "omron-pm2",
+    "omron-cpu-governor",
+    "omron-firewall",
+    "omron-fleet-firewall",
+    "omron-miner-monitor",
+    "omron-sn2-circuits",
+]
 
 
 def render(unit: str, **variables: Any) -> str:
@@ -21,7 +28,7 @@ def render(unit: str, **variables: Any) -> str:
     for path in ROOT.glob("roles/*/defaults/main.yml"):
         given |= yaml.safe_load(path.read_text())
     internal = ("pm2_ecosystem", "pm2_home", "pm2_programs", "pm2_node", "pm2_program", "cpu_governor_program")
-    given |= {f"__{name}": "/opt/omron-miner/x" for name in (*internal, "firewall_program")}
+    given |= {f"__{name}": "/opt/omron-miner/x" for name in (*internal, "firewall_program", "fleet_firewall_rules")}
     given |= {"__pm2_memory_max": "", "__sn2_miner_sync_arguments": ["live", "circuits", "sync"]}
     given |= {"__sn2_miner_environment_file": "/etc/omron-miner/sn2-circuits.env"}
     given |= {"ansible_managed": "managed", "__monitor_tells": True, "__firewall_ports": ["8091/tcp", "8091/udp"]}
@@ -66,6 +73,13 @@ def test_upstreams_miner_has_a_memory_limit_and_writes_to_no_wallet() -> None:
 
 def test_one_process_that_memory_runs_out_for_does_not_end_the_others() -> None:
     assert "OOMPolicy=continue" in render("omron-pm2").splitlines()
+
+
+@pytest.mark.parametrize("unit", ["omron-pm2", "omron-firewall", "omron-fleet-firewall"])
+def test_a_slow_or_failed_start_at_boot_is_not_the_last(unit: str) -> None:
+    """Nobody may look at the host for days; without these the miner does not run, or no validator gets through."""
+    lines = render(unit).splitlines()
+    assert {"Restart=on-failure", "StartLimitIntervalSec=0", "TimeoutStartSec=300"} <= set(lines)
 
 
 TLP = """[Unit]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from functools import partial
 
 import click
 import pytest
@@ -79,6 +80,14 @@ def test_a_command_shows_its_progress_on_stderr_until_it_ends() -> None:
         assert done.stdout == ""
 
 
+def read_some(reader: int) -> bytes:
+    """What a terminal shows next; a read may return any part of it. Empty once it is closed, which Linux reports as EIO."""
+    try:
+        return os.read(reader, 65_536)
+    except OSError:
+        return b""
+
+
 def test_a_command_on_a_terminal_draws_a_bar_for_counted_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, terminal = os.openpty()
     try:
@@ -86,7 +95,7 @@ def test_a_command_on_a_terminal_draws_a_bar_for_counted_steps(monkeypatch: pyte
             monkeypatch.setattr(sys, "stderr", stderr)
             long_work.main([], standalone_mode=False)
             monkeypatch.undo()
-            shown = os.read(reader, 65_536).decode()
+        shown = b"".join(iter(partial(read_some, reader), b"")).decode()
     finally:
         os.close(reader)
     first, *bar, last = shown.split("\r\n")[:-1]
