@@ -145,7 +145,7 @@ def processes(*commands: list[str]) -> Iterator[None]:
 def wait_for_hosts(pool: MultiHostPool, number: int) -> None:
     """Until so many other hosts may get work. Raises ClickException."""
     until = time.monotonic() + JOIN_SECONDS
-    while sum(not one.state and not one.is_local for one in pool.hosts()) < number:
+    while sum(not one.state and bool(one.address) for one in pool.hosts()) < number:
         if time.monotonic() > until:
             raise click.ClickException(f"not all prover hosts joined: {pool.hosts()}")
         time.sleep(0.05)

@@ -17,6 +17,7 @@ ORDER = ("not_running", "missed", "stale", "unreachable", "missing", "unreadable
 """States of a host, the worst first."""
 _LONGEST_TEXT = 200
 _MOST_ALERTS = 20
+_MOST_PROVERS = 200
 _MOST_FUTURE_SECONDS = 60  # clocks differ a little; beyond it a summary's age means nothing
 _TIMES = ("proof p95", "overhead p95", "total p95")
 
@@ -58,7 +59,7 @@ def _row(name: str, read: Any, stale_seconds: float, now: float) -> dict[str, An
     row: dict[str, Any] = {
         "name": _clean(name), "state": "unreadable", "reason": "", "requests": 0, "succeeded": 0,
         "success_percent": None, "targets": {}, "failures": {}, "alerts": [], "cause": "", "command": "",
-        "version": "", "age_seconds": None, "host": "",
+        "version": "", "age_seconds": None, "host": "", "provers": [],
     }  # fmt: skip
     read = read if isinstance(read, dict) else {}
     said = _clean(read.get("stderr") or read.get("msg") or read.get("stdout") or "nothing was said")
@@ -120,6 +121,7 @@ def _view(summary: dict[str, Any]) -> dict[str, Any]:
         "command": _clean(causes[0]["command"]) if causes else "",
         "version": _version(summary),
         "host": _host(host),
+        "provers": _provers(summary.get("provers")),
     }
 
 
@@ -128,6 +130,22 @@ def _version(summary: dict[str, Any]) -> str:
     upstream = summary.get("sn2")
     other = f", sn2-miner {upstream.get('version') or 'unknown'}" if isinstance(upstream, dict) else ""
     return _clean(f"{summary['version']}{other}")
+
+
+def _provers(provers: Any) -> list[str]:
+    """A line per host that proves for this one; none for a miner alone."""
+    if provers is None:
+        return []
+    lines = [
+        _clean(
+            f"{one['name']} ({one['address']}): {one['state'] or 'gets work'}, {_number(one['proofs']):.0f} proofs,"
+            f" {_number(one['failures']):.0f} failures,"
+            f" {_number(one['running']):.0f} of {_number(one['workers']):.0f} proving"
+        )
+        for one in provers["hosts"][:_MOST_PROVERS]
+        if one["address"]
+    ]
+    return [*([f"NOT KNOWN NOW: {_clean(provers['problem'])}"] if provers["problem"] else []), *lines]
 
 
 def _target(one: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ import pytest
 from omron_miner.monitor.model import SCHEMA_VERSION
 from omron_miner.monitor.render import to_json
 from plugin_loading import load_plugin
-from summary_samples import NOW, bad_summary, empty_summary, sample_summary, sn2_summary
+from summary_samples import NOW, bad_summary, empty_summary, prover_summary, sample_summary, sn2_summary
 
 ROOT = Path(__file__).parents[2]
 fleet = load_plugin("plugins/filter/fleet.py")
@@ -87,6 +87,16 @@ def test_a_host_of_upstreams_miner_says_which_release_it_runs() -> None:
     assert (row["state"], row["version"]) == ("met", f"{sn2_summary().version}, sn2-miner 14.7.5")
     odd = json.loads(to_json(sn2_summary())) | {"sn2": [1]}
     assert only(read(json.dumps(odd)))["version"] == sn2_summary().version
+
+
+def test_a_miners_prover_hosts_are_told_with_it() -> None:
+    lines = only(read(to_json(prover_summary())))["provers"]
+    assert lines == [
+        "prover-1 (tls://10.0.0.2:8785): gets work, 500 proofs, 0 failures, 2 of 2 proving",
+        "prover-2 (tls://10.0.0.3:8785): it left: it is not connected to the scheduler any more, 500 proofs,"
+        " 3 failures, 0 of 0 proving",
+    ]
+    assert only(read(to_json(sample_summary())))["provers"] == []
 
 
 def test_another_schema_and_a_date_ahead_are_told() -> None:

@@ -44,7 +44,7 @@ def test_a_proof_of_another_host_is_verified_there_and_here(
     pool = MultiHostPool(constants, connect=DaskConnection(constants).run)
     try:
         pool.start()
-        wait_until(lambda: [one.is_local for one in pool.hosts() if not one.state] == [True, False], 100)
+        wait_until(lambda: [bool(one.address) for one in pool.hosts() if not one.state] == [False, True], 100)
         inputs = example_inputs(tiny_circuit, seed=7)
         rows = validate_inputs(tiny_circuit, inputs)
         result = pool.submit(tiny_circuit.id, rows, time.monotonic() + 60).result(70)

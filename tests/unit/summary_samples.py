@@ -32,6 +32,9 @@ from omron_miner.monitor.model import (
     Points,
     Pressure,
     ProcessMemory,
+    ProverHost,
+    ProverPace,
+    Provers,
     RamDisk,
     RecentRequest,
     Requests,
@@ -382,3 +385,15 @@ def sn2_summary(name: str = "sn2-1") -> Summary:
         work=Sn2Work(17_500.0, 1000.0, 2000.0, 1440, 40, ["an assumption"]),
     )  # fmt: skip
     return replace(sample_summary(name), engine="sn2", sn2=found)
+
+
+def prover_summary(name: str = "miner-1") -> Summary:
+    """A miner with two prover hosts, one of them switched off two hours ago."""
+    pace = [ProverPace("ab" * 32, 12.25, 11.5), ProverPace("cd" * 32, 3.0, 2.75)]
+    local = ProverHost("miner-1", "", True, False, "", NOW - 86_400, 2, 1, 1, 900, 1, pace)
+    well = ProverHost("prover-1", "tls://10.0.0.2:8785", True, False, "", NOW - 3600, 2, 2, 2, 500, 0, pace[:1])
+    lost = replace(
+        well, name="prover-2", address="tls://10.0.0.3:8785", gets_work=False, left=True, workers=0, running=0,
+        failures=3, state="it left: it is not connected to the scheduler any more", since=NOW - 7200,
+    )  # fmt: skip
+    return replace(sample_summary(name), provers=Provers(UTC, "", 4, [local, well, lost]))

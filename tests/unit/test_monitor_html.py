@@ -17,7 +17,7 @@ from omron_miner.monitor.model import Verdict
 from omron_miner.monitor.render import measured
 from omron_miner.page import Markup, text
 from omron_miner.page.plots import RIGHT, Line, Target, TimeAxis, histogram_plot, line_plot, round_ticks
-from summary_samples import NOW, bad_summary, empty_summary, sample_summary, sn2_summary
+from summary_samples import NOW, bad_summary, empty_summary, prover_summary, sample_summary, sn2_summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from omron_miner.monitor.model import Summary
 
 HOSTILE = "\"'></title></style><script>alert(1)</script><img src=x onerror=alert(1)>&amp;\u202e\x00\ud800]]>"
-SAMPLES = [sample_summary, bad_summary, empty_summary, sn2_summary]
+SAMPLES = [sample_summary, bad_summary, empty_summary, sn2_summary, prover_summary]
 
 
 def parsed(page: str) -> ElementTree.Element:

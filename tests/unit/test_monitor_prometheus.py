@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from omron_miner.events import FailureKind
 from omron_miner.monitor.model import ErrorLine
 from omron_miner.monitor.prometheus import to_prometheus
-from summary_samples import bad_summary, empty_summary, sample_summary, sn2_summary
+from summary_samples import bad_summary, empty_summary, prover_summary, sample_summary, sn2_summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,7 +119,7 @@ def test_a_callers_text_stays_inside_its_label(text: str) -> None:
 
 @pytest.mark.parametrize("file", ["alert-rules.yml", "alert-rules.test.yml", "grafana-dashboard.json", "README.md"])
 def test_what_is_documented_uses_only_metrics_that_are_written(file: str) -> None:
-    samples = [values(to_prometheus(make())) for make in (sample_summary, bad_summary, sn2_summary)]
+    samples = [values(to_prometheus(make())) for make in (sample_summary, bad_summary, sn2_summary, prover_summary)]
     written = {name.partition("{")[0] for found in samples for name in found}
     written |= {name.removesuffix("_bucket") for name in written}
     used = set(re.findall(r"\bomron_[a-z_]+[a-z]\b(?!\.prom)", (MONITORING / file).read_text()))
@@ -158,7 +158,7 @@ def check(promtool: str, *arguments: str, text: str = "") -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [sample_summary, bad_summary, empty_summary, sn2_summary])
+@pytest.mark.parametrize("make", [sample_summary, bad_summary, empty_summary, sn2_summary, prover_summary])
 def test_promtool_accepts_the_metrics(promtool: str, make: Callable[[], Summary]) -> None:
     check(promtool, "check", "metrics", text=to_prometheus(make()))
 

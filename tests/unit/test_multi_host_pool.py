@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,13 +10,15 @@ import pytest
 import prover_work
 from omron_miner.constants import Circuits, Constants, Deadlines, Log, Prover, Provers, Sessions
 from omron_miner.events import LOGGER_NAME, FailureKind
-from omron_miner.provers.multi_host_pool import HostState, MultiHostPool
+from omron_miner.provers.multi_host_pool import MultiHostPool
+from omron_miner.provers.status import CircuitSeconds, HostState, ProversStatus, read_status, write_status
 from omron_miner.proving.prover import Work
 from simulated_hosts import OneCircuit, SimulatedHost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import Future
+    from pathlib import Path
 
     from omron_miner.proving.verified_model_session import ProofResult
 
@@ -25,10 +28,8 @@ pytestmark = pytest.mark.slow  # this host's own pool starts processes
 THIS_HOST = "a process of this host"
 
 
-@pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MultiHostPool]:
-    """This host proves only when no other can."""
-    place = tmp_path_factory.mktemp("pool")
+def new_pool(place: Path) -> MultiHostPool:
+    """Of a host that proves only when no other can."""
     constants = Constants(
         prover=Prover(engine="dask", local_workers=0),
         provers=Provers(heartbeat_seconds=0.05, lost_seconds=0.5),
@@ -39,12 +40,17 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MultiHostPool]:
     )
     prove: Any = prover_work.prove  # takes what the tests submit
     verify: Any = prover_work.verify
-    pool = MultiHostPool(
+    return MultiHostPool(
         constants,
         work=Work(prover_work.warm_up, prove),
         verification=Work(prover_work.warm_up, verify),
         catalogue=OneCircuit(),
     )
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MultiHostPool]:
+    pool = new_pool(tmp_path_factory.mktemp("pool"))
     pool.start()
     yield pool
     pool.close(0)
@@ -64,7 +70,7 @@ def join(pool: MultiHostPool) -> Iterator[Join]:
     yield join
     for host in joined:
         pool._tell(lambda host=host: pool.leave(host.name, "the test ended"))  # type: ignore[misc]
-    wait_until(lambda: len(pool.hosts()) == 1)
+    wait_until(lambda: [one.address for one in pool.hosts() if not one.left] == [""])
 
 
 def state_of(pool: MultiHostPool, name: str) -> str:
@@ -215,6 +221,32 @@ def test_capacity_counts_the_hosts_that_may_get_work(pool: MultiHostPool, join: 
     alone = pool.capacity()
     join(SimulatedHost("one"), SimulatedHost("other", 5.0))
     assert pool.capacity()["workers"] == alone["workers"] + 2
-    [this, *others] = pool.hosts()
-    assert this.is_local
-    assert others[0] == HostState("one", False, "", circuits=1, running=0, proofs=0, failures=0)
+    [this, *others] = [one for one in pool.hosts() if not one.left]
+    assert this.address == ""
+    expected = HostState("one", "one", True, "", others[0].since, 1, 1, 0, 0, 0, pace={"c": CircuitSeconds(0.05, 0.05)})
+    assert others[0] == expected
+
+
+def test_what_the_monitor_reads_names_each_host_and_those_that_left(tmp_path: Path) -> None:
+    """Also those that left before the miner was restarted."""
+    path = Log(directory=tmp_path).prover_hosts
+    before = HostState("earlier", "e", True, "", time.time() - 9000, 1, 1, 1, 7, 1)
+    write_status(path, ProversStatus(time.time() - 60, 0, (before, replace(before, name="back", address="back"))))
+    pool = new_pool(tmp_path)
+    pool.start()
+    try:
+        host, back = SimulatedHost("p"), SimulatedHost("back")
+        for one in (host, back):
+            pool._tell(lambda one=one: pool.join(one))  # type: ignore[misc]
+        assert submit(pool).result(30).verified
+        wait_until(lambda: {one.name: one.gets_work for one in read_status(path).hosts if not one.left}
+                   == {"this host": True, "p": True, "back": True})  # fmt: skip
+        (gone,) = (one for one in read_status(path).hosts if one.left)
+        assert (gone.name, gone.state, gone.proofs) == ("earlier", "it has not joined", 0)
+        wait_until(lambda: sum(one.proofs for one in read_status(path).hosts) == 1)
+        host.state = "gone"
+        wait_until(lambda: "connection refused" in [one.state for one in read_status(path).hosts if one.name == "p"])
+        pool._tell(lambda: pool.leave("p", "switched off"))
+        wait_until(lambda: "it left: switched off" in [one.state for one in read_status(path).hosts])
+    finally:
+        pool.close(0)

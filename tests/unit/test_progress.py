@@ -81,7 +81,7 @@ def test_a_command_shows_its_progress_on_stderr_until_it_ends() -> None:
 
 
 def read_some(reader: int) -> bytes:
-    """What a terminal shows next; a read may return any part of it. Empty once it is closed, which Linux reports as EIO."""
+    """What a terminal shows next; a read may return any part of it. Empty once it is closed: Linux reports EIO then."""
     try:
         return os.read(reader, 65_536)
     except OSError:

@@ -135,7 +135,7 @@ def pool(fleet: Fleet, miner: MultiHostPool) -> MultiHostPool:
 
 
 def usable(pool: MultiHostPool) -> set[str]:
-    return {one.name.partition(" ")[0] for one in pool.hosts() if not one.state and not one.is_local}
+    return {one.name for one in pool.hosts() if not one.state and one.address}
 
 
 def wait_for_hosts(pool: MultiHostPool, *names: str) -> None:
@@ -150,7 +150,7 @@ def submit(pool: MultiHostPool, seconds: float, within: float = 30.0) -> Future[
 def busy(pool: MultiHostPool) -> str:
     """The one host that proves."""
     wait_until(lambda: any(one.running for one in pool.hosts()))
-    [name] = [one.name.partition(" ")[0] for one in pool.hosts() if one.running]
+    [name] = [one.name for one in pool.hosts() if one.running]
     return name
 
 

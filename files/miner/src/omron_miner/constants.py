@@ -256,6 +256,11 @@ class Log(_Section):
         """One JSON object a request, for machines."""
         return self.directory / "events.jsonl"
 
+    @property
+    def prover_hosts(self) -> Path:
+        """What the miner last said of its prover hosts, for the monitor."""
+        return self.directory / "prover-hosts.json"
+
 
 class Monitor(_Section):
     """The summary, what it holds the miner to, and when to alert."""

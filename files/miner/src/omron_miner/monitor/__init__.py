@@ -18,7 +18,7 @@ from omron_miner.events import log_problems
 from omron_miner.files import write_atomically
 from omron_miner.formatting import size
 from omron_miner.host import read_host_memory
-from omron_miner.monitor import alerts, prometheus, sn2
+from omron_miner.monitor import alerts, prometheus, provers, sn2
 from omron_miner.monitor.answers import answer
 from omron_miner.monitor.collect import LogReader
 from omron_miner.monitor.history import CHANGES, DamagedHistory, History, Limits, note_damage, open_history
@@ -103,6 +103,8 @@ def observe(
     _note_changes(history, host, versions, circuit_files(constants.circuits.directory), now)
     history.prune(monitor.keep_minutes_days, monitor.keep_hours_days)
     summary = summarize(history, reader.state, host, versions, constants, now, log_problems(constants.log), engine)
+    if not engine.is_sn2:
+        summary = replace(summary, provers=provers.read(constants, now))
     # While older events are still being read, nothing is known of now.
     found = [] if summary.log.unread_bytes else alerts.conditions(history, summary, constants)
     watched = alerts.update(history, found, now, alerts.ALERT_CLEAR_SECONDS)

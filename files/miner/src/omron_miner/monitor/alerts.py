@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from omron_miner.formatting import iso_utc, percent, size
-from omron_miner.monitor import sn2_alerts
+from omron_miner.monitor import provers, sn2_alerts
 from omron_miner.monitor.history import Bucket
 from omron_miner.monitor.model import Alert, Verdict
 from omron_miner.monitor.summarize import LOW_DISK_BYTES
@@ -72,6 +72,8 @@ def conditions(history: History, summary: Summary, constants: Constants) -> list
     was = history.note(_NOTE, {})
     firing = {name for name, state in was.items() if state["firing"]}
     found = [*_of_requests(history, summary, constants.monitor, firing), *_of_host(history, summary, constants, firing)]
+    if summary.provers:
+        found += [Condition(*one) for one in provers.watched(summary.provers, summary.time)]
     if summary.sn2:
         limit = constants.monitor.alert_no_request_seconds
         watched = [Condition(*one) for one in sn2_alerts.watched(history, summary, summary.sn2, limit)]

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from omron_miner.formatting import counted, duration, percent, size
+from omron_miner.formatting import counted, duration, iso_utc, percent, size
 from omron_miner.monitor import charts
 from omron_miner.monitor.model import Verdict
 from omron_miner.monitor.render import (
     governors_in_words,
     measured,
+    prover_pace,
+    prover_state,
+    provers_in_words,
     sessions_in_words,
     sn2_facts,
     swap_in_words,
@@ -57,6 +60,7 @@ def to_html(summary: Summary) -> str:
         section("spread", "How times are spread", charts.spread(summary), f"{_timed(summary)} of the {window}"),
         section("requests", "Success and failures", _requests(summary, spans)),
         section("sn2", "sn2-miner", _sn2(summary), "last day") if summary.sn2 else Markup(""),
+        section("provers", "Prover hosts", _provers(summary)) if summary.provers else Markup(""),
         section("host-over-time", "Host over time", charts.of_host(summary, spans)),
         section("host", "Host now", _host(summary)),
         section("versions", "Versions", _versions(summary)),
@@ -322,6 +326,31 @@ def _sn2(summary: Summary) -> Markup:
             table("Refused", ("kind", "peer", "#lines", "connected before"), refused),
         )
     )
+
+
+# --- prover hosts ---------------------------------------------------------------------------------------------------
+
+
+def _provers(summary: Summary) -> Markup:
+    if (found := summary.provers) is None:
+        return Markup("")
+    rows = [
+        (
+            one.name,
+            code(one.address) if one.address else "the miner's own",
+            prover_state(one),
+            when(iso_utc(one.since)),
+            f"{one.running} of {one.workers}",
+            str(one.proofs),
+            str(one.failures),
+            prover_pace(one),
+            str(one.circuits),
+        )
+        for one in found.hosts
+    ]
+    header = ("host", "address", "state", "since", "#proving", "#proofs", "#failed", "#a proof takes", "#circuits")
+    said = f"{provers_in_words(found)}. Proofs and failures since the miner started."
+    return joined((Markup(f'<p class="details">{text(said)}</p>'), table("Hosts", header, rows, "wide")))
 
 
 # --- host -----------------------------------------------------------------------------------------------------------

@@ -598,6 +598,58 @@ class Sn2:
 
 
 @dataclass(frozen=True)
+class ProverPace:
+    """How long one circuit's proofs take on one host."""
+
+    circuit_id: str
+    expected_seconds: float
+    """Of the next proof if it runs alone."""
+    fastest_seconds: float
+    """Of the fastest proof since the host's process started."""
+
+
+@dataclass(frozen=True)
+class ProverHost:
+    """A host that proves for the miner. Counts begin at 0 when the miner starts, or the host joins."""
+
+    name: str
+    address: str
+    """Empty: the miner's own host."""
+    gets_work: bool
+    left: bool
+    """Whether it is not connected any more. It is listed for a day."""
+    state: str
+    """Why it gets no work, or none at this moment; empty when it may."""
+    since: float
+    """When it began to get work, or ceased to: Unix seconds."""
+    circuits: int
+    """How many it may prove."""
+    workers: int
+    """Warm workers."""
+    running: int
+    """Proofs it makes now."""
+    proofs: int
+    """Verified ones."""
+    failures: int
+    """Proofs that failed on it, or that it was lost with."""
+    pace: list[ProverPace]
+
+
+@dataclass(frozen=True)
+class Provers:
+    """The hosts that prove for this miner, as the miner says every few seconds."""
+
+    utc: str | None
+    """When the miner said so; None: it never did."""
+    problem: str
+    """Why this is not how it is now; empty when it is."""
+    queued: int | None
+    """Requests that wait for a host."""
+    hosts: list[ProverHost]
+    """The miner's own first, those that left last."""
+
+
+@dataclass(frozen=True)
 class Summary:
     """summary.json, key by key."""
 
@@ -639,3 +691,5 @@ class Summary:
     """ezkl: this product's own miner. sn2: upstream's sn2-miner."""
     sn2: Sn2 | None = None
     """None with the engine ezkl."""
+    provers: Provers | None = None
+    """None for a miner without prover hosts (`prover.engine` is local)."""

@@ -27,7 +27,7 @@ def to_prometheus(summary: Summary) -> str:
         rows = [f"omron_{name}{_labels(labels)} {value!r}" for labels, value in samples if value is not None]
         if rows:
             lines += [f"# HELP omron_{name} {_escaped(text, False)}", f"# TYPE omron_{name} gauge", *rows]
-    lines += _totals(summary)
+    lines += [*_totals(summary), *_prover_totals(summary)]
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -69,6 +69,7 @@ def _metrics(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]]]:
     yield from _of_the_miner(summary)
     yield from _of_the_host(summary)
     yield from _of_sn2(summary)
+    yield from _of_provers(summary)
 
 
 def _of_the_run(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]]]:
@@ -250,6 +251,49 @@ def _of_the_host(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]
         yield "session_bytes", "Temporary files of requests.", [({}, disk.session_bytes)]
         yield "session_files", "Temporary files of requests.", [({}, disk.session_files)]
     yield "host_clock_step_seconds", "How far the clock was set since the last run.", [({}, host.clock.step_seconds)]
+
+
+def _of_provers(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]]]:
+    """Nothing that is not known now: what the miner said before it stopped is no metric."""
+    if (found := summary.provers) is None or found.problem:
+        return
+    hosts = [({"host": one.name, "address": one.address}, one) for one in found.hosts]
+    yield "prover_queued_requests", "Requests that wait for a prover host.", [({}, found.queued)]
+    yield (
+        "prover_host_up",
+        "Whether the prover host gets work.",
+        [(labels, int(one.gets_work)) for labels, one in hosts],
+    )
+    here = [(labels, one) for labels, one in hosts if not one.left]
+    yield "prover_host_workers", "Warm workers of the prover host.", [(labels, one.workers) for labels, one in here]
+    yield "prover_host_proving", "Proofs the prover host makes now.", [(labels, one.running) for labels, one in here]
+    yield (
+        "prover_host_circuits",
+        "Circuits that the prover host may prove.",
+        [(labels, one.circuits) for labels, one in here],
+    )
+    yield (
+        "prover_host_pace_seconds",
+        "What the next proof of the circuit is expected to take there if it runs alone.",
+        [({**labels, "circuit": pace.circuit_id}, pace.expected_seconds) for labels, one in here for pace in one.pace],
+    )
+
+
+def _prover_totals(summary: Summary) -> Iterator[str]:
+    """Counters of each prover host, which begin at 0 when the miner starts."""
+    if (found := summary.provers) is None or found.problem:
+        return
+    for name, text, attribute in (
+        ("prover_host_proofs", "Verified proofs of the prover host.", "proofs"),
+        ("prover_host_failures", "Proofs that failed on the prover host, or that it was lost with.", "failures"),
+    ):
+        rows = [
+            f"omron_{name}_total{_labels({'host': one.name, 'address': one.address})} {getattr(one, attribute)!r}"
+            for one in found.hosts
+            if not one.left
+        ]
+        if rows:
+            yield from (f"# HELP omron_{name}_total {text}", f"# TYPE omron_{name}_total counter", *rows)
 
 
 def _of_sn2(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]]]:

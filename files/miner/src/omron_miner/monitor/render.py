@@ -12,7 +12,7 @@ from omron_miner.monitor.model import Verdict
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from omron_miner.monitor.model import Requests, Sn2, Stats, Summary, Target
+    from omron_miner.monitor.model import ProverHost, Provers, Requests, Sn2, Stats, Summary, Target
 
 WIDTH = 100
 _ERRORS_SHOWN = 3
@@ -53,6 +53,7 @@ def to_text(summary: Summary) -> str:
         _circuits,
         _validators,
         _sn2,
+        _provers,
         _answers,
         _miner,
         _host,
@@ -236,6 +237,49 @@ def sn2_facts(found: Sn2) -> Iterator[tuple[str, str]]:
     enforcing = {True: "drops all others", False: "learns", None: "not evaluated yet"}[found.enforcing]
     yield "allowlist", f"{enforcing}{coverage}"
     yield "circuits", "unknown" if found.circuits_loaded is None else f"{found.circuits_loaded} loaded at the start"
+
+
+def _provers(summary: Summary) -> Iterator[str]:
+    if (found := summary.provers) is None:
+        return
+    for line in wrap(provers_in_words(found), WIDTH - _NAME_WIDTH, 3):
+        yield f"{'provers':{_NAME_WIDTH}}{line}"
+    yield from table(
+        ("prover host", "state", "proving", "proofs", "failed", "a proof takes"),
+        [
+            (
+                clip(one.name, 30),
+                clip(prover_state(one), 30),
+                f"{one.running} of {one.workers}",
+                str(one.proofs),
+                str(one.failures),
+                prover_pace(one),
+            )
+            for one in found.hosts
+        ],
+        left=(0, 1),
+    )
+
+
+def provers_in_words(found: Provers) -> str:
+    """How many hosts get work, and how many requests wait for one."""
+    others = [one for one in found.hosts if one.address]
+    queued = "unknown" if found.queued is None else str(found.queued)
+    text = f"{sum(one.gets_work for one in others)} of {len(others)} get work; requests waiting for a host: {queued}"
+    return f"NOT KNOWN NOW, {found.problem}; before: {text}" if found.problem else text
+
+
+def prover_state(host: ProverHost) -> str:
+    """Whether it gets work, or why not."""
+    return host.state or "gets work"
+
+
+def prover_pace(host: ProverHost) -> str:
+    """The range of what it needs for a proof, over its circuits."""
+    seconds = sorted(one.expected_seconds for one in host.pace)
+    if not seconds:
+        return "unknown"
+    return f"{seconds[0]:.1f} s" if len(seconds) == 1 else f"{seconds[0]:.1f} to {seconds[-1]:.1f} s"
 
 
 def _answers(summary: Summary) -> Iterator[str]:

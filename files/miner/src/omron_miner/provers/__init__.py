@@ -7,4 +7,4 @@
 Only the modules `dask_…` import `distributed`, and only when they are used: the rest works with any engine.
 """
 
-__all__ = ["certificates", "dask_client", "dask_server", "open_pool"]
+__all__ = ["certificates", "dask_client", "dask_server", "open_pool", "status"]

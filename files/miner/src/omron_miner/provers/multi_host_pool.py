@@ -30,6 +30,15 @@ from omron_miner.provers import placement
 from omron_miner.provers.hosts import Catalogue, LocalHost, StoredCircuits, differing, misfit
 from omron_miner.provers.prover_service import pool_constants
 from omron_miner.provers.second_verification import SecondVerification
+from omron_miner.provers.status import (
+    REMEMBER_SECONDS,
+    WRITE_SECONDS,
+    CircuitSeconds,
+    HostState,
+    ProversStatus,
+    read_status,
+    write_status,
+)
 from omron_miner.proving.prover import ProverPool, Work
 from omron_miner.proving.verified_model_session import failed
 
@@ -53,6 +62,8 @@ _BUSY_SECONDS = 0.5
 """For so long a host that refused a proof for lack of a free worker gets none."""
 _DISTRUST_SECONDS = 300.0
 """For so long a host gets no work one of whose proofs did not verify here."""
+_REPORT_SECONDS = 0.5
+"""The least time from one report on the hosts to the next."""
 _CLOSE_SECONDS = 0.3
 """How long a connector may take to say goodbye."""
 _HOST_FAULTS = (FailureKind.WORKER_CRASHED, FailureKind.INTERNAL_ERROR, FailureKind.VERIFICATION_FAILED)
@@ -81,21 +92,6 @@ class _Job(placement.Job):
     timer: asyncio.TimerHandle | None = None
 
 
-@dataclass(frozen=True)
-class HostState:
-    """One host, for reports."""
-
-    name: str
-    is_local: bool
-    state: str
-    """Why it gets no work; empty when it may."""
-    circuits: int
-    """How many it may prove."""
-    running: int
-    proofs: int
-    failures: int
-
-
 @dataclass(eq=False)
 class _Host:
     host: ProverHost
@@ -108,6 +104,8 @@ class _Host:
     failures: int = 0
     busy_until: float = 0.0
     distrusted_until: float = 0.0
+    since: float = field(default_factory=time.time)
+    """Unix time at which it began to get work, or ceased to."""
     look: asyncio.Event = field(default_factory=asyncio.Event)
     """Set to ask it for a report now."""
     watch: asyncio.Task[None] | None = None
@@ -129,6 +127,28 @@ class _Host:
         if now < self.distrusted_until:
             return "one of its proofs did not verify here"
         return "its workers are busy" if now < self.busy_until else ""
+
+    def as_reported(self, now: float, circuits: int) -> HostState:
+        """For reports; `circuits`: how many it may prove."""
+        report = self.report
+        pace = report.pace.items() if report else ()
+        return HostState(
+            name=report.name if report and report.name else self.name,
+            address="" if self.host.is_local else self.name,
+            gets_work=not self.state and now >= self.distrusted_until,
+            state=self.why_not(now),
+            since=self.since,
+            circuits=circuits,
+            workers=report.ready if report else 0,
+            running=len(self.jobs),
+            proofs=self.proofs,
+            failures=self.failures,
+            pace={
+                circuit_id: CircuitSeconds(round(one.seconds[0], 3), round(one.fastest, 3))
+                for circuit_id, one in pace
+                if one.seconds
+            },
+        )
 
     def as_seen(self, standby: bool) -> placement.Host:
         """For a plan. Only of a host that has reported."""
@@ -171,6 +191,8 @@ class MultiHostPool:
         self._open = False
         # The event loop's own; nobody else changes these.
         self._hosts: dict[str, _Host] = {}
+        self._gone: dict[str, HostState] = {}
+        """Hosts that left, by address."""
         self._jobs: dict[Future[ProofResult], _Job] = {}
         self._pending: list[_Job] = []
         self._last_number = 0
@@ -179,6 +201,8 @@ class MultiHostPool:
         self._wake: asyncio.TimerHandle | None = None
         self._closing = False
         self._connector: asyncio.Task[None] | None = None
+        self._reporter: asyncio.Task[None] | None = None
+        self._hosts_changed = asyncio.Event()
         self.placement_seconds: list[float] | None = None
         """CPU time of plans, kept if this is a list: for benches."""
 
@@ -226,20 +250,10 @@ class MultiHostPool:
         }
 
     def hosts(self) -> list[HostState]:
-        """Every host that is known, this one first. A snapshot; never blocks."""
-        now = time.monotonic()
-        return [
-            HostState(
-                one.label,
-                one.host.is_local,
-                one.why_not(now),
-                len(self._digests) if one.host.is_local else len(one.circuits),
-                len(one.jobs),
-                one.proofs,
-                one.failures,
-            )
-            for one in list(self._hosts.values())
-        ]
+        """Every host that is known, this one first, then those that left. A snapshot; never blocks."""
+        now, here = time.monotonic(), list(self._hosts.values())
+        found = [one.as_reported(now, len(self._digests if one.host.is_local else one.circuits)) for one in here]
+        return [*found, *self._gone.values()]
 
     def close(self, grace_seconds: float) -> None:
         """As `ProverPool.close`."""
@@ -266,7 +280,20 @@ class MultiHostPool:
             host.watch.cancel()
         if not host.state:
             _log.warning("Prover host %s left: %s", host.label, why)
+        if host.report is not None:  # one that never answered was never there
+            last = host.as_reported(time.monotonic(), len(host.circuits))
+            self._remember(replace(last, state=f"it left: {why}", since=time.time()))
         self._take_back(host, f"prover host {host.label} left: {why}")
+
+    def _remember(self, gone: HostState) -> None:
+        """Keeps what was known of a host that left. The mapping is replaced, since others read it."""
+        self._hosts_changed.set()
+        self._gone = {**self._gone, gone.address: replace(gone, gets_work=False, left=True, workers=0, running=0)}
+
+    def _forget(self, address: str) -> None:
+        """The host is there again."""
+        if address in self._gone:
+            self._gone = {known: one for known, one in self._gone.items() if known != address}
 
     def _tell(self, step: Callable[[], None]) -> bool:
         """Has the event loop take a step. Any thread. False when the pool is not open."""
@@ -288,6 +315,33 @@ class MultiHostPool:
             await asyncio.sleep(0.005)
         if self._connect:
             self._connector = self._loop.create_task(self._keep_connecting(self._connect))
+        self._reporter = self._loop.create_task(self._keep_reporting())
+
+    async def _keep_reporting(self) -> None:
+        """Writes what is known of the hosts for the monitor, and begins with those that the last process knew."""
+        path, in_thread, said = self._constants.log.prover_hosts, self._loop.run_in_executor, ""
+        with suppress(OmronError):
+            before = await in_thread(None, read_status, path)
+            there = {"", *self._hosts}
+            for one in before.hosts:
+                if one.address not in there:
+                    state, since = (one.state, one.since) if one.left else ("it has not joined", before.written)
+                    self._remember(replace(one, state=state, since=since, proofs=0, failures=0))
+        while True:
+            now = time.time()
+            self._gone = {name: one for name, one in self._gone.items() if now - one.since < REMEMBER_SECONDS}
+            status = ProversStatus(now, len(self._pending), tuple(self.hosts()))
+            try:
+                await in_thread(None, write_status, path, status)
+                said = ""
+            except OSError as error:
+                if (why := error.strerror or str(error)) != said:
+                    _log.warning("The monitor is not told of prover hosts: %s cannot be written: %s", path, why)
+                    said = why
+            self._hosts_changed.clear()
+            await asyncio.sleep(_REPORT_SECONDS)
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._hosts_changed.wait(), WRITE_SECONDS - _REPORT_SECONDS)
 
     async def _keep_connecting(self, connect: Connector) -> None:
         """A bug in the connector must not leave the miner without its other hosts for ever."""
@@ -523,8 +577,16 @@ class MultiHostPool:
         if not host.state:
             _log.warning("Prover host %s gets no work until it answers: %s", host.label, why)
             self._tell_lost(f"prover host {host.label}: {why}")
-        host.state = why
+        self._note_state(host, why)
         self._take_back(host, f"prover host {host.label}: {why}")
+
+    def _note_state(self, host: _Host, state: str) -> None:
+        """Why it gets no work from now on; empty: it may."""
+        if bool(state) != bool(host.state):
+            host.since = time.time()
+        if state != host.state:
+            self._hosts_changed.set()
+        host.state = state
 
     def _take_back(self, host: _Host, why: str) -> None:
         """Has the proofs of a host that is gone tried on others."""
@@ -536,19 +598,19 @@ class MultiHostPool:
     def _hear(self, host: _Host, report: HostReport) -> None:
         """A host reported: takes it in, or says why not."""
         host.report, before = report, host.state
+        self._forget(host.name)
         if host.host.is_local:
             if self._digests != report.circuits:
                 self._digests = dict(report.circuits)
-            host.state = ""
+            self._note_state(host, "")
         else:
             wrong = differing(report, self._digests)
             for circuit_id in wrong.keys() - host.differing.keys():
                 _log.error("Prover host %s does not prove circuit %s: %s", host.label, circuit_id, wrong[circuit_id])
             host.differing = wrong
             host.circuits = frozenset(report.circuits.keys() & self._digests.keys() - wrong.keys())
-            host.state = misfit(report) or ("it finishes what it has and stops" if report.draining else "")
-            if not host.state and not host.circuits:
-                host.state = "it has no circuit in common with the miner"
+            state = misfit(report) or ("it finishes what it has and stops" if report.draining else "")
+            self._note_state(host, state or ("" if host.circuits else "it has no circuit in common with the miner"))
             if host.state != before:
                 level = logging.WARNING if host.state else logging.INFO
                 text = f"gets no work: {host.state}" if host.state else f"proves {len(host.circuits)} circuits"

@@ -1,0 +1,83 @@
+"""The hosts that prove for a miner, as the miner last said, and what is watched of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from omron_miner.errors import OmronError
+from omron_miner.formatting import duration, iso_utc
+from omron_miner.monitor.model import ProverHost, ProverPace, Provers
+from omron_miner.provers.status import STALE_SECONDS, read_status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from omron_miner.constants import Constants
+    from omron_miner.provers.status import HostState
+
+Watched = tuple[str, "bool | None", str, float]
+"""Name, bad, text, patience in seconds. `bad` None: not known now."""
+LOST_SECONDS = 300.0
+"""A host that is being deployed or restarted is back before."""
+BEHIND = 2.0
+"""Times its own fastest proof that a host is expected to take: a CPU that is throttled, or other work on it."""
+BEHIND_SECONDS = 600.0
+
+
+def read(constants: Constants, now: float) -> Provers | None:
+    """What the miner says of its hosts; None for one that has no others. Raises nothing."""
+    if constants.prover.engine != "dask" or constants.provers.miner:
+        return None
+    try:
+        status = read_status(constants.log.prover_hosts)
+    except OmronError as error:
+        return Provers(None, str(error), None, [])
+    age = now - status.written
+    problem = f"the miner last wrote it {duration(age)} ago" if age > STALE_SECONDS else ""
+    return Provers(iso_utc(status.written), problem, status.queued, [_host(one) for one in status.hosts])
+
+
+def watched(found: Provers, now: float) -> Iterator[Watched]:
+    """The conditions that are alerts."""
+    others = [one for one in found.hosts if one.address]
+    known = not found.problem
+    lost = [one for one in others if not one.gets_work and now - one.since >= LOST_SECONDS]
+    working = sum(one.gets_work for one in others)
+    yield (
+        "prover_host_lost",
+        bool(lost) if known else None,
+        "no work goes to " + "; ".join(f"{one.name} ({one.address}): {one.state}" for one in lost)
+        if lost
+        else f"{working} of {len(others)} prover hosts get work",
+        0.0,
+    )
+    slow = [
+        f"{one.name} takes {pace.expected_seconds:.1f} s for circuit {pace.circuit_id[:8]}, at best"
+        f" {pace.fastest_seconds:.1f} s"
+        for one in found.hosts
+        for pace in one.pace
+        if one.gets_work and pace.expected_seconds > BEHIND * pace.fastest_seconds
+    ]
+    yield (
+        "prover_host_behind",
+        bool(slow) if known else None,
+        "; ".join(slow) if slow else f"no host takes over {BEHIND:g} times its own fastest proof",
+        BEHIND_SECONDS,
+    )
+
+
+def _host(one: HostState) -> ProverHost:
+    return ProverHost(
+        name=one.name,
+        address=one.address,
+        gets_work=one.gets_work,
+        left=one.left,
+        state=one.state,
+        since=one.since,
+        circuits=one.circuits,
+        workers=one.workers,
+        running=one.running,
+        proofs=one.proofs,
+        failures=one.failures,
+        pace=[ProverPace(circuit_id, pace.expected, pace.fastest) for circuit_id, pace in sorted(one.pace.items())],
+    )

@@ -1,0 +1,92 @@
+"""What the miner last said of its prover hosts: a small file that it writes and the monitor reads."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter, ValidationError
+
+from omron_miner.errors import OmronError
+from omron_miner.files import write_atomically
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SCHEMA_VERSION = 1
+WRITE_SECONDS = 5.0
+"""The miner writes this often."""
+STALE_SECONDS = 60.0
+"""An older file is a miner's that does not run any more, or cannot write."""
+REMEMBER_SECONDS = 86_400.0
+"""A host that left is listed for so long."""
+
+
+@dataclass(frozen=True)
+class CircuitSeconds:
+    """How long one circuit's proofs take on one host, in seconds."""
+
+    expected: float
+    """Of the next proof if it runs alone."""
+    fastest: float
+    """Of the fastest proof so far."""
+
+
+@dataclass(frozen=True)
+class HostState:
+    """One host that proves for the miner."""
+
+    name: str
+    """What it calls itself."""
+    address: str
+    """Empty: the miner's own host."""
+    gets_work: bool
+    """False also while one of its proofs has just failed to verify here; a host that is busy does get work."""
+    state: str
+    """Why it gets no work, or none at this moment; empty when it may."""
+    since: float
+    """Unix time in seconds at which it began to get work, or ceased to."""
+    circuits: int
+    """How many it may prove."""
+    workers: int
+    """Warm ones."""
+    running: int
+    proofs: int
+    """Verified, since the miner started; those that failed here are not among them."""
+    failures: int
+    """Proofs that the host failed or was lost with, since the miner started."""
+    left: bool = False
+    """Whether it is not connected any more."""
+    pace: dict[str, CircuitSeconds] = field(default_factory=dict)
+    """By circuit ID, of the circuits that it has proved."""
+
+
+@dataclass(frozen=True)
+class ProversStatus:
+    """All hosts that prove for one miner. Times are Unix seconds."""
+
+    written: float
+    queued: int
+    """Requests that wait for a host."""
+    hosts: tuple[HostState, ...]
+    """The miner's own first."""
+    schema_version: int = SCHEMA_VERSION
+
+
+def write_status(path: Path, status: ProversStatus) -> None:
+    """Whole or not at all. Raises OSError."""
+    write_atomically(path, json.dumps(asdict(status)) + "\n")
+
+
+def read_status(path: Path) -> ProversStatus:
+    """What the miner wrote, however long ago. Raises OmronError when nothing can be read."""
+    try:
+        status = TypeAdapter(ProversStatus).validate_json(path.read_bytes())
+    except OSError as error:
+        raise OmronError(f"cannot read {path}: {error.strerror}", "start the miner, which writes it") from error
+    except ValidationError as error:
+        raise OmronError(f"{path} is not the miner's", "start the miner, which writes it again") from error
+    if status.schema_version != SCHEMA_VERSION:
+        raise OmronError(f"{path} is of another release of the miner", "deploy miner and monitor with the same play")
+    return status
