@@ -81,6 +81,7 @@ def _of_miner(constants: Constants, host: Machine) -> list[probes.Group]:
         ("competition", lambda: competition.offered(constants.competition)),
         ("prover certificates", lambda: provers.certificates(constants)),
         ("scheduler port", lambda: provers.port(constants, host)),
+        ("prover hosts", lambda: provers.hosts(constants)),
         ("service", lambda: service.units(constants.monitor, host, OWN_MINER)),
         ("boot", lambda: service.at_boot(host)),
     ]

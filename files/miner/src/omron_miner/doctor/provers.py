@@ -1,14 +1,17 @@
-"""Between a miner and its prover hosts: certificates and how long they are valid, and the port opened here."""
+"""Between a miner and its prover hosts: certificates and how long they are valid, ports, and which hosts get work."""
 
 from __future__ import annotations
 
+import time
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 from omron_miner.addresses import host_and_port
 from omron_miner.doctor.check import Check, Status, judged, not_read
-from omron_miner.errors import ConfigError
+from omron_miner.errors import ConfigError, OmronError
+from omron_miner.formatting import duration
 from omron_miner.provers.certificates import read_certificates
+from omron_miner.provers.status import STALE_SECONDS, read_status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,3 +48,25 @@ def port(constants: Constants, machine: Machine) -> Iterator[Check]:
     live = f"{host_and_port(settings.bind_ip, number)} {'answers' if fault is None else fault}"
     advice = "see the end of miner.log; start with: systemctl restart omron-pm2"
     yield judged(name, fault is None, f"TCP {number} takes connections", live, advice, Status.FAIL)
+
+
+def hosts(constants: Constants, now: float | None = None) -> Iterator[Check]:
+    """Whether all prover hosts of this miner get work, as the miner says; `now`: Unix time, by default this moment."""
+    if constants.prover.engine != "dask" or constants.provers.miner:
+        return
+    name, wanted = "prover hosts", "all of them get work"
+    try:
+        status = read_status(constants.log.prover_hosts)
+    except OmronError as error:
+        yield not_read(name, wanted, error)
+        return
+    age = (time.time() if now is None else now) - status.written
+    if age > STALE_SECONDS:
+        live = f"{constants.log.prover_hosts} was written {duration(age)} ago"
+        yield Check(name, Status.FAIL, wanted, live, "start the miner, which writes it every few seconds")
+        return
+    others = [one for one in status.hosts if one.address]
+    idle = [f"{one.name}: {one.state}" for one in others if not one.gets_work]
+    live = "; ".join([f"{len(others) - len(idle)} of {len(others)} get work", *idle])
+    advice = "omron-miner provers check on that host; one that was taken away for good is listed for a day"
+    yield judged(name, not idle, wanted, live, advice)
