@@ -325,11 +325,12 @@ class MultiHostPool:
             there = {"", *self._hosts}
             for one in before.hosts:
                 if one.address not in there:
-                    state, since = (one.state, one.since) if one.left else ("it has not joined", before.written)
+                    state, since = (one.state, one.since) if one.left else ("it has not joined", time.time())
                     self._remember(replace(one, state=state, since=since, proofs=0, failures=0))
         while True:
+            self._hosts_changed.clear()
             now = time.time()
-            self._gone = {name: one for name, one in self._gone.items() if now - one.since < REMEMBER_SECONDS}
+            self._gone = {address: one for address, one in self._gone.items() if now - one.since < REMEMBER_SECONDS}
             status = ProversStatus(now, len(self._pending), tuple(self.hosts()))
             try:
                 await in_thread(None, write_status, path, status)
@@ -338,7 +339,6 @@ class MultiHostPool:
                 if (why := error.strerror or str(error)) != said:
                     _log.warning("The monitor is not told of prover hosts: %s cannot be written: %s", path, why)
                     said = why
-            self._hosts_changed.clear()
             await asyncio.sleep(_REPORT_SECONDS)
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._hosts_changed.wait(), WRITE_SECONDS - _REPORT_SECONDS)
