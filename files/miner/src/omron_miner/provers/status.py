@@ -46,7 +46,7 @@ class HostState:
     state: str
     """Why it gets no work, or none at this moment; empty when it may."""
     since: float
-    """Unix time in seconds at which it began to get work, or ceased to; a proof that did not verify does not change it."""
+    """Unix time in seconds at which it began to get work, or ceased to. A proof that did not verify leaves it."""
     circuits: int
     """How many it may prove."""
     workers: int
