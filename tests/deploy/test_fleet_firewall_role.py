@@ -1,4 +1,4 @@
-"""The role fleet_firewall with real nftables, in a network namespace with two callers, one of the fleet and one that is not.
+"""The role fleet_firewall with real nftables, in a network namespace, with a caller of the fleet and one that is not.
 
 systemctl is a stand-in that runs what the unit says.
 """
