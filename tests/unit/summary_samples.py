@@ -15,6 +15,7 @@ from omron_miner.monitor.model import (
     Cause,
     Change,
     CircuitRequests,
+    CircuitSeconds,
     Clock,
     Cpu,
     Disk,
@@ -22,6 +23,7 @@ from omron_miner.monitor.model import (
     Histogram,
     Histograms,
     Host,
+    HostState,
     LogState,
     Memory,
     Miner,
@@ -32,8 +34,6 @@ from omron_miner.monitor.model import (
     Points,
     Pressure,
     ProcessMemory,
-    ProverHost,
-    ProverPace,
     Provers,
     RamDisk,
     RecentRequest,
@@ -389,9 +389,10 @@ def sn2_summary(name: str = "sn2-1") -> Summary:
 
 def prover_summary(name: str = "miner-1") -> Summary:
     """A miner with two prover hosts, one of them switched off two hours ago."""
-    pace = [ProverPace("ab" * 32, 12.25, 11.5), ProverPace("cd" * 32, 3.0, 2.75)]
-    local = ProverHost("miner-1", "", True, False, "", NOW - 86_400, 2, 1, 1, 900, 1, pace)
-    well = ProverHost("prover-1", "tls://10.0.0.2:8785", True, False, "", NOW - 3600, 2, 2, 2, 500, 0, pace[:1])
+    first, second = CircuitSeconds(12.25, 11.5), CircuitSeconds(3.0, 2.75)
+    both = {"ab" * 32: first, "cd" * 32: second}
+    local = HostState("this host", "", True, "", NOW - 86_400, 2, 1, 1, 900, 1, pace=both)
+    well = HostState("prover-1", "tls://10.0.0.2:8785", True, "", NOW - 3600, 2, 2, 2, 500, 0, pace={"ab" * 32: first})
     lost = replace(
         well, name="prover-2", address="tls://10.0.0.3:8785", gets_work=False, left=True, workers=0, running=0,
         failures=3, state="it left: it is not connected to the scheduler any more", since=NOW - 7200,

@@ -74,7 +74,7 @@ def test_the_summary_has_each_host_that_the_miner_tells_of(tmp_path: Path) -> No
         ("prover-1", REMOTE.address, True, False),
         ("prover-1", REMOTE.address, False, True),
     ]
-    assert [(one.circuit_id, one.expected_seconds) for one in found.hosts[1].pace] == [(A, 12.0)]
+    assert {name: one.expected_seconds for name, one in found.hosts[1].pace.items()} == {A: 12.0}
 
 
 @pytest.mark.parametrize(("engine", "miner"), [("local", ""), ("dask", "miner-1")])

@@ -18,6 +18,8 @@ from omron_miner.host import Disk as Disk  # noqa: TC001
 from omron_miner.host import Memory as Memory  # noqa: TC001
 from omron_miner.host import RamDisk as RamDisk  # noqa: TC001
 from omron_miner.host import SwapDevice as SwapDevice  # noqa: TC001
+from omron_miner.provers.status import CircuitSeconds as CircuitSeconds
+from omron_miner.provers.status import HostState as HostState  # noqa: TC001
 
 SCHEMA_VERSION = 2
 """Of summary.json: raised when a key is renamed, removed or changes its meaning, not when one is added."""
@@ -598,44 +600,6 @@ class Sn2:
 
 
 @dataclass(frozen=True)
-class ProverPace:
-    """How long one circuit's proofs take on one host."""
-
-    circuit_id: str
-    expected_seconds: float
-    """Of the next proof if it runs alone."""
-    fastest_seconds: float
-    """Of the fastest proof since the host's process started."""
-
-
-@dataclass(frozen=True)
-class ProverHost:
-    """A host that proves for the miner. Counts begin at 0 when the miner starts, or the host joins."""
-
-    name: str
-    address: str
-    """Empty: the miner's own host."""
-    gets_work: bool
-    left: bool
-    """Whether it is not connected any more. It is listed for a day."""
-    state: str
-    """Why it gets no work, or none at this moment; empty when it may."""
-    since: float
-    """When it began to get work, or ceased to: Unix seconds."""
-    circuits: int
-    """How many it may prove."""
-    workers: int
-    """Warm workers."""
-    running: int
-    """Proofs it makes now."""
-    proofs: int
-    """Verified ones."""
-    failures: int
-    """Proofs that failed on it, or that it was lost with."""
-    pace: list[ProverPace]
-
-
-@dataclass(frozen=True)
 class Provers:
     """The hosts that prove for this miner, as the miner says every few seconds."""
 
@@ -645,7 +609,7 @@ class Provers:
     """Why this is not how it is now; empty when it is."""
     queued: int | None
     """Requests that wait for a host."""
-    hosts: list[ProverHost]
+    hosts: list[HostState]
     """The miner's own first, those that left last."""
 
 

@@ -275,7 +275,11 @@ def _of_provers(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]]
     yield (
         "prover_host_pace_seconds",
         "What the next proof of the circuit is expected to take there if it runs alone.",
-        [({**labels, "circuit": pace.circuit_id}, pace.expected_seconds) for labels, one in here for pace in one.pace],
+        [
+            ({**labels, "circuit": name}, pace.expected_seconds)
+            for labels, one in here
+            for name, pace in one.pace.items()
+        ],
     )
 
 

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 
 from omron_miner.errors import OmronError
 from omron_miner.formatting import duration, iso_utc
-from omron_miner.monitor.model import ProverHost, ProverPace, Provers
+from omron_miner.monitor.model import Provers
 from omron_miner.provers.status import STALE_SECONDS, read_status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from omron_miner.constants import Constants
-    from omron_miner.provers.status import HostState
 
 Watched = tuple[str, "bool | None", str, float]
 """Name, bad, text, patience in seconds. `bad` None: not known now."""
@@ -34,7 +33,7 @@ def read(constants: Constants, now: float) -> Provers | None:
         return Provers(None, str(error), None, [])
     age = now - status.written
     problem = f"the miner last wrote it {duration(age)} ago" if age > STALE_SECONDS else ""
-    return Provers(iso_utc(status.written), problem, status.queued, [_host(one) for one in status.hosts])
+    return Provers(iso_utc(status.written), problem, status.queued, list(status.hosts))
 
 
 def watched(found: Provers, now: float) -> Iterator[Watched]:
@@ -52,10 +51,10 @@ def watched(found: Provers, now: float) -> Iterator[Watched]:
         0.0,
     )
     slow = [
-        f"{one.name} takes {pace.expected_seconds:.1f} s for circuit {pace.circuit_id[:8]}, at best"
+        f"{one.name} takes {pace.expected_seconds:.1f} s for circuit {circuit_id[:8]}, at best"
         f" {pace.fastest_seconds:.1f} s"
         for one in found.hosts
-        for pace in one.pace
+        for circuit_id, pace in one.pace.items()
         if one.gets_work and pace.expected_seconds > BEHIND * pace.fastest_seconds
     ]
     yield (
@@ -63,21 +62,4 @@ def watched(found: Provers, now: float) -> Iterator[Watched]:
         bool(slow) if known else None,
         "; ".join(slow) if slow else f"no host takes over {BEHIND:g} times its own fastest proof",
         BEHIND_SECONDS,
-    )
-
-
-def _host(one: HostState) -> ProverHost:
-    return ProverHost(
-        name=one.name,
-        address=one.address,
-        gets_work=one.gets_work,
-        left=one.left,
-        state=one.state,
-        since=one.since,
-        circuits=one.circuits,
-        workers=one.workers,
-        running=one.running,
-        proofs=one.proofs,
-        failures=one.failures,
-        pace=[ProverPace(circuit_id, pace.expected, pace.fastest) for circuit_id, pace in sorted(one.pace.items())],
     )

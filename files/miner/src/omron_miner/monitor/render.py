@@ -12,7 +12,7 @@ from omron_miner.monitor.model import Verdict
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from omron_miner.monitor.model import ProverHost, Provers, Requests, Sn2, Stats, Summary, Target
+    from omron_miner.monitor.model import HostState, Provers, Requests, Sn2, Stats, Summary, Target
 
 WIDTH = 100
 _ERRORS_SHOWN = 3
@@ -39,6 +39,8 @@ def plain(value: Any) -> Any:
         return {name: plain(getattr(value, name)) for name in value.__dataclass_fields__}
     if isinstance(value, list) and value and is_dataclass(value[0]):
         return [plain(one) for one in value]
+    if isinstance(value, dict):
+        return {name: plain(one) for name, one in value.items()}
     return value
 
 
@@ -269,14 +271,14 @@ def provers_in_words(found: Provers) -> str:
     return f"NOT KNOWN NOW, {found.problem}; before: {text}" if found.problem else text
 
 
-def prover_state(host: ProverHost) -> str:
+def prover_state(host: HostState) -> str:
     """Whether it gets work, or why not."""
     return host.state or "gets work"
 
 
-def prover_pace(host: ProverHost) -> str:
+def prover_pace(host: HostState) -> str:
     """The range of what it needs for a proof, over its circuits."""
-    seconds = sorted(one.expected_seconds for one in host.pace)
+    seconds = sorted(one.expected_seconds for one in host.pace.values())
     if not seconds:
         return "unknown"
     return f"{seconds[0]:.1f} s" if len(seconds) == 1 else f"{seconds[0]:.1f} to {seconds[-1]:.1f} s"

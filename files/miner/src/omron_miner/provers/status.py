@@ -25,12 +25,12 @@ REMEMBER_SECONDS = 86_400.0
 
 @dataclass(frozen=True)
 class CircuitSeconds:
-    """How long one circuit's proofs take on one host, in seconds."""
+    """How long one circuit's proofs take on one host."""
 
-    expected: float
+    expected_seconds: float
     """Of the next proof if it runs alone."""
-    fastest: float
-    """Of the fastest proof so far."""
+    fastest_seconds: float
+    """Of the fastest proof since the host's process started."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,13 @@ class HostState:
     workers: int
     """Warm ones."""
     running: int
+    """Proofs that it makes now."""
     proofs: int
-    """Verified, since the miner started; those that failed here are not among them."""
+    """Verified ones, since the miner started or the host joined."""
     failures: int
-    """Proofs that the host failed or was lost with, since the miner started."""
+    """Proofs that failed on it, or that it was lost with, likewise."""
     left: bool = False
-    """Whether it is not connected any more."""
+    """Whether it is not connected any more. It is listed for a day."""
     pace: dict[str, CircuitSeconds] = field(default_factory=dict)
     """By circuit ID, of the circuits that it has proved."""
 
