@@ -53,7 +53,7 @@ from omron_miner.circuits.inputs import example_inputs, validate_inputs  # noqa:
 from omron_miner.constants import Circuits, Constants, Deadlines, Log, Prover, Provers, Sessions  # noqa: E402
 from omron_miner.events import Timings  # noqa: E402
 from omron_miner.provers.dask_client import DaskConnection  # noqa: E402
-from omron_miner.provers.hosts import HostReport, release  # noqa: E402
+from omron_miner.provers.hosts import PROTOCOL, HostReport, release  # noqa: E402
 from omron_miner.provers.multi_host_pool import MultiHostPool  # noqa: E402
 from omron_miner.provers.prover_service import pool_constants  # noqa: E402
 from omron_miner.proving.pacing import CircuitPace  # noqa: E402
@@ -221,7 +221,7 @@ class SleepingHost:
         self.name, self._seconds, self._dies, self._back = name, seconds, dies, 0.0
         pace = {"c": CircuitPace((seconds,), 1, seconds)}
         circuits = OneCircuit().digests()
-        self._report = HostReport(name, release(), ezkl_version(), circuits, 1, 1 << 34, pace)
+        self._report = HostReport(name, release(), ezkl_version(), circuits, 1, 1 << 34, pace, protocol=PROTOCOL)
 
     async def prove(self, _number: int, circuit_id: str, _rows: Any, _within: float) -> ProofResult:
         """See `hosts.ProverHost`."""

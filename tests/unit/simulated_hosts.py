@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from omron_miner.circuits.circuit import ezkl_version
 from omron_miner.events import FailureKind, Timings
-from omron_miner.provers.hosts import HostReport, release
+from omron_miner.provers.hosts import PROTOCOL, HostReport, release
 from omron_miner.proving.pacing import CircuitPace
 from omron_miner.proving.verified_model_session import ProofResult, failed
 
@@ -42,7 +42,14 @@ class SimulatedHost:
         self.ended: list[int] = []
         self.proofs = 0
         self.says = HostReport(
-            name, release(), ezkl_version(), {"c": DIGEST}, 1, 1 << 34, {"c": CircuitPace((seconds,), 1, seconds)}
+            name,
+            release(),
+            ezkl_version(),
+            {"c": DIGEST},
+            1,
+            1 << 34,
+            {"c": CircuitPace((seconds,), 1, seconds)},
+            protocol=PROTOCOL,
         )
 
     def say(self, **changes: Any) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import logging
 import time
 from dataclasses import replace
@@ -9,18 +11,20 @@ import pytest
 
 import prover_work
 from omron_miner.constants import Circuits, Constants, Deadlines, Log, Prover, Provers, Sessions
-from omron_miner.events import LOGGER_NAME, FailureKind
+from omron_miner.events import LOGGER_NAME, FailureKind, Timings
+from omron_miner.provers.dask_server import ProverActor
+from omron_miner.provers.hosts import PROTOCOL, HostReport, misfit, release
 from omron_miner.provers.multi_host_pool import MultiHostPool
 from omron_miner.provers.status import CircuitSeconds, HostState, ProversStatus, read_status, write_status
+from omron_miner.proving.pacing import CircuitPace
 from omron_miner.proving.prover import Work
+from omron_miner.proving.verified_model_session import ProofResult
 from simulated_hosts import OneCircuit, SimulatedHost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import Future
     from pathlib import Path
-
-    from omron_miner.proving.verified_model_session import ProofResult
 
     Join = Callable[..., list[SimulatedHost]]
 
@@ -196,7 +200,7 @@ def test_an_input_that_cannot_be_proved_is_tried_once(pool: MultiHostPool, join:
 @pytest.mark.parametrize(
     ("said", "why"),
     [
-        ({"release": "0.0.9-abc"}, "it runs release 0.0.9-abc, the miner"),
+        ({"release": "0.0.9-abc", "protocol": 0}, "it runs release 0.0.9-abc, the miner"),
         ({"ezkl": "21.0.0"}, "it has EZKL 21.0.0, the miner"),
         ({"circuits": {"c": "other files"}}, "it has no circuit in common"),
         ({"circuits": {}, "refused": {"c": "it does not verify"}}, "it has no circuit in common"),
@@ -217,13 +221,53 @@ def test_a_host_that_does_not_fit_gets_no_work_and_is_named(
         assert "Prover host other does not prove circuit c: its files are not the miner's" in caplog.text
 
 
+def test_during_an_upgrade_a_host_of_the_release_before_goes_on_and_its_proofs_are_verified_here(
+    pool: MultiHostPool, join: Join, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, LOGGER_NAME)
+    host = SimulatedHost("other")
+    host.say(release="0.0.9-abc")
+    join(host)
+    answer = submit(pool)
+    assert by(answer) == "other"
+    assert answer.result().outputs == [2.0], "the outputs are what was verified here"
+    assert "Prover host other proves 1 circuits with release 0.0.9-abc, the miner has" in caplog.text
+    assert misfit(host.says, verified_again=True) == ""
+    assert misfit(host.says, verified_again=False).startswith("it runs release 0.0.9-abc, the miner")
+
+
+def test_what_is_exchanged_has_the_form_that_the_protocols_number_stands_for() -> None:
+    """Has one of these changed, so that hosts of the release before cannot work with this one? Then raise PROTOCOL."""
+    methods = {name: getattr(ProverActor, name) for name in ("prove", "end", "report")}
+    calls = {name: [*inspect.signature(method).parameters][1:] for name, method in methods.items()}
+    classes = (HostReport, CircuitPace, ProofResult, Timings)
+    fields = {one.__name__: [field.name for field in dataclasses.fields(one)] for one in classes}
+    assert (PROTOCOL, calls, fields) == (
+        1,
+        {
+            "prove": ["number", "circuit_id", "rows", "within"],
+            "end": ["number"],
+            "report": ["wanted", "last"],
+        },
+        {
+            "HostReport": ["name", "release", "ezkl", "circuits", "ready", "free_bytes", "pace", "draining", "refused",
+                           "protocol"],
+            "CircuitPace": ["seconds", "at_a_time", "fastest", "peak_bytes"],
+            "ProofResult": ["circuit_id", "label", "proof", "public_signals", "outputs", "verified", "failure",
+                            "detail", "timings", "tries", "peak_memory_bytes"],
+            "Timings": ["total_s", "queue_s", "input_s", "witness_s", "prove_s", "verify_s"],
+        },
+    )  # fmt: skip
+
+
 def test_capacity_counts_the_hosts_that_may_get_work(pool: MultiHostPool, join: Join) -> None:
     alone = pool.capacity()
     join(SimulatedHost("one"), SimulatedHost("other", 5.0))
     assert pool.capacity()["workers"] == alone["workers"] + 2
     [this, *others] = [one for one in pool.hosts() if not one.left]
     assert this.address == ""
-    expected = HostState("one", "one", True, "", others[0].since, 1, 1, 0, 0, 0, pace={"c": CircuitSeconds(0.05, 0.05)})
+    pace = {"c": CircuitSeconds(0.05, 0.05)}
+    expected = HostState("one", "one", True, "", others[0].since, 1, 1, 0, 0, 0, release=release(), pace=pace)
     assert others[0] == expected
 
 

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+import omron_miner
+import prover_work
 from certificate_samples import Authority
 from circuit_folders import VK, write_circuit, write_srs
 from omron_miner.circuits.circuit_store import CircuitStore
@@ -28,6 +30,7 @@ from omron_miner.events import FailureKind
 from omron_miner.provers.dask_client import DaskConnection, own_report
 from omron_miner.provers.dask_server import run_scheduler, run_worker
 from omron_miner.provers.multi_host_pool import MultiHostPool
+from omron_miner.proving.prover import Work
 from prover_host import sleeping
 from simulated_hosts import OneCircuit
 from wire_miner import OMRON_MINER, free_port, to_toml, wait_until
@@ -79,13 +82,15 @@ class Fleet:
             (place / "constants.toml").write_text(to_toml(self.known[name]))
         return self.known[name]
 
-    def start(self, name: str) -> None:
+    def start(self, name: str, package: Path | None = None) -> None:
+        """`package` is the folder of another copy of omron_miner that the process is to run."""
         self.constants(name)
         settings = str(self.place / name / "constants.toml")
         command = [sys.executable, str(HOST_PROGRAM), settings]
         if name == "scheduler":
             command = [*OMRON_MINER, "--config", settings, "provers", "scheduler"]
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "unit")}
+        paths = [*([str(package)] if package else []), str(Path(__file__).parents[1] / "unit")]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         output = (self.place / f"{name}.log").open("wb")
         self.processes[name] = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
 
@@ -140,6 +145,10 @@ def usable(pool: MultiHostPool) -> set[str]:
 
 def wait_for_hosts(pool: MultiHostPool, *names: str) -> None:
     wait_until(lambda: usable(pool) == set(names), 100)  # two seconds; a busy machine takes its time to load Dask
+
+
+def wait_for_state(pool: MultiHostPool, begins: str) -> None:
+    wait_until(lambda: any(one.state.startswith(begins) for one in pool.hosts()), 100)
 
 
 def submit(pool: MultiHostPool, seconds: float, within: float = 30.0) -> Future[ProofResult]:
@@ -291,6 +300,41 @@ def test_what_keeps_a_process_from_starting_is_one_clear_message(tmp_path: Path)
     for run in (run_scheduler, run_worker):
         with pytest.raises(ConfigError, match=r"cannot read .*none/ca\.pem: No such file"):
             run(constants.model_copy(update={"provers": without}))
+
+
+def test_a_host_of_another_release_works_for_a_miner_that_verifies_its_proofs_alone(tmp_path: Path) -> None:
+    fleet, earlier = Fleet(tmp_path), tmp_path / "earlier"
+    shutil.copytree(Path(omron_miner.__file__).parent, earlier / "omron_miner")
+    with (earlier / "omron_miner/monitor/totals.py").open("a") as file:
+        file.write("# as it was before\n")
+    fleet.start("scheduler")
+    fleet.start("p1", earlier)
+    verify: Any = prover_work.verify
+    try:
+        for verifies in (False, True):
+            constants = fleet.constants("miner")
+            settings = constants.provers.model_copy(update={"verify_again": verifies})
+            constants = constants.model_copy(update={"provers": settings})
+            pool = MultiHostPool(
+                constants,
+                connect=DaskConnection(constants).run,
+                work=sleeping(),
+                verification=Work(prover_work.warm_up, verify),
+                catalogue=OneCircuit(),
+            )
+            pool.start()
+            try:
+                if verifies:
+                    wait_for_hosts(pool, "p1")
+                    result = submit(pool, 0.1).result(20)
+                    assert parents_of(result) == {fleet.processes["p1"].pid}
+                    assert result.outputs == [2.0], "the outputs are what was verified here"
+                else:
+                    wait_for_state(pool, "it runs release")
+            finally:
+                pool.close(0)
+    finally:
+        fleet.stop()
 
 
 def command(fleet: Fleet, name: str, *arguments: str) -> Any:

@@ -345,10 +345,22 @@ def _provers(summary: Summary) -> Markup:
             str(one.failures),
             prover_pace(one),
             str(one.circuits),
+            code(one.release) if one.release else "unknown",
         )
         for one in found.hosts
     ]
-    header = ("host", "address", "state", "since", "#proving", "#proofs", "#failed", "#a proof takes", "#circuits")
+    header = (
+        "host",
+        "address",
+        "state",
+        "since",
+        "#proving",
+        "#proofs",
+        "#failed",
+        "#a proof takes",
+        "#circuits",
+        "release",
+    )
     said = f"{provers_in_words(found)}. Proofs and failures since the miner started."
     return joined((Markup(f'<p class="details">{text(said)}</p>'), table("Hosts", header, rows, "wide")))
 

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from omron_miner.proving.verified_model_session import ProofResult
 
 
+PROTOCOL = 1
+"""Of what a miner and its prover hosts exchange: the actor's calls, pickled classes, Dask's messages. A change after which
+one of the release before cannot work with the other raises it."""
 _LOOK_SECONDS = 5.0
 """How often the miner's circuits are looked at for the digests that other hosts are compared with."""
 
@@ -50,6 +53,8 @@ class HostReport:
     """It finishes what it has and takes nothing more."""
     refused: Mapping[str, str] = field(default_factory=dict)
     """Id to the reason of the circuits that it has and does not prove."""
+    protocol: int = 0
+    """Its `PROTOCOL`; 0: it is older than that."""
 
 
 class ProverHost(Protocol):
@@ -137,7 +142,14 @@ class LocalHost:
             self._digests = await asyncio.get_running_loop().run_in_executor(None, self._catalogue.digests)
             self._look_again = time.monotonic() + _LOOK_SECONDS
         return HostReport(
-            self.name, release(), ezkl_version(), self._digests, standing.ready, standing.free_bytes, standing.pace
+            self.name,
+            release(),
+            ezkl_version(),
+            self._digests,
+            standing.ready,
+            standing.free_bytes,
+            standing.pace,
+            protocol=PROTOCOL,
         )
 
 
@@ -166,12 +178,15 @@ def host_name(constants: Constants) -> str:
     return constants.provers.name or platform.node()
 
 
-def misfit(report: HostReport, ours: str = "", our_ezkl: str = "") -> str:
-    """Why a host gets no work at all; empty when it may."""
-    ours, our_ezkl = ours or release(), our_ezkl or ezkl_version()
-    if report.release != ours:
+def misfit(report: HostReport, verified_again: bool) -> str:
+    """Why a host gets no work at all; empty when it may.
+
+    A host of another release may while an upgrade is under way, if its proofs are `verified_again` by the miner.
+    """
+    ours = release()
+    if report.protocol != PROTOCOL or (report.release != ours and not verified_again):
         return f"it runs release {report.release}, the miner {ours}: deploy both with the same play"
-    if report.ezkl != our_ezkl:
+    if report.ezkl != (our_ezkl := ezkl_version()):
         return f"it has EZKL {report.ezkl}, the miner {our_ezkl}: deploy both with the same omron_ezkl_version"
     return ""
 

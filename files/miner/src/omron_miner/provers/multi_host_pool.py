@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from omron_miner.errors import OmronError
 from omron_miner.events import LOGGER_NAME, FailureKind
 from omron_miner.provers import placement
-from omron_miner.provers.hosts import Catalogue, LocalHost, StoredCircuits, differing, misfit
+from omron_miner.provers.hosts import Catalogue, LocalHost, StoredCircuits, differing, misfit, release
 from omron_miner.provers.prover_service import pool_constants
 from omron_miner.provers.second_verification import SecondVerification
 from omron_miner.provers.status import (
@@ -143,6 +143,7 @@ class _Host:
             running=len(self.jobs),
             proofs=self.proofs,
             failures=self.failures,
+            release=report.release if report else "",
             pace={
                 circuit_id: CircuitSeconds(round(one.seconds[0], 3), round(one.fastest, 3))
                 for circuit_id, one in pace
@@ -609,11 +610,15 @@ class MultiHostPool:
                 _log.error("Prover host %s does not prove circuit %s: %s", host.label, circuit_id, wrong[circuit_id])
             host.differing = wrong
             host.circuits = frozenset(report.circuits.keys() & self._digests.keys() - wrong.keys())
-            state = misfit(report) or ("it finishes what it has and stops" if report.draining else "")
+            state = misfit(report, verified_again=self._verification is not None)
+            if not state and report.draining:
+                state = "it finishes what it has and stops"
             self._note_state(host, state or ("" if host.circuits else "it has no circuit in common with the miner"))
             if host.state != before:
                 level = logging.WARNING if host.state else logging.INFO
                 text = f"gets no work: {host.state}" if host.state else f"proves {len(host.circuits)} circuits"
+                if not host.state and report.release != release():
+                    level, text = logging.WARNING, f"{text} with release {report.release}, the miner has {release()}"
                 _log.log(level, "Prover host %s %s", host.label, text)
         if self._pending:
             self._plan_soon()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from omron_miner.circuits.circuit import ezkl_version
 from omron_miner.errors import OmronError
 from omron_miner.events import LOGGER_NAME, FailureKind
-from omron_miner.provers.hosts import Catalogue, HostReport, StoredCircuits, host_name, prove_in, release
+from omron_miner.provers.hosts import PROTOCOL, Catalogue, HostReport, StoredCircuits, host_name, prove_in, release
 from omron_miner.proving.prover import ProverPool, Work
 from omron_miner.proving.verified_model_session import failed
 
@@ -129,6 +129,7 @@ class ProverService:
             standing.pace,
             self._draining,
             {circuit_id: one.why for circuit_id, one in self._refused.items()},
+            PROTOCOL,
         )
 
     async def keep_leases(self) -> None:

@@ -59,6 +59,8 @@ class HostState:
     """Proofs that failed on it, or that it was lost with, likewise."""
     left: bool = False
     """Whether it is not connected any more. It is listed for a day."""
+    release: str = ""
+    """What it runs; empty: not known."""
     pace: dict[str, CircuitSeconds] = field(default_factory=dict)
     """By circuit ID, of the circuits that it has proved."""
 
