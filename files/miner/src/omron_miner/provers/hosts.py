@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 
 PROTOCOL = 1
-"""Of what a miner and its prover hosts exchange: the actor's calls, pickled classes, Dask's messages. A change after which
-one of the release before cannot work with the other raises it."""
+"""Of what a miner and its prover hosts exchange: the actor's calls, pickled classes, Dask's messages. A change after
+which this release and the one before cannot work together raises it."""
 _LOOK_SECONDS = 5.0
 """How often the miner's circuits are looked at for the digests that other hosts are compared with."""
 
