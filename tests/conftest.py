@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import re
 import shutil
 from collections import defaultdict
@@ -32,8 +30,6 @@ if TYPE_CHECKING:
 
 _WORTH_TELLING_SECONDS = 30.0
 _SCENARIOS = "tests/system/test_scenarios.py"
-_PATIENT = 10
-"""Niceness of tests that nothing waits for."""
 _CLOCK = "clock"
 _CLOCKED = ("tests/wire/", "tests/unit/test_prover.py")
 """Tests with deadlines of seconds."""
@@ -129,15 +125,6 @@ class _Queues(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Queues:
     """pytest-xdist's own way to groups, a mark, is without effect with pytest 9.2."""
     return _Queues(config, log)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Where all wait for a processor, the scenarios go first, since they take longest, and tests with deadlines."""
-    if os.environ.get("PYTEST_XDIST_WORKER"):
-        urgent = item.nodeid.startswith((_SCENARIOS, *_CLOCKED))
-        with contextlib.suppress(OSError):  # only root may take a lower number again
-            os.setpriority(os.PRIO_PROCESS, 0, 0 if urgent else _PATIENT)
 
 
 @pytest.hookimpl(wrapper=True)

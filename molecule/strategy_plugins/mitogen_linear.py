@@ -3,10 +3,6 @@
 Ansible starts a Python for each task, which takes some 8 s on an emulated processor. Mitogen's stays.
 """
 
-from ansible_mitogen import affinity
 from ansible_mitogen.plugins.strategy.mitogen_linear import StrategyModule
 
 __all__ = ["StrategyModule"]
-
-# Mitogen pins its processes to cores. What a task starts on this machine, a container or QEMU, would all share one.
-affinity.policy = affinity.Policy()
