@@ -8,6 +8,9 @@ fail() {
   [ -z "${2:-}" ] || printf '  try: %s\n' "$2" >&2
   exit 1
 }
+# Roles and plugins are found through links, which git writes as text where it is told not to make any.
+[ -d playbooks/roles ] || fail "the links in playbooks/ and roles/ are text files" \
+  "git config core.symlinks true && git checkout-index --force --all"
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -- "$@"; fi; }
 
 # again_as_root COMMAND ARGUMENT… : runs this command again as root unless it is. .venv is built before, so it stays yours.
