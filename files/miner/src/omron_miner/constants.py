@@ -308,6 +308,11 @@ class Constants(_Section):
     log: Log = Log()
     monitor: Monitor = Monitor()
 
+    @property
+    def has_prover_hosts(self) -> bool:
+        """Whether this is a miner that may have prover hosts; a prover host itself has none."""
+        return self.prover.engine == "dask" and not self.provers.miner
+
     @model_validator(mode="after")
     def _settings_fit_each_other(self) -> Constants:
         rules = (_of_network, _of_competition, _of_provers, _of_times, _of_paths)

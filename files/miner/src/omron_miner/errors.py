@@ -29,6 +29,11 @@ class OmronError(Exception):
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of any kind says, on one line; its kind when it says nothing."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
 class ConfigError(OmronError):
     """constants.toml is missing, unreadable or holds an unknown or ill-typed key."""
 

@@ -22,6 +22,7 @@ from datetime import datetime, timezone
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from omron_miner.formatting import printable
 from omron_miner.outside import parse_json
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def _finite(value: Any) -> float:
 
 def _one_line(text: str) -> str:
     """A caller's text as it may stand in a line: it cannot begin another line or colour a terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text[:MAX_TEXT])
+    return printable(text[:MAX_TEXT])
 
 
 class _LogFile(logging.Handler):

@@ -11,7 +11,7 @@ from omron_miner.doctor.check import Check, Status, judged, not_read
 from omron_miner.errors import ConfigError, OmronError
 from omron_miner.formatting import duration
 from omron_miner.provers.certificates import read_certificates
-from omron_miner.provers.status import STALE_SECONDS, read_status
+from omron_miner.provers.status import STALE_SECONDS, read_status, working
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +52,7 @@ def port(constants: Constants, machine: Machine) -> Iterator[Check]:
 
 def hosts(constants: Constants, now: float | None = None) -> Iterator[Check]:
     """Whether all prover hosts of this miner get work, as the miner says; `now`: Unix time, by default this moment."""
-    if constants.prover.engine != "dask" or constants.provers.miner:
+    if not constants.has_prover_hosts:
         return
     name, wanted = "prover hosts", "all of them get work"
     try:
@@ -65,8 +65,7 @@ def hosts(constants: Constants, now: float | None = None) -> Iterator[Check]:
         live = f"{constants.log.prover_hosts} was written {duration(age)} ago"
         yield Check(name, Status.FAIL, wanted, live, "start the miner, which writes it every few seconds")
         return
-    others = [one for one in status.hosts if one.address]
-    idle = [f"{one.name}: {one.state}" for one in others if not one.gets_work]
-    live = "; ".join([f"{len(others) - len(idle)} of {len(others)} get work", *idle])
+    idle = [f"{one.name}: {one.state}" for one in status.hosts if one.address and not one.gets_work]
+    live = "; ".join([f"{working(status.hosts)} get work", *idle])
     advice = "omron-miner provers check on that host; one that was taken away for good is listed for a day"
     yield judged(name, not idle, wanted, live, advice)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from omron_miner.doctor.check import Check, Status, worst
+from omron_miner.formatting import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +34,8 @@ def to_text(checks: Sequence[Check]) -> str:
     lines = [f"{'status':{_STATUS_WIDTH}}  {'check':{name_width}}  {'live':{live_width}}  wanted"]
     for check in checks:
         word = f"\x1b[{_COLOURS[check.status]}m{check.status.value:{_STATUS_WIDTH}}\x1b[0m"
-        live, wanted, advice = map(_printable, (check.live, check.wanted, check.advice))
+        # Names of circuits and files are not all ours.
+        live, wanted, advice = (printable(" ".join(one.split())) for one in (check.live, check.wanted, check.advice))
         lines.append(f"{word}  {check.name:{name_width}}  {live:{live_width}}  {wanted}".rstrip())
         if advice:
             lines.append(f"{'':{_STATUS_WIDTH}}  {'':{name_width}}  try: {advice}")
@@ -41,8 +43,3 @@ def to_text(checks: Sequence[Check]) -> str:
         f"{count} {status.value}" for status in Status if (count := sum(check.status is status for check in checks))
     )
     return "\n".join([*lines, "", f"{worst(checks).value}: {counts}", ""])
-
-
-def _printable(text: str) -> str:
-    """One line, and nothing that moves a terminal's cursor: names of circuits and files are not all ours."""
-    return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))

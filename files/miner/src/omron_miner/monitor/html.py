@@ -20,6 +20,7 @@ from omron_miner.monitor.model import Verdict
 from omron_miner.monitor.render import (
     governors_in_words,
     measured,
+    p95,
     prover_pace,
     prover_state,
     provers_in_words,
@@ -33,7 +34,7 @@ from omron_miner.page import Markup, bullet, code, facts, fold, joined, section,
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from omron_miner.monitor.model import Alert, Answer, Cause, Requests, Stats, Summary, Target
+    from omron_miner.monitor.model import Alert, Answer, Cause, Requests, Summary, Target
 
 STYLE_FILE = Path(__file__).with_name("summary.css")
 """Shipped with the package."""
@@ -249,14 +250,10 @@ def _outcome(requests: Requests) -> tuple[str, ...]:
         percent(requests.success_percent),
         str(requests.count - requests.succeeded),
         ", ".join(f"{kind} {count}" for kind, count in requests.failures.items()) or "none",
-        _p95(requests.proof_seconds),
-        _p95(requests.overhead_seconds),
-        _p95(requests.total_seconds),
+        p95(requests.proof_seconds),
+        p95(requests.overhead_seconds),
+        p95(requests.total_seconds),
     )
-
-
-def _p95(stats: Stats | None) -> str:
-    return "no data" if stats is None else f"{stats.p95:.3f} s"
 
 
 def _errors(summary: Summary) -> Markup:

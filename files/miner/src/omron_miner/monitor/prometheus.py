@@ -14,7 +14,7 @@ from omron_miner.monitor.model import Verdict
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from omron_miner.monitor.model import Requests, Summary
+    from omron_miner.monitor.model import HostState, Provers, Requests, Summary
 
 FILE_NAME = "omron_miner.prom"
 _Sample = tuple[dict[str, str], "float | None"]
@@ -253,11 +253,19 @@ def _of_the_host(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]
     yield "host_clock_step_seconds", "How far the clock was set since the last run.", [({}, host.clock.step_seconds)]
 
 
+def _provers_now(summary: Summary) -> Provers | None:
+    """None where they are not known now: what the miner said before it stopped is no metric."""
+    return summary.provers if summary.provers and not summary.provers.problem else None
+
+
+def _by_labels(hosts: Iterable[HostState]) -> list[tuple[dict[str, str], HostState]]:
+    return [({"host": one.name, "address": one.address}, one) for one in hosts]
+
+
 def _of_provers(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]]]:
-    """Nothing that is not known now: what the miner said before it stopped is no metric."""
-    if (found := summary.provers) is None or found.problem:
+    if (found := _provers_now(summary)) is None:
         return
-    hosts = [({"host": one.name, "address": one.address}, one) for one in found.hosts]
+    hosts = _by_labels(found.hosts)
     yield "prover_queued_requests", "Requests that wait for a prover host.", [({}, found.queued)]
     yield (
         "prover_host_up",
@@ -285,15 +293,15 @@ def _of_provers(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]]
 
 def _prover_totals(summary: Summary) -> Iterator[str]:
     """Counters of each prover host, which begin at 0 when the miner starts."""
-    if (found := summary.provers) is None or found.problem:
+    if (found := _provers_now(summary)) is None:
         return
     for name, text, attribute in (
         ("prover_host_proofs", "Verified proofs of the prover host.", "proofs"),
         ("prover_host_failures", "Proofs that failed on the prover host, or that it was lost with.", "failures"),
     ):
         rows = [
-            f"omron_{name}_total{_labels({'host': one.name, 'address': one.address})} {getattr(one, attribute)!r}"
-            for one in found.hosts
+            f"omron_{name}_total{_labels(labels)} {getattr(one, attribute)!r}"
+            for labels, one in _by_labels(found.hosts)
             if not one.left
         ]
         if rows:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from omron_miner.errors import OmronError
 from omron_miner.formatting import duration, iso_utc
 from omron_miner.monitor.model import Provers
-from omron_miner.provers.status import STALE_SECONDS, read_status
+from omron_miner.provers.status import STALE_SECONDS, read_status, working
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,7 @@ BEHIND_SECONDS = 600.0
 
 def read(constants: Constants, now: float) -> Provers | None:
     """What the miner says of its hosts; None for one that has no others. Raises nothing."""
-    if constants.prover.engine != "dask" or constants.provers.miner:
+    if not constants.has_prover_hosts:
         return None
     try:
         status = read_status(constants.log.prover_hosts)
@@ -38,16 +38,14 @@ def read(constants: Constants, now: float) -> Provers | None:
 
 def watched(found: Provers, now: float) -> Iterator[Watched]:
     """The conditions that are alerts."""
-    others = [one for one in found.hosts if one.address]
     known = not found.problem
-    lost = [one for one in others if not one.gets_work and now - one.since >= LOST_SECONDS]
-    working = sum(one.gets_work for one in others)
+    lost = [one for one in found.hosts if one.address and not one.gets_work and now - one.since >= LOST_SECONDS]
     yield (
         "prover_host_lost",
         bool(lost) if known else None,
         "no work goes to " + "; ".join(f"{one.name} ({one.address}): {one.state}" for one in lost)
         if lost
-        else f"{working} of {len(others)} prover hosts get work",
+        else f"{working(found.hosts)} prover hosts get work",
         0.0,
     )
     slow = [

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from omron_miner.formatting import clip, counted, duration, percent, printable, size, table, wrap
 from omron_miner.monitor.model import Verdict
+from omron_miner.provers.status import working
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -149,8 +150,8 @@ def _circuits(summary: Summary) -> Iterator[str]:
                 str(one.requests.count),
                 percent(one.requests.success_percent),
                 str(one.requests.count - one.requests.succeeded),
-                _p95(one.requests.proof_seconds),
-                _p95(one.requests.total_seconds),
+                p95(one.requests.proof_seconds),
+                p95(one.requests.total_seconds),
             )
             for one in summary.circuits
         ],
@@ -167,7 +168,7 @@ def _validators(summary: Summary) -> Iterator[str]:
                 str(one.requests.count),
                 percent(one.requests.success_percent),
                 str(one.requests.count - one.requests.succeeded),
-                _p95(one.requests.total_seconds),
+                p95(one.requests.total_seconds),
             )
             for one in shown
         ],
@@ -265,9 +266,8 @@ def _provers(summary: Summary) -> Iterator[str]:
 
 def provers_in_words(found: Provers) -> str:
     """How many hosts get work, and how many requests wait for one."""
-    others = [one for one in found.hosts if one.address]
     queued = "unknown" if found.queued is None else str(found.queued)
-    text = f"{sum(one.gets_work for one in others)} of {len(others)} get work; requests waiting for a host: {queued}"
+    text = f"{working(found.hosts)} get work; requests waiting for a host: {queued}"
     return f"NOT KNOWN NOW, {found.problem}; before: {text}" if found.problem else text
 
 
@@ -364,11 +364,12 @@ def _period_cells(requests: Requests) -> tuple[str, ...]:
         str(requests.count),
         percent(requests.success_percent),
         str(requests.timeouts) if requests.count else "no data",
-        *(_p95(one) for one in times),
+        *(p95(one) for one in times),
     )
 
 
-def _p95(values: Stats | None) -> str:
+def p95(values: Stats | None) -> str:
+    """In seconds; ``no data`` for None."""
     return "no data" if values is None else f"{values.p95:.3f} s"
 
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from omron_miner.addresses import host_and_port
-from omron_miner.errors import OmronError
+from omron_miner.errors import OmronError, first_line
 from omron_miner.events import LOGGER_NAME
 from omron_miner.provers import dask_setup
 from omron_miner.provers.circuit_copies import copy_circuits
@@ -118,7 +118,7 @@ class DaskConnection:
             except OmronError:
                 raise
             except Exception as error:
-                why = _first_line(error)
+                why = first_line(error)
                 if why != said:
                     _log.warning("No scheduler of prover hosts at %s, this host proves alone: %s", address, why)
                     said = why
@@ -184,7 +184,7 @@ async def _fetch_circuits(constants: Constants, security: Any, seconds: float) -
             except OSError as error:
                 if time.monotonic() > until:
                     hint = "start the miner first, and let its firewall pass this host's address"
-                    raise OmronError(f"no scheduler at {address}: {_first_line(error)}", hint) from error
+                    raise OmronError(f"no scheduler at {address}: {first_line(error)}", hint) from error
             await asyncio.sleep(_PAUSE_SECONDS)
 
         async def read(folder: str, name: str, offset: int) -> bytes:
@@ -193,7 +193,7 @@ async def _fetch_circuits(constants: Constants, security: Any, seconds: float) -
 
         return await copy_circuits(constants, listing, read)
     except OSError as error:
-        raise OmronError(f"the circuits cannot be copied from {address}: {_first_line(error)}") from error
+        raise OmronError(f"the circuits cannot be copied from {address}: {first_line(error)}") from error
     finally:
         await scheduler.close_rpc()
 
@@ -230,16 +230,12 @@ async def _own_report(constants: Constants, seconds: float) -> HostReport:
         except OmronError:
             raise
         except Exception as error:
-            why = f"no answer through the scheduler at {scheduler}: {_first_line(error)}"
+            why = f"no answer through the scheduler at {scheduler}: {first_line(error)}"
         finally:
             if client is not None:
                 await asyncio.shield(_closed(client))
         await asyncio.sleep(_PAUSE_SECONDS)
     raise OmronError(f"this prover host does not prove after {seconds:g} s: {why}", "see the end of miner.log")
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 async def _quietly(call: Any) -> None:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from omron_miner.errors import OmronError
+from omron_miner.errors import OmronError, first_line
 from omron_miner.events import LOGGER_NAME, FailureKind
 from omron_miner.provers import placement
 from omron_miner.provers.hosts import Catalogue, LocalHost, StoredCircuits, differing, misfit, release
@@ -434,8 +434,8 @@ class MultiHostPool:
             if result.verified and self._verification and not host.host.is_local:
                 result = await self._verified_again(job, host, result)
         except Exception as error:  # whatever it is, the host did not do it; its next report lets it in again
-            self._leave_out(host, _first_line(error))
-            self._note_loss(job, host, f"prover host {host.label}: {_first_line(error)}")
+            self._leave_out(host, first_line(error))
+            self._note_loss(job, host, f"prover host {host.label}: {first_line(error)}")
             host.look.set()
             return
         self._finish(job, host, result)
@@ -568,7 +568,7 @@ class MultiHostPool:
             except asyncio.TimeoutError:
                 self._leave_out(host, f"it did not answer for {limit:g} s")
             except Exception as error:
-                self._leave_out(host, _first_line(error))
+                self._leave_out(host, first_line(error))
             else:
                 self._hear(host, report)
             with suppress(asyncio.TimeoutError):
@@ -629,7 +629,3 @@ class MultiHostPool:
         except Exception:
             with suppress(Exception):
                 _log.exception("the loss of a prover host could not be reported: %s", detail)
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -12,6 +12,7 @@ from omron_miner.errors import OmronError
 from omron_miner.files import write_atomically
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 SCHEMA_VERSION = 1
@@ -75,6 +76,12 @@ class ProversStatus:
     hosts: tuple[HostState, ...]
     """The miner's own first."""
     schema_version: int = SCHEMA_VERSION
+
+
+def working(hosts: Iterable[HostState]) -> str:
+    """``2 of 3``: how many of the hosts that are not the miner's own get work."""
+    others = [one for one in hosts if one.address]
+    return f"{sum(one.gets_work for one in others)} of {len(others)}"
 
 
 def write_status(path: Path, status: ProversStatus) -> None:

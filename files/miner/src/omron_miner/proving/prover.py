@@ -43,7 +43,7 @@ from omron_miner.backoff import pause_after
 from omron_miner.circuits.checksums import check_files, fingerprint
 from omron_miner.circuits.circuit import ProofSystem, circuit_folder
 from omron_miner.circuits.circuit_store import CircuitStore
-from omron_miner.errors import CircuitError, OmronError
+from omron_miner.errors import CircuitError, OmronError, first_line
 from omron_miner.events import LOGGER_NAME, EventLog, FailureKind
 from omron_miner.host import read_memory
 from omron_miner.proving import schedule
@@ -428,7 +428,7 @@ class ProverPool:
             return
         if isinstance(outcome, Exception):  # a bug: prove_verified does not raise for what a request can cause
             _log.error("proving %s failed: %s", job.circuit_id, outcome)
-            self._retry_or_fail(job, FailureKind.INTERNAL_ERROR, _first_line(outcome))
+            self._retry_or_fail(job, FailureKind.INTERNAL_ERROR, first_line(outcome))
             return
         if outcome.failure is FailureKind.INTERNAL_ERROR and not job.lost:
             self._retry_or_fail(job, FailureKind.INTERNAL_ERROR, outcome.detail)
@@ -624,7 +624,7 @@ class ProverPool:
                     doing = self._storage.last_step(child.pid) or ("proving" if worker.ready else "it started")
                     self._tell(partial(self._gone, worker, f"the worker was lost while {doing}: {error}"))
         except Exception as error:  # no process can start, or it cannot warm up
-            self._tell(partial(self._gone, worker, f"a worker did not start: {_first_line(error)}"))
+            self._tell(partial(self._gone, worker, f"a worker did not start: {first_line(error)}"))
         with suppress(OSError):
             self._storage.sweep()
 
@@ -720,10 +720,6 @@ def worker_count(constants: Constants) -> int:
 def threads_per_worker(constants: Constants) -> int:
     """Threads each worker proves with: as configured, or all cores we may use."""
     return constants.prover.threads_per_worker or len(os.sched_getaffinity(0))
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def _resident(worker: _Worker) -> int:
