@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
 
-ROOT = Path(__file__).parents[2]
+from namespaced_play import run_namespaced
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 PORT, RANGE = "8091", "203.0.113.0/24"
-FACTS = ["!all", "!min", "virtual"]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(os.geteuid() != 0, reason="making namespaces takes root: run bin/test with sudo"),
@@ -89,52 +87,9 @@ def test_the_ports_are_opened_left_to_the_operators_own_rules_and_given_back(nam
         role("restore"),
         keep_rules(firewall, "restored"),
     ]
-    play = {
-        "hosts": "localhost",
-        "connection": "local",
-        "gather_facts": True,
-        "gather_subset": FACTS,
-        "roles": ["omron"],
-        "tasks": tasks,
-    }
-    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
-    given = {
-        "ansible_python_interpreter": "/usr/bin/python3",
-        "omron_state": str(tmp_path / "state"),
-        "firewall_tcp_ports": [PORT],
-        "firewall_udp_ports": [PORT],
-    }
-    (tmp_path / "given.json").write_text(json.dumps(given))
-    (tmp_path / "run.sh").write_text(
-        f"""
-        set -eu
-        mkdir -p state
-        ip link set lo up
-        {firewall.start}
-        "$1" -i localhost, play.yml -e @given.json
-        """
-    )
-    done = subprocess.run(
-        [
-            "unshare",
-            "--net",
-            "--mount",
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "--mount-proc",
-            "sh",
-            "run.sh",
-            Path(sys.executable).with_name("ansible-playbook"),
-        ],
-        cwd=tmp_path,
-        env={**os.environ, "ANSIBLE_ROLES_PATH": str(ROOT / "roles"), "ANSIBLE_NOCOLOR": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    second_run = done.stdout.partition("Keep the rules opened")[2].partition("Limit the port")[0]
+    given = {"firewall_tcp_ports": [PORT], "firewall_udp_ports": [PORT]}
+    output = run_namespaced(tmp_path, firewall.start, tasks, given)
+    second_run = output.partition("Keep the rules opened")[2].partition("Limit the port")[0]
     assert "ok: [localhost]" in second_run
     assert "changed: [localhost]" not in second_run
     before, opened, limited, restored = (
