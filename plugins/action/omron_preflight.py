@@ -71,6 +71,7 @@ HOST_ARGUMENTS = {
             "listeners": {"type": "str", "required": True},
             "udp_listeners": {"type": "str", "required": True},
             "glibc": {"type": "str", "required": True},
+            "missing_programs": {"type": "list", "elements": "str", "default": []},
             "users": {"type": "dict", "required": True},
             "groups": {"type": "dict", "required": True},
             "login_users": {"type": "list", "elements": "str", "required": True},

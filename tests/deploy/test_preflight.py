@@ -195,6 +195,12 @@ def test_of_several_mounts_the_visible_one_counts_and_it_must_be_a_tmpfs() -> No
     assert "a mount of the type ext4" in only(mount_problems(covered))
 
 
+def test_a_remount_names_no_owner_whose_id_an_unprivileged_container_does_not_have() -> None:
+    live = visible_mount("209 231 0:75 / /dev/shm rw,nosuid,nodev shared:85 - tmpfs tmpfs rw,uid=100000,gid=100000\n")
+    assert live["options"] == ["rw", "nosuid", "nodev"]
+    assert fstab_entry("", live["options"], 2**30, 65536)["options"] == "nosuid,nodev,size=1073741824"
+
+
 def test_only_the_size_of_the_mount_and_of_its_line_in_fstab_changes() -> None:
     live = visible_mount(MOUNTS)["options"]
     assert sized_options(live, 2**30) == "rw,noexec,relatime,mode=1777,inode64,size=1073741824"
@@ -966,6 +972,7 @@ def seen(**overrides: Any) -> dict[str, Any]:
             "listeners": "",
             "udp_listeners": "",
             "glibc": "glibc 2.36",
+            "missing_programs": [],
             "users": USERS,
             "groups": {},
             "login_users": [],
@@ -981,11 +988,19 @@ def test_a_host_that_will_do_has_no_problem_and_every_judge_has_its_say() -> Non
     given = seen(
         omron_network="finney", shm_size="1M", cpu_governor_required=True, omron_ezkl_version="1", pm2_log_keep=[]
     )
-    given["host"] |= {"facts": host(distribution="Arch"), "memory_limits": "1048576"}
+    given["host"] |= {"facts": host(distribution="Arch"), "memory_limits": "1048576", "missing_programs": ["sudo"]}
     given["wallet"]["coldkeys"] = ["/w/coldkey"]
     given["storage"]["measured"] = measured(root=2**30)
     said = "\n".join(host_problems(given, NEEDS, SUPPORTED))
-    every = ["Arch", "1 MiB of RAM", "free on /", "shm_size 1M", "cpu_governor_required", "omron_external_ip is empty"]
+    every = [
+        "Arch",
+        "apt-get install sudo",
+        "1 MiB of RAM",
+        "free on /",
+        "shm_size 1M",
+        "cpu_governor_required",
+        "omron_external_ip is empty",
+    ]
     every += [
         "pays for no proof",
         "omron_hotkey_file is empty",

@@ -62,6 +62,15 @@ def system_problems(
     return problems
 
 
+def program_problems(missing: list[str]) -> list[str]:
+    """Programs that tasks of this play need and the host lacks: `missing` names them."""
+    return [
+        f"{program} is not installed, with which tasks become the service user: apt-get install {program}, or set "
+        "ansible_become_method to a method that this host has"
+        for program in missing
+    ]
+
+
 def memory_problems(facts: Mapping[str, Any], limits: str, minimum_mb: int) -> list[str]:
     """Too little RAM; `facts` and `limits` are as `usable_memory_mb` takes them, `minimum_mb` is in MiB."""
     usable, total = usable_memory_mb(facts, limits), int(facts.get("memtotal_mb", 0))

@@ -32,6 +32,7 @@ def host_problems(
     is_ezkl = values["omron_engine"] == "ezkl"
     container = "container" in facts.get("virtualization_tech_guest", ())
     problems += host.system_problems(facts, supported, values["omron_allow_untested_os"])
+    problems += host.program_problems(machine["missing_programs"])
     problems += host.memory_problems(facts, machine["memory_limits"], values["preflight_minimum_memory_mb"])
     if deploys_miner := values["miner_enabled"] and disks["for_miner"]:
         problems += storage.disk_problems(disks["measured"], values["preflight_minimum_disk_mb"])

@@ -56,8 +56,15 @@ def shm_tolerance_bytes(value: Any, wanted_bytes: int) -> int:
     return wanted_bytes // 100 if "%" in str(value) else 65536
 
 
+_NOT_FOR_REMOUNT = {"seclabel", "uid", "gid"}
+"""Options of a live tmpfs that a remount does not change, and that mount(8) may refuse.
+
+A container with its own user ids (an unprivileged LXC) sees the ids that the owner has outside, which it cannot set.
+"""
+
+
 def visible_mount(mountinfo: str, path: str = SHM) -> dict[str, Any]:
-    """``type`` and ``options`` (a list) of the mount that is seen at `path`; an empty type where there is none.
+    """``type`` and ``options`` (a list, for a remount) of the mount at `path`; an empty type where there is none.
 
     `mountinfo` holds the text of /proc/self/mountinfo, see proc_pid_mountinfo(5). Of several mounts on top of each
     other the last one is seen: it is no other one's parent.
@@ -71,7 +78,8 @@ def visible_mount(mountinfo: str, path: str = SHM) -> dict[str, Any]:
         if where == path:
             kind, _, super_options = superblock.split(maxsplit=2)
             both = [*options.split(","), *super_options.split(",")]
-            found[number] = (parent, {"type": kind, "options": list(dict.fromkeys(both))})
+            kept = [option for option in dict.fromkeys(both) if option.partition("=")[0] not in _NOT_FOR_REMOUNT]
+            found[number] = (parent, {"type": kind, "options": kept})
     parents = {parent for parent, _ in found.values()}
     tops = [mount for number, (_, mount) in found.items() if number not in parents]
     return tops[-1] if tops else {"type": "", "options": []}
@@ -90,7 +98,7 @@ def mount_problems(mountinfo: str) -> list[str]:
 
 
 _NOT_TO_BE_SET = {"size", "nr_blocks", "seclabel"}
-"""Options of a live tmpfs that are its size, or that mount(8) does not take back."""
+"""Options that are a tmpfs's size, or that mount(8) refuses."""
 _NOT_FOR_FSTAB = {"rw", "relatime", "inode32", "inode64", "noswap", "usrquota", "grpquota"}
 """The kernel's defaults, and what cannot be turned on by the remount that systemd does at boot."""
 
