@@ -7,10 +7,13 @@ The role miner calls it in the switch to a release and after it. It runs with a 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
 import shutil
+import stat
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +31,9 @@ description:
   - C(passed) writes down that I(release) passed, and the release before it as C(previous). C(failed) has the next
     C(enter) begin from the start.
   - A release lists the circuits it serves in C(etc/circuits.json). Those that the running release serves are in
-    C(circuits) below I(state); those that only another kept release serves are in C(circuits-kept/RELEASE). C(enter)
-    puts the release's own in place, each by one rename; a copy of the same circuit that was there moves away.
+    C(circuits) below I(state); those that only another kept release serves are in C(circuits/kept/RELEASE), on the same
+    file system. C(enter) puts the release's own in place, each by one rename; a copy of the same circuit that was there
+    moves away. What older releases kept in C(circuits-kept) is brought there.
   - C(prune) removes releases above I(keep), then virtual environments, pm2 versions, programs of upstream's, hotkeys,
     circuits and broken off tunings that no release needs.
 options:
@@ -49,7 +53,10 @@ UNIT = "omron-pm2.service"
 LIST = "etc/circuits.json"
 PLACED = "etc/circuits-placed.json"
 """Inode of each circuit's folder that the release was entered with: another copy of a circuit has the same name."""
-KEPT = "circuits-kept"
+KEPT = "kept"
+"""In the folder of circuits: on its file system each step is one rename."""
+OLD_KEPT = "circuits-kept"
+"""In the state folder, where older releases kept them: circuits may be on another file system."""
 
 
 class Host:
@@ -59,7 +66,8 @@ class Host:
         """With `check` nothing is changed; each step is added to `done` before."""
         self.opt = opt
         self.circuits = state / "circuits"
-        self.kept = state / KEPT
+        self.kept = self.circuits / KEPT
+        self.old_kept = state / OLD_KEPT
         self.wallets = state / "wallets"
         self.tuned = state / "tuned"
         self.check = check
@@ -137,13 +145,31 @@ class Host:
         self.done.append(f"{source} -> {target}")
         if self.check:
             return
-        if not target.parent.exists():
-            target.parent.mkdir(mode=0o755)
-            target.parent.chmod(0o755)
+        for folder in (target.parent.parent, target.parent):
+            if not folder.exists():
+                folder.mkdir(mode=0o755)
+                folder.chmod(0o755)
         if target.exists():
             self.remove(target)
         with _opened(source.parent) as here, _opened(target.parent) as there:
             os.rename(source.name, target.name, src_dir_fd=here, dst_dir_fd=there)
+
+    def copy(self, source: Path, target: Path) -> None:
+        """Copies a folder to another file system, as its owner: root follows no link in it. It appears whole."""
+        made = self.circuits / f".{KEPT}-{target.parent.name}-{target.name}"
+        if made.exists():
+            self.remove(made)
+        self.done.append(f"{source} copied to {made}")
+        found = source.stat()
+        owner: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            owner = {"user": found.st_uid, "group": found.st_gid, "extra_groups": []}
+        for command in (["cp", "--archive", "--no-target-directory", str(source)], ["sync", "--file-system"]):
+            done = subprocess.run([*command, str(made)], capture_output=True, text=True, check=False, **owner)
+            if done.returncode != 0:
+                shutil.rmtree(made, ignore_errors=True)
+                raise OSError(done.stderr.strip())
+        self.move(made, target)
 
     def remove(self, path: Path) -> None:
         """Removes a folder or link, following no link in it."""
@@ -172,6 +198,7 @@ def enter(host: Host, release: str, always: bool, etc: Path, commands: Path, uni
 
     `restart` says whether its process must start again for that.
     """
+    adopt_circuits(host)
     last, folder = host.last(), host.opt / "releases" / release
     is_due = always or last["switching"] or last["passed"] != release or host.runs() != release
     is_settled = not last["switching"] and last["passed"] == host.runs()
@@ -214,6 +241,38 @@ def passed(host: Host, release: str) -> None:
 def failed(host: Host) -> None:
     """Has the next run switch again, whatever it wants."""
     host.write(host.rollout, json.dumps({**host.last(), "switching": True}) + "\n")
+
+
+def adopt_circuits(host: Host) -> None:
+    """Brings circuits that an older release of the play kept to where they are kept now."""
+    try:
+        found = host.old_kept.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        return  # the service user's doing: none of ours are in it
+    for release in host.folders(host.old_kept):
+        for folder in host.folders(release, "model_*"):
+            _adopt(host, folder, host.kept / release.name / folder.name)
+    host.remove(host.old_kept)
+
+
+def _adopt(host: Host, folder: Path, target: Path) -> None:
+    if not target.exists():
+        try:
+            host.move(folder, target)
+            return
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+        host.copy(folder, target)
+    # Before the original goes: an interrupted run must not forget whose it is.
+    inode, copied = folder.stat().st_ino, target.stat().st_ino
+    for release in host.releases():
+        placed = host.placed(release.name)
+        if placed.get(folder.name) == inode:
+            host.write(release / PLACED, json.dumps({**placed, folder.name: copied}))
+    host.remove(folder)
 
 
 def enter_circuits(host: Host, release: str, leave: str) -> None:
