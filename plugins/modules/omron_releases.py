@@ -35,7 +35,7 @@ description:
     file system. C(enter) puts the release's own in place, each by one rename; a copy of the same circuit that was there
     moves away. What older releases kept in C(circuits-kept) is brought there.
   - C(prune) removes releases above I(keep), then virtual environments, pm2 versions, programs of upstream's, hotkeys,
-    circuits and broken off tunings that no release needs.
+    credentials, circuits and broken off tunings that no release needs.
 options:
   action: {type: str, choices: [enter, passed, failed, prune], required: true, description: What to do}
   opt: {type: path, required: true, description: The folder of releases, virtual environments and pm2}
@@ -55,6 +55,9 @@ PLACED = "etc/circuits-placed.json"
 """Inode of each circuit's folder that the release was entered with: another copy of a circuit has the same name."""
 KEPT = "kept"
 """In the folder of circuits: on its file system each step is one rename."""
+CREDENTIALS = "competition-credentials"
+_COMPETES = re.compile(r"^\[competition\]\n(?:#.*\n)*enabled = true$", re.MULTILINE)
+"""A release's constants that name credentials it reads."""
 OLD_KEPT = "circuits-kept"
 """In the state folder, where older releases kept them: circuits may be on another file system."""
 
@@ -62,9 +65,10 @@ OLD_KEPT = "circuits-kept"
 class Host:
     """The folders of one host."""
 
-    def __init__(self, opt: Path, state: Path, check: bool, done: list[str]) -> None:
+    def __init__(self, opt: Path, state: Path, etc: Path, check: bool, done: list[str]) -> None:
         """With `check` nothing is changed; each step is added to `done` before."""
         self.opt = opt
+        self.etc = etc
         self.circuits = state / "circuits"
         self.kept = self.circuits / KEPT
         self.old_kept = state / OLD_KEPT
@@ -193,7 +197,7 @@ def _opened(folder: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def enter(host: Host, release: str, always: bool, etc: Path, commands: Path, units: Path) -> dict[str, Any]:
+def enter(host: Host, release: str, always: bool, commands: Path, units: Path) -> dict[str, Any]:
     """Has `release` be the current one; whether that is a switch (`started`), and which one `passed` last.
 
     `restart` says whether its process must start again for that.
@@ -207,7 +211,7 @@ def enter(host: Host, release: str, always: bool, etc: Path, commands: Path, uni
         host.write(host.rollout, json.dumps({**last, "switching": True}) + "\n")
         enter_circuits(host, release, host.runs())
         host.link(host.current, folder)
-        links = {etc / name: f"etc/{name}" for name in ("constants.toml", "ecosystem.config.json")}
+        links = {host.etc / name: f"etc/{name}" for name in ("constants.toml", "ecosystem.config.json")}
         links[commands / "omron-miner"] = "venv/bin/omron-miner"
         if (folder / "pm2").exists():  # none in a release that is older than this
             links[commands / "omron-pm2"] = "pm2/omron-pm2"
@@ -326,6 +330,7 @@ def prune(host: Host, running: str, keep: int, tuned: list[str]) -> None:
             host.remove(folder)
     _prune_pm2(host, kept, targets)
     _prune_wallets(host, kept)
+    _prune_credentials(host, kept)
     for folder in (*host.folders(host.tuned, "*/circuits"), *host.folders(host.tuned, "*/work")):
         if folder.parent.name not in tuned:
             host.remove(folder)
@@ -380,12 +385,23 @@ def _prune_wallets(host: Host, kept: list[Path]) -> None:
             host.remove(folder)
 
 
+def _prune_credentials(host: Host, kept: list[Path]) -> None:
+    texts = [path.read_text() for one in kept if (path := one / "etc/constants.toml").exists()]
+    in_use = [text for text in texts if _COMPETES.search(text)]
+    for file in sorted(host.etc.glob(f"{CREDENTIALS}*")):
+        if not any(f'credentials_file = "{file}"' in text for text in in_use):
+            host.remove(file)
+
+
+def _host(given: dict[str, Any], check: bool, done: list[str]) -> Host:
+    return Host(Path(given["opt"]), Path(given["state"]), Path(given["etc"]), check, done)
+
+
 def run(given: dict[str, Any], check: bool, done: list[str]) -> dict[str, Any]:
     """Does what the module's options say; each step is added to `done` before it is done, or with `check` would be."""
-    host, release = Host(Path(given["opt"]), Path(given["state"]), check, done), given["release"]
+    host, release = _host(given, check, done), given["release"]
     if given["action"] == "enter":
-        folders = [Path(given[name]) for name in ("etc", "commands", "units")]
-        return enter(host, release, given["always"], *folders)
+        return enter(host, release, given["always"], Path(given["commands"]), Path(given["units"]))
     if given["action"] == "passed":
         passed(host, release)
     elif given["action"] == "failed":
@@ -421,7 +437,7 @@ def main() -> None:
     except (OSError, ValueError, KeyError) as error:
         message = f"the releases below {module.params['opt']} cannot be arranged: {error}"
         with contextlib.suppress(OSError, ValueError):
-            last = Host(Path(module.params["opt"]), Path(module.params["state"]), True, []).last()
+            last = _host(module.params, True, []).last()
             module.fail_json(msg=message, done=done, passed=last["passed"])
         module.fail_json(msg=message, done=done)
     after = "".join(f"{one}\n" for one in done)

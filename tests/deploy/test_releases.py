@@ -169,6 +169,28 @@ def test_a_circuit_that_another_kept_release_needs_outlives_the_release_it_was_k
     assert host.served()["a"] == "a"
 
 
+def test_credentials_stay_as_long_as_a_kept_release_reads_them(host: Host) -> None:
+    etc = host.opt.parent / "etc"
+    names = ["competition-credentials", *(f"competition-credentials-{str(one) * 12}" for one in (2, 3)), ""]
+    for number, name in enumerate(names, 1):
+        file, release = etc / (name or names[0]), f"r{number}"
+        host.build(release, {})
+        with (host.opt / "releases" / release / "etc/constants.toml").open("a") as constants:
+            is_on = "true" if name else "false"
+            constants.write(f'[competition]\n# Offer\nenabled = {is_on}\ncredentials_file = "{file}"\n')
+        if name:
+            file.touch()
+        host.switch(release)
+        host.run("failed", release=release)
+        assert {one.name for one in etc.glob("competition*")} == set(names[:number]) - {""}, "whichever it goes back to"
+        host.run("passed", release=release)
+        host.run("prune", release=release, keep=3)
+    assert host.names("releases/*") == {"r2", "r3", "r4"}
+    assert {one.name for one in etc.glob("competition*")} == set(names[1:3])
+    host.run("prune", release="r4", keep=1)
+    assert {one.name for one in etc.glob("competition*")} == {names[2]}, "of the release before it"
+
+
 class Interruption(list[str]):
     """Ends the module before the step `number`."""
 
