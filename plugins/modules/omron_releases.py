@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
@@ -24,10 +25,11 @@ DOCUMENTATION = r"""
 module: omron_releases
 short_description: Puts a release in place, with its circuits, and removes what no release uses any more
 description:
-  - C(enter) has I(release) be the current one, unless it is and passed its health gate. C(restart) in the result says
+  - C(enter) has I(release) be the current one, unless it is and passed its health gate with the certificates of prover
+    hosts that are in C(provers) below I(etc). C(restart) in the result says
     whether its process must start again; upstream's need not where the release runs the same program in the same way.
-    What passed last, and whether a switch is under way, is in C(rollout.json) below I(opt), so that a run after an
-    interruption begins here again.
+    What passed last, with digests of its certificates, and whether a switch is under way, is in C(rollout.json) below
+    I(opt), so that a run after an interruption begins here again.
   - C(passed) writes down that I(release) passed, and the release before it as C(previous). C(failed) has the next
     C(enter) begin from the start.
   - A release lists the circuits it serves in C(etc/circuits.json). Those that the running release serves are in
@@ -117,6 +119,11 @@ class Host:
             return {"passed": self.runs(), "switching": True}
         return found
 
+    def certificates(self) -> dict[str, str]:
+        """A digest of each certificate that a process reads at its start; none on a host without prover hosts."""
+        files = [self.etc / "provers" / name for name in ("ca.pem", "cert.pem")]
+        return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
+
     def write(self, target: Path, content: str) -> None:
         """A file of root's that everybody may read, whole or as it was."""
         if target.is_file() and not target.is_symlink() and target.read_text() == content:
@@ -205,6 +212,7 @@ def enter(host: Host, release: str, always: bool, commands: Path, units: Path) -
     adopt_circuits(host)
     last, folder = host.last(), host.opt / "releases" / release
     is_due = always or last["switching"] or last["passed"] != release or host.runs() != release
+    is_due = is_due or last.get("certificates", {}) != host.certificates()
     is_settled = not last["switching"] and last["passed"] == host.runs()
     restart = is_due and not (is_settled and _is_the_same_process(host.opt / "releases" / host.runs(), folder))
     if is_due:
@@ -239,7 +247,8 @@ def passed(host: Host, release: str) -> None:
     before = host.last()["passed"]
     if before not in ("", release):
         host.link(host.opt / "previous", host.opt / "releases" / before)
-    host.write(host.rollout, json.dumps({"passed": release, "switching": False}) + "\n")
+    certificates = {"certificates": found} if (found := host.certificates()) else {}
+    host.write(host.rollout, json.dumps({"passed": release, "switching": False, **certificates}) + "\n")
 
 
 def failed(host: Host) -> None:

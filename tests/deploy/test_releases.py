@@ -262,6 +262,20 @@ def test_what_passed_last_is_gone_back_to_and_what_failed_is_started_again(host:
     assert host.result == {"started": True, "restart": True, "passed": "r2"}
 
 
+def test_a_process_that_has_other_certificates_is_started_again_however_often_a_run_was_interrupted(host: Host) -> None:
+    folder = host.opt.parent / "etc/provers"
+    host.deploy("r1", {"a": "a"})
+    folder.mkdir()
+    for name in ("ca.pem", "cert.pem"):
+        (folder / name).write_text("renewed, and then the run ended before the switch")
+        for _ in range(2):  # the second was interrupted after the restart, before the gate
+            host.run("enter", release="r1")
+            assert host.result == {"started": True, "restart": True, "passed": "r1"}
+        host.run("passed", release="r1")
+        host.run("enter", release="r1")
+        assert host.result == {"started": False, "restart": False, "passed": "r1"}
+
+
 def test_a_dry_run_changes_nothing(host: Host) -> None:
     host.deploy("r1", {"a": "a"})
     host.build("r2", {"b": "b"})
