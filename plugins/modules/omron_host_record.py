@@ -84,12 +84,21 @@ def read(path: str) -> dict[str, Any] | None:
     return found
 
 
+def make_parents(directory: str) -> None:
+    """A folder and those above it, each that was missing open to all."""
+    if os.path.isdir(directory):
+        return
+    make_parents(os.path.dirname(directory))
+    umask = os.umask(0o022)
+    try:
+        os.mkdir(directory, 0o755)
+    finally:
+        os.umask(umask)
+
+
 def make_folder(directory: str) -> None:
     """The records' folder, for root alone, in a state folder that the service user can enter whatever the umask is."""
-    parent = os.path.dirname(directory)
-    if not os.path.isdir(parent):
-        os.makedirs(parent)
-        os.chmod(parent, 0o755)  # noqa: S103
+    make_parents(os.path.dirname(directory))
     try:
         os.mkdir(directory, 0o700)
     except FileExistsError:

@@ -7,10 +7,14 @@ The role miner calls it in the switch to a release and after it. It runs with a 
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import json
 import os
 import re
 import shutil
+import stat
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +25,19 @@ DOCUMENTATION = r"""
 module: omron_releases
 short_description: Puts a release in place, with its circuits, and removes what no release uses any more
 description:
-  - C(enter) has I(release) be the current one, unless it is and passed its health gate. C(restart) in the result says
+  - C(enter) has I(release) be the current one, unless it is and passed its health gate with the certificates of prover
+    hosts that are in C(provers) below I(etc). C(restart) in the result says
     whether its process must start again; upstream's need not where the release runs the same program in the same way.
-    What passed last, and whether a switch is under way, is in C(rollout.json) below I(opt), so that a run after an
-    interruption begins here again.
+    What passed last, with digests of its certificates, and whether a switch is under way, is in C(rollout.json) below
+    I(opt), so that a run after an interruption begins here again.
   - C(passed) writes down that I(release) passed, and the release before it as C(previous). C(failed) has the next
     C(enter) begin from the start.
   - A release lists the circuits it serves in C(etc/circuits.json). Those that the running release serves are in
-    C(circuits) below I(state); those that only another kept release serves are in C(circuits-kept/RELEASE). C(enter)
-    puts the release's own in place, each by one rename; a copy of the same circuit that was there moves away.
+    C(circuits) below I(state); those that only another kept release serves are in C(circuits/kept/RELEASE), on the same
+    file system. C(enter) puts the release's own in place, each by one rename; a copy of the same circuit that was there
+    moves away. What older releases kept in C(circuits-kept) is brought there.
   - C(prune) removes releases above I(keep), then virtual environments, pm2 versions, programs of upstream's, hotkeys,
-    circuits and broken off tunings that no release needs.
+    credentials, circuits and broken off tunings that no release needs.
 options:
   action: {type: str, choices: [enter, passed, failed, prune], required: true, description: What to do}
   opt: {type: path, required: true, description: The folder of releases, virtual environments and pm2}
@@ -49,17 +55,25 @@ UNIT = "omron-pm2.service"
 LIST = "etc/circuits.json"
 PLACED = "etc/circuits-placed.json"
 """Inode of each circuit's folder that the release was entered with: another copy of a circuit has the same name."""
-KEPT = "circuits-kept"
+KEPT = "kept"
+"""In the folder of circuits: on its file system each step is one rename."""
+CREDENTIALS = "competition-credentials"
+_COMPETES = re.compile(r"^\[competition\]\n(?:#.*\n)*enabled = true$", re.MULTILINE)
+"""A release's constants that name credentials it reads."""
+OLD_KEPT = "circuits-kept"
+"""In the state folder, where older releases kept them: circuits may be on another file system."""
 
 
 class Host:
     """The folders of one host."""
 
-    def __init__(self, opt: Path, state: Path, check: bool, done: list[str]) -> None:
+    def __init__(self, opt: Path, state: Path, etc: Path, check: bool, done: list[str]) -> None:
         """With `check` nothing is changed; each step is added to `done` before."""
         self.opt = opt
+        self.etc = etc
         self.circuits = state / "circuits"
-        self.kept = state / KEPT
+        self.kept = self.circuits / KEPT
+        self.old_kept = state / OLD_KEPT
         self.wallets = state / "wallets"
         self.tuned = state / "tuned"
         self.check = check
@@ -105,6 +119,11 @@ class Host:
             return {"passed": self.runs(), "switching": True}
         return found
 
+    def certificates(self) -> dict[str, str]:
+        """A digest of each certificate that a process reads at its start; none on a host without prover hosts."""
+        files = [self.etc / "provers" / name for name in ("ca.pem", "cert.pem")]
+        return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
+
     def write(self, target: Path, content: str) -> None:
         """A file of root's that everybody may read, whole or as it was."""
         if target.is_file() and not target.is_symlink() and target.read_text() == content:
@@ -137,13 +156,31 @@ class Host:
         self.done.append(f"{source} -> {target}")
         if self.check:
             return
-        if not target.parent.exists():
-            target.parent.mkdir(mode=0o755)
-            target.parent.chmod(0o755)
+        for folder in (target.parent.parent, target.parent):
+            if not folder.exists():
+                folder.mkdir(mode=0o755)
+                folder.chmod(0o755)
         if target.exists():
             self.remove(target)
         with _opened(source.parent) as here, _opened(target.parent) as there:
             os.rename(source.name, target.name, src_dir_fd=here, dst_dir_fd=there)
+
+    def copy(self, source: Path, target: Path) -> None:
+        """Copies a folder to another file system, as its owner: root follows no link in it. It appears whole."""
+        made = self.circuits / f".{KEPT}-{target.parent.name}-{target.name}"
+        if made.exists():
+            self.remove(made)
+        self.done.append(f"{source} copied to {made}")
+        found = source.stat()
+        owner: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            owner = {"user": found.st_uid, "group": found.st_gid, "extra_groups": []}
+        for command in (["cp", "--archive", "--no-target-directory", str(source)], ["sync", "--file-system"]):
+            done = subprocess.run([*command, str(made)], capture_output=True, text=True, check=False, **owner)
+            if done.returncode != 0:
+                shutil.rmtree(made, ignore_errors=True)
+                raise OSError(done.stderr.strip())
+        self.move(made, target)
 
     def remove(self, path: Path) -> None:
         """Removes a folder or link, following no link in it."""
@@ -167,20 +204,22 @@ def _opened(folder: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def enter(host: Host, release: str, always: bool, etc: Path, commands: Path, units: Path) -> dict[str, Any]:
+def enter(host: Host, release: str, always: bool, commands: Path, units: Path) -> dict[str, Any]:
     """Has `release` be the current one; whether that is a switch (`started`), and which one `passed` last.
 
     `restart` says whether its process must start again for that.
     """
+    adopt_circuits(host)
     last, folder = host.last(), host.opt / "releases" / release
     is_due = always or last["switching"] or last["passed"] != release or host.runs() != release
+    is_due = is_due or last.get("certificates", {}) != host.certificates()
     is_settled = not last["switching"] and last["passed"] == host.runs()
     restart = is_due and not (is_settled and _is_the_same_process(host.opt / "releases" / host.runs(), folder))
     if is_due:
         host.write(host.rollout, json.dumps({**last, "switching": True}) + "\n")
         enter_circuits(host, release, host.runs())
         host.link(host.current, folder)
-        links = {etc / name: f"etc/{name}" for name in ("constants.toml", "ecosystem.config.json")}
+        links = {host.etc / name: f"etc/{name}" for name in ("constants.toml", "ecosystem.config.json")}
         links[commands / "omron-miner"] = "venv/bin/omron-miner"
         if (folder / "pm2").exists():  # none in a release that is older than this
             links[commands / "omron-pm2"] = "pm2/omron-pm2"
@@ -208,12 +247,45 @@ def passed(host: Host, release: str) -> None:
     before = host.last()["passed"]
     if before not in ("", release):
         host.link(host.opt / "previous", host.opt / "releases" / before)
-    host.write(host.rollout, json.dumps({"passed": release, "switching": False}) + "\n")
+    certificates = {"certificates": found} if (found := host.certificates()) else {}
+    host.write(host.rollout, json.dumps({"passed": release, "switching": False, **certificates}) + "\n")
 
 
 def failed(host: Host) -> None:
     """Has the next run switch again, whatever it wants."""
     host.write(host.rollout, json.dumps({**host.last(), "switching": True}) + "\n")
+
+
+def adopt_circuits(host: Host) -> None:
+    """Brings circuits that an older release of the play kept to where they are kept now."""
+    try:
+        found = host.old_kept.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        return  # the service user's doing: none of ours are in it
+    for release in host.folders(host.old_kept):
+        for folder in host.folders(release, "model_*"):
+            _adopt(host, folder, host.kept / release.name / folder.name)
+    host.remove(host.old_kept)
+
+
+def _adopt(host: Host, folder: Path, target: Path) -> None:
+    if not target.exists():
+        try:
+            host.move(folder, target)
+            return
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+        host.copy(folder, target)
+    # Before the original goes: an interrupted run must not forget whose it is.
+    inode, copied = folder.stat().st_ino, target.stat().st_ino
+    for release in host.releases():
+        placed = host.placed(release.name)
+        if placed.get(folder.name) == inode:
+            host.write(release / PLACED, json.dumps({**placed, folder.name: copied}))
+    host.remove(folder)
 
 
 def enter_circuits(host: Host, release: str, leave: str) -> None:
@@ -267,6 +339,7 @@ def prune(host: Host, running: str, keep: int, tuned: list[str]) -> None:
             host.remove(folder)
     _prune_pm2(host, kept, targets)
     _prune_wallets(host, kept)
+    _prune_credentials(host, kept)
     for folder in (*host.folders(host.tuned, "*/circuits"), *host.folders(host.tuned, "*/work")):
         if folder.parent.name not in tuned:
             host.remove(folder)
@@ -321,12 +394,23 @@ def _prune_wallets(host: Host, kept: list[Path]) -> None:
             host.remove(folder)
 
 
+def _prune_credentials(host: Host, kept: list[Path]) -> None:
+    texts = [path.read_text() for one in kept if (path := one / "etc/constants.toml").exists()]
+    in_use = [text for text in texts if _COMPETES.search(text)]
+    for file in sorted(host.etc.glob(f"{CREDENTIALS}*")):
+        if not any(f'credentials_file = "{file}"' in text for text in in_use):
+            host.remove(file)
+
+
+def _host(given: dict[str, Any], check: bool, done: list[str]) -> Host:
+    return Host(Path(given["opt"]), Path(given["state"]), Path(given["etc"]), check, done)
+
+
 def run(given: dict[str, Any], check: bool, done: list[str]) -> dict[str, Any]:
     """Does what the module's options say; each step is added to `done` before it is done, or with `check` would be."""
-    host, release = Host(Path(given["opt"]), Path(given["state"]), check, done), given["release"]
+    host, release = _host(given, check, done), given["release"]
     if given["action"] == "enter":
-        folders = [Path(given[name]) for name in ("etc", "commands", "units")]
-        return enter(host, release, given["always"], *folders)
+        return enter(host, release, given["always"], Path(given["commands"]), Path(given["units"]))
     if given["action"] == "passed":
         passed(host, release)
     elif given["action"] == "failed":
@@ -362,7 +446,7 @@ def main() -> None:
     except (OSError, ValueError, KeyError) as error:
         message = f"the releases below {module.params['opt']} cannot be arranged: {error}"
         with contextlib.suppress(OSError, ValueError):
-            last = Host(Path(module.params["opt"]), Path(module.params["state"]), True, []).last()
+            last = _host(module.params, True, []).last()
             module.fail_json(msg=message, done=done, passed=last["passed"])
         module.fail_json(msg=message, done=done)
     after = "".join(f"{one}\n" for one in done)

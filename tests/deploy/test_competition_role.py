@@ -1,4 +1,4 @@
-"""The miner role puts the competition's files where the miner looks for them, its key for the miner alone, and back."""
+"""The miner role puts the competition's files where the miner looks for them, its key for the miner alone."""
 
 from __future__ import annotations
 
@@ -58,12 +58,15 @@ def test_the_files_are_put_in_place_once_and_the_key_is_shown_to_nobody(tmp_path
     for name in ("model.compiled", "settings.json"):
         (tmp_path / "mine" / name).write_text(name)
     first = play(tmp_path, omron_competition_enabled=True)
-    key = tmp_path / "etc/competition-credentials"
+    [key] = (tmp_path / "etc").glob("competition-credentials-*")
     assert key.read_text().endswith("hush\n")
     assert key.stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "state/competition/model.compiled").read_text() == "model.compiled"
     assert "hush" not in first
     assert "changed=0" in play(tmp_path, omron_competition_enabled=True)
-    assert "changed=1" in play(tmp_path, omron_competition_enabled=False)
-    assert not key.exists()
+    (tmp_path / "keys").write_text("[default]\naws_secret_access_key = other\n")
+    assert "changed=1" in play(tmp_path, omron_competition_enabled=True)
+    assert "changed=0" in play(tmp_path, omron_competition_enabled=False)
+    keys = {one.read_text().split()[-1] for one in (tmp_path / "etc").glob("competition-credentials-*")}
+    assert keys == {"hush", "other"}, "a release has its own until it is removed"
     assert (tmp_path / "state/competition/model.compiled").exists()

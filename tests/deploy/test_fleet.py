@@ -116,6 +116,7 @@ def test_the_playbook_reports_on_hosts_in_every_condition(tmp_path: Path) -> Non
         "hostile": to_json(replace(hostile, time=float(now), verdict=verdict)),
         "broken": "{",
         "gone": None,
+        "linked": None,
     }
     hosts: dict[str, dict[str, Any]] = {"closed": {"ansible_host": "127.0.0.1", "ansible_port": 9}}
     for name, text in texts.items():
@@ -123,6 +124,7 @@ def test_the_playbook_reports_on_hosts_in_every_condition(tmp_path: Path) -> Non
         (tmp_path / name).mkdir()
         if text is not None:
             (tmp_path / name / "summary.json").write_text(text)
+    (tmp_path / "linked/summary.json").symlink_to(tmp_path / "good/summary.json")  # of a file of root's, say
     inventory = tmp_path / "inventory.yml"
     inventory.write_text(json.dumps({"miners": {"hosts": hosts}}))
     program = Path(sys.executable).with_name("ansible-playbook")
@@ -137,10 +139,11 @@ def test_the_playbook_reports_on_hosts_in_every_condition(tmp_path: Path) -> Non
     environment = {**os.environ, "HOME": str(tmp_path)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stdout + done.stderr
-    assert "No report on closed, gone, broken" in " ".join((done.stdout + done.stderr).split())
+    assert "No report on closed, gone, broken, linked" in " ".join((done.stdout + done.stderr).split())
     states = {row["name"]: row["state"] for row in json.loads((tmp_path / "out/report.json").read_text())["hosts"]}
     assert states == {
-        "hostile": "missed", "closed": "unreachable", "gone": "missing", "broken": "unreadable", "good": "met"
+        "hostile": "missed", "closed": "unreachable", "gone": "missing", "broken": "unreadable", "linked": "unreadable",
+        "good": "met",
     }  # fmt: skip
     page = (tmp_path / "out/report.html").read_text()
     assert "<script" not in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -60,6 +61,19 @@ def test_what_was_recorded_first_stays_and_later_runs_add_to_it(
     assert record(capsys, path=path)["record"] == merged
     assert record(capsys, path=path, state="absent", backup=fstab)["changed"]
     assert list(path.parent.iterdir()) == []
+
+
+def test_every_folder_above_the_records_is_open_to_the_service_user_whatever_the_umask_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "srv/omron/state/host-record/user.json"
+    umask = os.umask(0o077)
+    try:
+        assert record(capsys, path=path, state="present", content={"a": 1})["changed"]
+    finally:
+        os.umask(umask)
+    modes = [stat.S_IMODE(one.stat().st_mode) for one in list(path.parents)[:4]]
+    assert modes == [0o700, 0o755, 0o755, 0o755]
 
 
 def test_a_record_that_cannot_be_read_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

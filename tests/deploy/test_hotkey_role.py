@@ -1,4 +1,4 @@
-"""Keys that the miner role takes to a host: another hotkey is another release, in its own folder, vaulted or not."""
+"""Keys that the miner role takes to a host: another one is another release, and next to the old one, vaulted or not."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ PLAY = """
     - ansible.builtin.set_fact: {release: "{{ __miner_release }}"}
     - ansible.builtin.include_role: {name: miner, tasks_from: name_release.yml}
       vars: {omron_hotkey_file: "{{ other }}"}
+    - ansible.builtin.assert: {that: release != __miner_release}
+    - ansible.builtin.include_role: {name: miner, tasks_from: name_release.yml}
+      vars: {omron_competition_credentials_file: "{{ other }}"}
     - ansible.builtin.assert: {that: release != __miner_release}
 """
 
@@ -80,7 +83,8 @@ def test_another_hotkey_is_another_release_with_a_folder_of_its_own(tmp_path: Pa
         [file] = (tmp_path / name / "state/wallets").glob("miner-*/hotkeys/default")
         # The folders are root's, and nobody else but the miner may enter them.
         assert [path.stat().st_mode & 0o777 for path in (file, *list(file.parents)[:3])] == [0o600, *[0o750] * 3]
-        assert (tmp_path / name / "etc/competition-credentials").read_text().endswith("= hush-3\n")
+        [credentials] = (tmp_path / name / "etc").glob("competition-credentials-*")
+        assert credentials.read_text().endswith("= hush-3\n")
         found[name] = (file.read_bytes(), file.parents[1].name)
     assert [found[name][0] for name in hosts] == [keys["one"], keys["two"]]
     assert found["first"][1] != found["vaulted"][1]

@@ -146,6 +146,6 @@ def test_root_copies_keys_and_circuits_past_planted_links(open_path: Path) -> No
     assert found == {hotkeys: (0, 0o750), hotkeys / "default": (USER.pw_uid, 0o600)}
     assert (state / "wallets").stat().st_uid == 0
 
-    key = state / "circuits-kept/release" / CIRCUIT / "pk.key"
+    key = state / "circuits/kept/release" / CIRCUIT / "pk.key"
     assert (key.read_text(), key.parent.stat().st_uid) == ("key", USER.pw_uid)
     assert key.samefile(state / "supplied/circuits" / CIRCUIT / "pk.key"), "no second copy"

@@ -223,19 +223,23 @@ def test_the_user_is_made_recorded_and_removed_and_somebody_elses_is_left_alone(
     [uid] = re.findall("^omron-test:x:([0-9]+):", (etc / "passwd").read_text(), re.MULTILINE)
     own = {path: path.stat().st_uid for path in (state / "sessions", state / "pm2", tmp_path / "sessions", log)}
     assert set(own.values()) == {int(uid)}
-    roots = {"circuits": 0o775, "srs": 0o775, "ezkl": 0o775, "wallets": 0o750}
+    roots = {"circuits": 0o1775, "circuits/kept": 0o755, "srs": 0o775, "ezkl": 0o775, "wallets": 0o750}
     assert {name: (state / name).stat().st_mode & 0o7777 for name in roots} == roots
     assert {(state / name).stat().st_uid for name in roots} == {0}
     group = (etc / "group").read_text()
     (etc / "group").write_text(re.sub("^(adm:.*:)$", r"\1omron-test", group, flags=re.MULTILINE))  # somebody added it
     victim = tmp_path / "victim"
     victim.mkdir(mode=0o700)
-    (state / "sessions").rmdir()
-    (state / "sessions").symlink_to(victim)  # by the miner, say
-    os.chown(state / "sessions", int(uid), -1, follow_symlinks=False)
+    for path in (state / "sessions", state / "circuits/kept"):
+        path.rmdir()
+        path.symlink_to(victim)  # by the miner, say
+        os.chown(path, int(uid), -1, follow_symlinks=False)
+    (state / "srs").rename(tmp_path / "srs")
+    (state / "srs").symlink_to(tmp_path / "srs")  # by root
     code, output = run("user.yml")
     assert code != 0
-    assert f"{state}/sessions: a link is where a folder of the miner belongs" in " ".join(output.split())
+    links = f"{state}/circuits/kept and {state}/srs and {state}/sessions"
+    assert f"{links}: a link is where a folder of the miner belongs" in " ".join(output.split())
     assert victim.stat().st_uid == 0
     assert "\nadm:x:4:\n" in (etc / "group").read_text()
     code, output = run("user.yml", "-e", "omron_user=daemon")

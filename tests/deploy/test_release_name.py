@@ -21,6 +21,7 @@ PACKAGE = ROOT / "files/miner"
 SHARED: dict[str, Any] = yaml.safe_load((ROOT / "roles/omron/defaults/main.yml").read_text())
 
 plugin = load_plugin("plugins/filter/miner_release.py")
+tune = load_plugin("plugins/filter/miner_tune.py")
 
 
 def test_every_file_that_is_shipped_counts_and_what_python_leaves_behind_does_not(tmp_path: Path) -> None:
@@ -46,6 +47,27 @@ def test_every_file_that_is_shipped_counts_and_what_python_leaves_behind_does_no
     assert "src/omron_miner/circuits/needs.json" in shipped
     verifies = [line.split()[0] for line in plugin.miner_shipped(str(PACKAGE), ["live.lock"])]
     assert sorted(set(verifies) - set(shipped)) == ["live.lock"]
+
+
+def test_a_large_file_is_read_once_in_a_run_whichever_process_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = sys.modules["omron_preflight.files"]
+    (tmp_path / "of-this-run").mkdir()
+    monkeypatch.setattr("ansible.constants.DEFAULT_LOCAL_TMP", str(tmp_path / "of-this-run"))
+    circuit = {"name": "a", "model": str(tmp_path / "a.onnx")}
+
+    def digest() -> str:
+        files._sha256.cache_clear()  # as another process begins
+        return str(tune.circuits_digest([circuit], "/none"))
+
+    (tmp_path / "a.onnx").write_bytes(b"a" * (1 << 20))
+    found = digest()
+    monkeypatch.setattr("hashlib.file_digest", lambda *_: pytest.fail("read again"))
+    assert digest() == found
+    (tmp_path / "a.onnx").write_bytes(b"b" * (1 << 20))
+    monkeypatch.undo()
+    assert digest() != found
 
 
 @pytest.mark.slow

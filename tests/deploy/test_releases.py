@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
+import shutil
+import subprocess
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +26,7 @@ class Host:
 
     def __init__(self, place: Path) -> None:
         self.opt, self.state = place / "opt", place / "state"
-        for folder in (self.state / "circuits", self.state / "circuits-kept", self.opt / "pm2/programs"):
+        for folder in (self.state / "circuits", self.state / "circuits/kept", self.opt / "pm2/programs"):
             folder.mkdir(parents=True)
         for name in ("etc", "commands", "units"):
             (place / name).mkdir()
@@ -51,7 +56,7 @@ class Host:
         (self.opt / "pm2" / f"of-{release}" / "program").symlink_to(program)
         for name, content in circuits.items():
             if self.served().get(name) != content:
-                staged = self.state / "circuits-kept" / release / f"model_{name}"
+                staged = self.state / "circuits/kept" / release / f"model_{name}"
                 staged.mkdir(parents=True)
                 (staged / "vk.key").write_text(content)
 
@@ -114,7 +119,7 @@ def test_what_no_release_uses_any_more_goes(host: Host) -> None:
     assert host.names("pm2/*") == {f"of-{one}" for one in kept} | {"programs"}
     assert host.names("pm2/programs/*") == {f"for-{one}" for one in kept}
     assert host.names("wallets/*") == {"miner", *(f"miner-{str(number) * 12}" for number in (3, 4, 5))}
-    assert host.names("circuits*/**/model_*") == {"model_a", "model_only-3", "model_only-4", "model_only-5"}
+    assert host.names("circuits/**/model_*") == {"model_a", "model_only-3", "model_only-4", "model_only-5"}
     assert not tuning.exists()
     assert host.run("prune", release="r5") == []
 
@@ -162,6 +167,28 @@ def test_a_circuit_that_another_kept_release_needs_outlives_the_release_it_was_k
     host.run("prune", release="r3", keep=2)  # r1 goes
     host.switch("r2")
     assert host.served()["a"] == "a"
+
+
+def test_credentials_stay_as_long_as_a_kept_release_reads_them(host: Host) -> None:
+    etc = host.opt.parent / "etc"
+    names = ["competition-credentials", *(f"competition-credentials-{str(one) * 12}" for one in (2, 3)), ""]
+    for number, name in enumerate(names, 1):
+        file, release = etc / (name or names[0]), f"r{number}"
+        host.build(release, {})
+        with (host.opt / "releases" / release / "etc/constants.toml").open("a") as constants:
+            is_on = "true" if name else "false"
+            constants.write(f'[competition]\n# Offer\nenabled = {is_on}\ncredentials_file = "{file}"\n')
+        if name:
+            file.touch()
+        host.switch(release)
+        host.run("failed", release=release)
+        assert {one.name for one in etc.glob("competition*")} == set(names[:number]) - {""}, "whichever it goes back to"
+        host.run("passed", release=release)
+        host.run("prune", release=release, keep=3)
+    assert host.names("releases/*") == {"r2", "r3", "r4"}
+    assert {one.name for one in etc.glob("competition*")} == set(names[1:3])
+    host.run("prune", release="r4", keep=1)
+    assert {one.name for one in etc.glob("competition*")} == {names[2]}, "of the release before it"
 
 
 class Interruption(list[str]):
@@ -235,6 +262,20 @@ def test_what_passed_last_is_gone_back_to_and_what_failed_is_started_again(host:
     assert host.result == {"started": True, "restart": True, "passed": "r2"}
 
 
+def test_a_process_that_has_other_certificates_is_started_again_however_often_a_run_was_interrupted(host: Host) -> None:
+    folder = host.opt.parent / "etc/provers"
+    host.deploy("r1", {"a": "a"})
+    folder.mkdir()
+    for name in ("ca.pem", "cert.pem"):
+        (folder / name).write_text("renewed, and then the run ended before the switch")
+        for _ in range(2):  # the second was interrupted after the restart, before the gate
+            host.run("enter", release="r1")
+            assert host.result == {"started": True, "restart": True, "passed": "r1"}
+        host.run("passed", release="r1")
+        host.run("enter", release="r1")
+        assert host.result == {"started": False, "restart": False, "passed": "r1"}
+
+
 def test_a_dry_run_changes_nothing(host: Host) -> None:
     host.deploy("r1", {"a": "a"})
     host.build("r2", {"b": "b"})
@@ -247,9 +288,84 @@ def test_a_dry_run_changes_nothing(host: Host) -> None:
 def test_a_link_that_the_service_user_put_in_the_way_is_not_followed(host: Host, tmp_path: Path) -> None:
     host.build("r1", {"a": "a"})
     elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (host.state / "circuits").rmdir()
+    (host.state / "circuits").rename(elsewhere)
     (host.state / "circuits").symlink_to(elsewhere)
     with pytest.raises(OSError, match=r"Not a directory|Too many levels"):
         host.switch("r1")
-    assert list(elsewhere.iterdir()) == []
+    assert [one.name for one in elsewhere.iterdir()] == ["kept"]
+
+
+def older(host: Host) -> None:
+    """Moves what is kept to where older releases of the play kept it, which may be another file system."""
+    for folder in host.state.glob("circuits/kept/*/model_*"):
+        target = host.state / "circuits-kept" / folder.parent.name / folder.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        inode = folder.stat().st_ino
+        shutil.move(folder, target)
+        for file in host.opt.glob(f"releases/*/{releases.PLACED}"):
+            placed = json.loads(file.read_text())
+            if placed.get(folder.name) == inode:
+                file.write_text(json.dumps({**placed, folder.name: target.stat().st_ino}))
+    shutil.rmtree(host.state / "circuits/kept")
+
+
+def adopt_at_any_interruption(place: Path, mounted: bool) -> None:
+    """Goes back to releases whose circuits an older release of the play kept, interrupted before each step."""
+    served = {"r1": {"a": "a", "b": "b1"}, "r2": {"a": "a", "b": "b2"}, "r3": {"c": "c"}}
+    step, interrupted = 0, True
+    while interrupted:
+        host = Host(place / str(step))
+        if mounted:
+            subprocess.run(["mount", "-t", "tmpfs", "none", host.state / "circuits"], check=True)
+        for release, circuits in served.items():
+            host.deploy(release, circuits)
+            assert host.served() == circuits
+        older(host)
+        assert (host.state.stat().st_dev != (host.state / "circuits").stat().st_dev) is mounted
+        stop = Interruption(step)
+        try:
+            host.run("enter", stop=stop, release="r2")
+            interrupted = False
+        except KeyboardInterrupt:
+            step += 1
+        for release in ("r2", "r1", "r3", "r1"):
+            host.switch(release)
+            assert {name: host.served().get(name) for name in served[release]} == served[release], step
+            host.run("passed", release=release)
+            host.run("prune", release=release)
+            assert host.served() == served[release]
+        assert not (host.state / "circuits-kept").exists()
+        assert {one.name for one in (host.state / "circuits").iterdir()} == {"model_a", "model_b", "kept"}
+    assert step > (12 if mounted else 8)
+
+
+@pytest.mark.slow
+def test_circuits_that_an_older_play_kept_come_back(tmp_path: Path) -> None:
+    adopt_at_any_interruption(tmp_path, mounted=False)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
+def test_circuits_may_be_on_a_file_system_of_their_own(tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:  # in mounts of its own
+        try:
+            assert ctypes.CDLL(None).unshare(0x20000) == 0
+            subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+            adopt_at_any_interruption(tmp_path, mounted=True)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user's folder takes root")
+def test_a_folder_that_the_service_user_put_where_an_older_play_kept_circuits_is_left(host: Host) -> None:
+    host.deploy("r1", {"a": "a"})
+    planted = host.state / "circuits-kept/r1/model_b"
+    planted.mkdir(parents=True)
+    os.chown(host.state / "circuits-kept", 1, 1)
+    host.run("enter", release="r1", always=True)
+    assert planted.exists()
+    assert host.served() == {"a": "a"}

@@ -94,7 +94,7 @@ def program(path: Path, text: str) -> None:
 
 def make_host(folder: Path, port: int, is_fresh: bool) -> None:
     """A host with the releases `old` and `new`, which serve a circuit with other keys; it runs `old`, or is fresh."""
-    for name in ("opt/releases", "state/circuits", "state/circuits-kept", "etc", "log", "bin"):
+    for name in ("opt/releases", "state/circuits", "state/circuits/kept", "etc", "log", "bin"):
         (folder / name).mkdir(parents=True)
     program(folder / "bin/systemctl", SYSTEMCTL.format(folder=folder))
     for release in ("old", "new"):
@@ -106,11 +106,11 @@ def make_host(folder: Path, port: int, is_fresh: bool) -> None:
         (place / "etc/constants.toml").write_text(f'bind_ip = "127.0.0.1"\nport = {port}\n')
         (place / "etc/circuits.json").write_text('{"circuits": ["a"]}')
         program(place / "venv/bin/omron-miner", MINER.format(folder=folder, release=release))
-        staged = folder / "state/circuits-kept" / release / "model_a"
+        staged = folder / "state/circuits/kept" / release / "model_a"
         staged.mkdir(parents=True)
         (staged / "vk.key").write_text(release)
     if not is_fresh:
-        (folder / "state/circuits-kept/old/model_a").rename(folder / "state/circuits/model_a")
+        (folder / "state/circuits/kept/old/model_a").rename(folder / "state/circuits/model_a")
         (folder / "opt/current").symlink_to(folder / "opt/releases/old")
         (folder / "opt/rollout.json").write_text('{"passed": "old", "switching": false}')
         (folder / "running").write_text("old")

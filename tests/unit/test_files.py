@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from omron_miner.files import (
     copy_atomically,
     exchange,
     move_into_place,
+    open_lock,
     put_folder,
     recover_parked,
     write_atomically,
@@ -227,3 +229,17 @@ def test_an_operators_output_need_not_be_a_file(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "first").stat().st_mode) & 0o600 == 0o600
     write_output(Path("/dev/null"), "2")
     assert not Path("/dev/null").is_file()
+
+
+def test_a_lock_is_made_once_and_only_opened_after_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Creating what exists is refused to root in a sticky folder, where fs.protected_regular is 2."""
+    modes, real = [], Path.open
+
+    def noted(path: Path, mode: str = "r") -> IO[Any]:
+        modes.append(mode)
+        return real(path, mode)
+
+    monkeypatch.setattr(Path, "open", noted)
+    for _ in range(2):
+        open_lock(tmp_path / ".lock").close()
+    assert modes == ["r+b", "w+b", "r+b"]

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import tempfile
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ansible import constants
+
 ABSOLUTE = "write an absolute path (the variable inventory_dir is the inventory's folder)"
+_SHARED_BYTES = 1 << 20
+"""Smaller files are read again as quickly."""
 VAULT = b"$ANSIBLE_VAULT"
 """What an encrypted file begins with; `copy` decrypts it."""
 
@@ -46,5 +53,18 @@ def sha256(path: Path) -> str:
 
 @lru_cache(maxsize=64)
 def _sha256(path: Path, size: int, modified: int) -> str:
+    # Each host's tasks are templated in a process of their own. What one has found is left to the others in the folder
+    # that a run of Ansible's has to itself.
+    name = hashlib.sha256(f"{path.resolve()} {size} {modified}".encode()).hexdigest()
+    found = Path(constants.DEFAULT_LOCAL_TMP, f"omron-sha256-{name}") if size >= _SHARED_BYTES else None
+    if found and found.exists():
+        return found.read_text()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if found:
+        with suppress(OSError):  # the run ends without it, too
+            handle, made = tempfile.mkstemp(dir=found.parent)
+            with os.fdopen(handle, "w") as file_made:
+                file_made.write(digest)
+            os.replace(made, found)
+    return digest

@@ -132,6 +132,17 @@ def put_folder(made: Path, path: Path, swap: Callable[[Path, Path], bool] = exch
         sync_folder(folder)
 
 
+def open_lock(path: Path) -> BinaryIO:
+    """A file to lock, made if it is missing. Raises OSError.
+
+    Not with O_CREAT where it exists: in a sticky folder the kernel refuses that, even to root, for another user's file.
+    """
+    try:
+        return path.open("r+b")
+    except FileNotFoundError:
+        return path.open("w+b")
+
+
 def recover_parked(directory: Path, lock: Path) -> None:
     """Puts back folders in `directory` that a killed `put_folder` parked; removes those whose successor is in place.
 

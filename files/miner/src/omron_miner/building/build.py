@@ -59,7 +59,7 @@ from omron_miner.circuits.load import load_circuit
 from omron_miner.circuits.run_args import RunArgs, read_run_args
 from omron_miner.circuits.srs import check_srs, is_test_only, srs_path, usable_srs
 from omron_miner.errors import CircuitError, ConfigError
-from omron_miner.files import PARKED, put_folder, settle_parked, sha256, write_atomically
+from omron_miner.files import PARKED, open_lock, put_folder, settle_parked, sha256, write_atomically
 from omron_miner.host import read_memory
 from omron_miner.outside import NOT_OF_ITS_FORM, read_json
 from omron_miner.progress import say
@@ -504,7 +504,7 @@ def _writing(directory: Path, name: str) -> Iterator[None]:
     """Holds the folder of circuits against other builds, clears what a killed one left, and explains a full disk."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with (directory / LOCK).open("w") as lock:
+        with open_lock(directory / LOCK) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             settle_parked(sorted(directory.glob(f"{PARKED}*")))
             for left in directory.glob(f"{_BUILDING}*"):
