@@ -64,8 +64,7 @@ from omron_miner.host import read_memory
 from omron_miner.outside import NOT_OF_ITS_FORM, read_json
 from omron_miner.progress import say
 from omron_miner.proving.ezkl_srs import ensure_srs
-from omron_miner.proving.isolated import ProcessLostError
-from omron_miner.proving.isolated import run as run_isolated
+from omron_miner.proving.isolated import ProcessLostError, run_configured
 from omron_miner.proving.proof_handlers.base import ProofError
 from omron_miner.proving.session_storage import SessionStorage
 from omron_miner.proving.steps import Stopwatch, make_witness
@@ -491,10 +490,9 @@ class _CapturedLog(logging.Handler):
 
 
 def _isolated(name: str, constants: Constants, function: Callable[..., Any], *arguments: object) -> Any:
-    """Runs a step in a process of its own, with EZKL's cache where the constants say."""
-    storage, cache = SessionStorage(constants.sessions), constants.circuits.ezkl_directory
+    """Runs a step in a process of its own. Raises CircuitError when that is lost."""
     try:
-        return run_isolated(function, *arguments, ezkl_directory=cache, sessions=storage)
+        return run_configured(constants, function, *arguments)
     except ProcessLostError as error:
         raise CircuitError(f"circuit {name}: {error.message}", error.hint) from error
 

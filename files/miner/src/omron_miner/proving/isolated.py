@@ -38,12 +38,13 @@ import psutil
 
 from omron_miner.errors import OmronError
 from omron_miner.progress import LineHandler, say, show
+from omron_miner.proving.session_storage import SessionStorage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from multiprocessing.connection import Connection
 
-    from omron_miner.proving.session_storage import SessionStorage
+    from omron_miner.constants import Constants
 
 T = TypeVar("T")
 
@@ -268,6 +269,17 @@ def run(
         finally:
             if sessions:
                 sessions.sweep(child.pid)
+
+
+def run_configured(
+    constants: Constants,
+    function: Callable[..., T],
+    *arguments: object,
+    receive: Callable[[str], None] | None = None,
+) -> T:
+    """As `run`, with EZKL's cache and the sessions where the constants have them."""
+    cache, sessions = constants.circuits.ezkl_directory, SessionStorage(constants.sessions)
+    return run(function, *arguments, receive=receive, ezkl_directory=cache, sessions=sessions)
 
 
 def ezkl_environment(directory: Path) -> dict[str, str]:
