@@ -23,6 +23,7 @@ import shutil
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -264,9 +265,7 @@ def _build(
 
 def _compare(onnx: Path, run_args: RunArgs, folder: Path, reference: Path | None) -> Comparison:
     """The compiled circuit in a folder with its model. Raises as `find_reference` does."""
-    import ezkl
-
-    from omron_miner.proving.proof_handlers.ezkl_handler import call, check_lookups
+    from omron_miner.proving.proof_handlers.ezkl_handler import bare_witness, check_lookups, output_floats
 
     try:
         expected = find_reference(onnx, dict(run_args.variables), reference)
@@ -276,12 +275,9 @@ def _compare(onnx: Path, run_args: RunArgs, folder: Path, reference: Path | None
 
     def answers(rows: list[list[Number]]) -> list[float]:
         with tempfile.TemporaryDirectory(prefix="omron-miner-compare-") as place:
-            data, witness = Path(place) / "input.json", str(Path(place) / "witness.json")
-            data.write_text(json.dumps({"input_data": rows}), encoding="utf-8")
-            made = call(ezkl.gen_witness, data=str(data), model=str(folder / COMPILED), output=witness)
+            made = bare_witness(folder / COMPILED, rows, Path(place))
         check_lookups(settings, made)
-        each = zip(made["outputs"], settings["model_output_scales"], strict=True)
-        return [float(ezkl.felt_to_float(felt, scale)) for felts, scale in each for felt in felts]
+        return list(chain.from_iterable(output_floats(made, settings["model_output_scales"])))
 
     return compare(expected, answers, (ProofError,))
 

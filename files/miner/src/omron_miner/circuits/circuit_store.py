@@ -99,11 +99,6 @@ class CircuitStore:
         """Folder name → why it is not used, for every ``model_…`` folder that is not."""
         return self._scan(self.get)[1]
 
-    def clear(self) -> None:
-        """Forgets everything kept in memory."""
-        with self._lock:
-            self._cache.clear()
-
     def _get_whole(self, circuit_id: str) -> Circuit:
         """As `get`, but for the SRS."""
         if not isinstance(circuit_id, str) or not _ID.fullmatch(circuit_id):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from omron_miner.proving.session_storage import Session, SessionStorage
 
 _log = logging.getLogger(LOGGER_NAME)
+_MOST_TRIES = 2
 _LONGEST_DETAIL = 300
 """Characters of a failure's detail: EZKL's messages can hold whole witnesses."""
 
@@ -110,8 +111,6 @@ class _Request:
 
     circuit: Circuit
     srs_directory: Path
-    verify_retries: int
-    compact: bool
     clock: _Clock
     tries: int = 0
 
@@ -133,14 +132,14 @@ class _Request:
                 except (ProofError, VerificationError, OSError) as error:
                     if not on_disk and session.is_full():
                         raise _RamDiskFullError("the RAM disk filled up") from error
-                    again = isinstance(error, VerificationError) and self.tries <= self.verify_retries
+                    again = isinstance(error, VerificationError) and self.tries < _MOST_TRIES
                     if not again or not self.clock.allows(time.monotonic() - begun):
                         raise
                     session.discard()
 
     def _try(self, handler: ProofHandler, rows: Inputs, session: Session) -> Proof:
         make_witness(handler, self.circuit, rows, session, self._phase)
-        return prove_witness(handler, self.circuit, rows, session, self._phase, compact=self.compact)
+        return prove_witness(handler, self.circuit, rows, session, self._phase)
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
@@ -179,18 +178,15 @@ def prove_verified(
     storage: SessionStorage,
     srs_directory: Path,
     *,
-    verify_retries: int = 1,
     deadline: float | None = None,
-    compact: bool = True,
 ) -> ProofResult:
     """Proves `circuit` for a request's inputs and verifies the proof by the validator's own criterion.
 
-    `rows` passed `inputs.validate_inputs`; `compact` leaves out of the proof what no verification reads.
-    A proof that does not verify is made again up to `verify_retries` times, if as long as the last try still ends
-    before `deadline` (`time.monotonic` seconds; None: no limit). Never raises for a request's fault: `failure` is
-    PROVING_FAILED, VERIFICATION_FAILED, TIMEOUT, or INTERNAL_ERROR when the host let us down.
+    `rows` passed `inputs.validate_inputs`. A proof that does not verify is made once more, if as long as the first try
+    still ends before `deadline` (`time.monotonic` seconds; None: no limit). Never raises for a request's fault:
+    `failure` is PROVING_FAILED, VERIFICATION_FAILED, TIMEOUT, or INTERNAL_ERROR when the host let us down.
     """
-    request = _Request(circuit, srs_directory, verify_retries, compact, _Clock(deadline))
+    request = _Request(circuit, srs_directory, _Clock(deadline))
     try:
         return request.result(request.run(rows, storage))
     except _OutOfTime as error:

@@ -49,8 +49,8 @@ class ProofHandler(Protocol):
     def witness(self, circuit: Circuit, session: Session) -> None:
         """Runs the model on the session's input and leaves the witness there. Raises ProofError."""
 
-    def prove(self, circuit: Circuit, session: Session, *, compact: bool = True) -> Proof:
-        """Proves the session's witness; `compact`: without what no verification reads. Raises ProofError."""
+    def prove(self, circuit: Circuit, session: Session) -> Proof:
+        """Proves the session's witness; the proof is without what no verification reads. Raises ProofError."""
 
     def verify(self, circuit: Circuit, rows: Any, proof: str, session: Session, signals: str = "") -> Proof:
         """Verifies a proof's wire strings as a validator would who asked with these inputs.

@@ -67,8 +67,8 @@ class CircomHandler:
         values = self._keys(circuit).program.run(self._inputs[session])
         session.path(WITNESS).write_bytes(witness_file(values))
 
-    def prove(self, circuit: Circuit, session: Session, *, compact: bool = True) -> Proof:
-        """Proves the session's witness. Raises ProofError. There is no SRS, and nothing to leave out."""
+    def prove(self, circuit: Circuit, session: Session) -> Proof:
+        """Proves the session's witness. Raises ProofError. There is no SRS."""
         path, settings = session.path(WITNESS), _settings(circuit)
         session.doing("proving", circuit.pk)
         key = self._keys(circuit).key
