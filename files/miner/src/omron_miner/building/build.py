@@ -45,10 +45,9 @@ from omron_miner.circuits.circuit import (
     SETTINGS,
     VK,
     Circuit,
-    CircuitType,
-    ProofSystem,
     circuit_folder,
     circuit_folders,
+    ezkl_metadata,
     ezkl_version,
     read_metadata,
 )
@@ -363,15 +362,7 @@ def _example(onnx: Path, run_args: RunArgs, shape: dict[str, Any], work: Path) -
 
 def _describe(name: str, work: Path, example: dict[str, Any]) -> Circuit:
     """Completes the folder, names it after its verification key and loads it as the miner would."""
-    metadata = {
-        "name": name,
-        "description": "Built on this host from an ONNX model",
-        "author": "omron-miner",
-        "version": "1.0.0",
-        "proof_system": ProofSystem.EZKL.value,
-        "type": CircuitType.PROOF_OF_COMPUTATION.value,
-        "external_files": {},
-    }
+    metadata = ezkl_metadata(name, "Built on this host from an ONNX model", "omron-miner", "1.0.0")
     _write_json(work / METADATA, metadata)
     _write_json(work / EXAMPLE_INPUT, {"input_data": list(example.values())})
     directory = circuit_folder(work.parent, sha256(work / VK))

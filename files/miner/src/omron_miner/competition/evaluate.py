@@ -32,9 +32,8 @@ from omron_miner.circuits.circuit import (
     SETTINGS,
     VK,
     Circuit,
-    CircuitType,
-    ProofSystem,
     circuit_folder,
+    ezkl_metadata,
     ezkl_version,
     id_of,
 )
@@ -205,15 +204,7 @@ def _stage(directory: Path, place: Path) -> Path:
     folder.mkdir()
     for name in (COMPILED, SETTINGS):
         (folder / name).symlink_to((directory / name).resolve())
-    metadata = {
-        "name": directory.name or "circuit",
-        "description": "A competition circuit under evaluation",
-        "author": "",
-        "version": "0",
-        "proof_system": ProofSystem.EZKL.value,
-        "type": CircuitType.PROOF_OF_COMPUTATION.value,
-        "external_files": {},
-    }
+    metadata = ezkl_metadata(directory.name or "circuit", "A competition circuit under evaluation")
     (folder / METADATA).write_text(json.dumps(metadata), encoding="utf-8")
     return folder
 

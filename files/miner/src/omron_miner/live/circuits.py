@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from omron_miner import formatting
 from omron_miner.building.downloads import DownloadError, Rules, discard, fetch
+from omron_miner.circuits.circuit import FOLDER_PREFIX, circuit_folder
 from omron_miner.files import PARKED, move_into_place, put_folder, settle_parked, write_atomically
 from omron_miner.files import sha256 as file_sha256
 from omron_miner.live.cache import (
@@ -37,7 +38,6 @@ from omron_miner.live.cache import (
     STAMP,
     CacheError,
     Known,
-    circuit_folder,
     circuit_ids,
     has_content,
     is_complete,
@@ -155,7 +155,7 @@ def _held(cache: Path) -> Iterator[Path]:
                 raise CacheError(f"another sync is at work in {cache}", "wait for its end") from None
             for leftover in ("new", "old"):  # what is replaced was moved to "old" by earlier releases
                 shutil.rmtree(area / leftover, ignore_errors=True)
-            settle_parked(sorted(cache.glob(f"model_*/{SLICES}/{PARKED}*")))
+            settle_parked(sorted(cache.glob(f"{FOLDER_PREFIX}*/{SLICES}/{PARKED}*")))
             (area / "new").mkdir()
             yield area
             shutil.rmtree(area / "new", ignore_errors=True)

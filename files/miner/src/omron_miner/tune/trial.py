@@ -22,15 +22,14 @@ from omron_miner.circuits.circuit import (
     PK,
     SETTINGS,
     VK,
-    CircuitType,
-    ProofSystem,
     circuit_folder,
+    ezkl_metadata,
 )
 from omron_miner.circuits.load import load_circuit
 from omron_miner.circuits.run_args import RunArgs, parse_run_args
 from omron_miner.circuits.srs import check_srs, usable_srs
 from omron_miner.errors import CircuitError, OmronError
-from omron_miner.files import sha256
+from omron_miner.files import link_files, sha256
 from omron_miner.formatting import size
 from omron_miner.proving.ezkl_srs import ensure_srs
 from omron_miner.proving.isolated import ProcessLostError, killed_after, limit_address_space, run_configured
@@ -172,15 +171,7 @@ def _set_up(model: Path, run_args: RunArgs, place: Path, srs: Path) -> dict[str,
     call(ezkl.compile_circuit, model=str(model), compiled_circuit=compiled, settings_path=settings)
     call(ezkl.setup, model=compiled, vk_path=vk, pk_path=pk, srs_path=str(srs))
     seconds = time.perf_counter() - begun
-    metadata = {
-        "name": "trial",
-        "description": "Tried by omron-miner circuit tune",
-        "author": "",
-        "version": "0",
-        "proof_system": ProofSystem.EZKL.value,
-        "type": CircuitType.PROOF_OF_COMPUTATION.value,
-        "external_files": {},
-    }
+    metadata = ezkl_metadata("trial", "Tried by omron-miner circuit tune")
     (place / METADATA).write_text(json.dumps(metadata), encoding="utf-8")
     folder = circuit_folder(place.parent, sha256(Path(vk)))
     if folder != place and not folder.exists():
@@ -224,9 +215,7 @@ def _forge(
 
     handler, circuit, mixed = EzklHandler(srs_directory), load_circuit(folder), place / folder.name
     mixed.mkdir(parents=True)
-    for path in folder.iterdir():
-        if path.name not in (COMPILED, CHECKSUMS):
-            (mixed / path.name).symlink_to(path.resolve())
+    link_files(folder, mixed, without=(COMPILED, CHECKSUMS))
     compiled = str(mixed / COMPILED)
     call(ezkl.compile_circuit, model=str(altered), compiled_circuit=compiled, settings_path=str(circuit.settings_file))
     forger = load_circuit(mixed)
