@@ -18,7 +18,6 @@ import json
 import logging
 import math
 import re
-import resource
 import shutil
 import tempfile
 import time
@@ -60,7 +59,7 @@ from omron_miner.circuits.run_args import RunArgs, read_run_args
 from omron_miner.circuits.srs import check_srs, is_test_only, srs_path, usable_srs
 from omron_miner.errors import CircuitError, ConfigError
 from omron_miner.files import PARKED, put_folder, settle_parked, sha256, write_atomically
-from omron_miner.host import read_memory
+from omron_miner.host import peak_memory, read_memory
 from omron_miner.outside import NOT_OF_ITS_FORM, read_json
 from omron_miner.progress import say
 from omron_miner.proving.ezkl_srs import ensure_srs
@@ -257,7 +256,7 @@ def _build(
         pk_bytes=circuit.pk.stat().st_size,
         timings=timings,
         proof=_figures(result),
-        peak_memory_bytes=_peak(),
+        peak_memory_bytes=peak_memory(),
         **_figures_of(comparison),
     )
 
@@ -297,7 +296,7 @@ def _prove_example(circuit: Circuit, constants: Constants, srs: Source) -> tuple
         with _step("SRS", circuit.name, timings):
             _make_srs(circuit.logrows, constants, srs)
     with _step("example proof", circuit.name, timings):
-        return _proved(circuit, example_inputs(circuit), constants), _peak()
+        return _proved(circuit, example_inputs(circuit), constants), peak_memory()
 
 
 def _make_srs(logrows: int, constants: Constants, srs: Source) -> None:
@@ -604,10 +603,6 @@ def _figures(result: ProofResult) -> dict[str, float]:
         "verify_s": round(timings.verify_s, 3),
         "total_s": round(timings.total_s, 3),
     }
-
-
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _since(begun: float) -> str:

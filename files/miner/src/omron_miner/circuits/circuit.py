@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from omron_miner.circuits import circom
 from omron_miner.constants import CIRCUIT_ID
-from omron_miner.errors import CircuitError
+from omron_miner.errors import CircuitError, problems_in_words
 from omron_miner.errors import refuse_circuit as _refuse
 from omron_miner.host import installed_version
 
@@ -246,8 +246,7 @@ def read_metadata(directory: Path) -> Metadata:
     try:
         return Metadata.model_validate_json((directory / METADATA).read_bytes())
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'file'}: {one['msg']}" for one in error.errors())
-        _refuse(directory, f"{METADATA}: {problems}", "copy the folder again", error)
+        _refuse(directory, f"{METADATA}: {problems_in_words(error)}", "copy the folder again", error)
 
 
 def key_name(directory: Path) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import random
-import resource
 import shutil
 import signal
 import tempfile
@@ -47,6 +46,7 @@ from omron_miner.competition.score import Conclusion, Run
 from omron_miner.errors import CircuitError, ConfigError, OmronError
 from omron_miner.files import sha256
 from omron_miner.formatting import size
+from omron_miner.host import peak_memory
 from omron_miner.outside import NOT_OF_ITS_FORM, read_json
 from omron_miner.progress import say
 from omron_miner.proving.ezkl_srs import ensure_srs
@@ -306,7 +306,7 @@ def _make_keys(folder: Path, srs: Path, limits: Limits) -> tuple[float, int]:
     begun = time.perf_counter()
     with killed_after(limits.setup_seconds):
         call(ezkl.setup, model=model, vk_path=vk, pk_path=pk, srs_path=str(srs))
-    return time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return time.perf_counter() - begun, peak_memory()
 
 
 def _work(

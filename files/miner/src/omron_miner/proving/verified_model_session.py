@@ -8,7 +8,6 @@ exception. Nothing here knows about HTTP, queues or other processes.
 from __future__ import annotations
 
 import logging
-import resource
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 from omron_miner.circuits.needs import needs_of
 from omron_miner.errors import OmronError
 from omron_miner.events import LOGGER_NAME, FailureKind, Timings
+from omron_miner.host import peak_memory
 from omron_miner.proving.proof_handlers import get_handler
 from omron_miner.proving.proof_handlers.base import Proof, ProofError, VerificationError
 from omron_miner.proving.steps import make_witness, prove_witness
@@ -160,7 +160,7 @@ class _Request:
             detail=" ".join(detail.split())[:_LONGEST_DETAIL],
             timings=self.clock.timings(),
             tries=self.tries,
-            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            peak_memory_bytes=peak_memory(),
         )
 
 

@@ -7,7 +7,6 @@ folder they are given, so that proofs of several trials can take turns.
 from __future__ import annotations
 
 import json
-import resource
 import signal
 import time
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from omron_miner.circuits.srs import check_srs, usable_srs
 from omron_miner.errors import CircuitError, OmronError
 from omron_miner.files import link_files, sha256
 from omron_miner.formatting import size
+from omron_miner.host import peak_memory
 from omron_miner.proving.ezkl_srs import ensure_srs
 from omron_miner.proving.isolated import ProcessLostError, killed_after, limit_address_space, run_configured
 from omron_miner.proving.isolated import run as run_isolated
@@ -177,7 +177,7 @@ def _set_up(model: Path, run_args: RunArgs, place: Path, srs: Path) -> dict[str,
     if folder != place and not folder.exists():
         place.rename(folder)
     circuit = load_circuit(folder)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_memory()
     size = circuit.pk.stat().st_size
     return {"folder": str(folder), "setup_s": seconds, "peak_bytes": peak, "pk_bytes": size, "rows": circuit.rows}
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from omron_miner.errors import OmronError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from omron_miner.circuits.circuit import Circuit
     from omron_miner.proving.session_storage import Session
 
@@ -31,6 +34,20 @@ class Proof:
     proof: str
     public_signals: str
     outputs: list[float]
+
+
+@contextmanager
+def native_errors(kind: type[ProofError] | type[VerificationError], what: str) -> Iterator[None]:
+    """Raises `kind`, with `what` before it, for whatever native code raises inside, its panics included.
+
+    These are BaseExceptions. Those that abort the process cannot be caught here or anywhere.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise kind(f"{what}: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
 class ProofHandler(Protocol):

@@ -17,7 +17,7 @@ from pydantic_core import to_json
 from omron_miner.circuits import circom
 from omron_miner.circuits.checksums import fingerprint
 from omron_miner.outside import parse_json
-from omron_miner.proving.proof_handlers.base import Proof, ProofError, VerificationError
+from omron_miner.proving.proof_handlers.base import Proof, ProofError, VerificationError, native_errors
 from omron_miner.proving.proof_handlers.circom_witness import VALUE_BYTES, WitnessProgram, witness_file
 
 if TYPE_CHECKING:
@@ -130,13 +130,9 @@ def _settings(circuit: Circuit) -> CircomSettings:
 
 
 def _native(function: Callable[[], _Answer], kind: type[ProofError] | type[VerificationError]) -> _Answer:
-    """What native code answers. Raises `kind` for whatever it raises, its panics (BaseExceptions) included."""
-    try:
+    """What native code answers. Raises `kind` for whatever it raises."""
+    with native_errors(kind, "Groth16"):
         return function()
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise kind(f"Groth16: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
 def _proof_text(proof: bytes) -> str:

@@ -19,7 +19,7 @@ from pydantic_core import to_json
 
 from omron_miner.circuits.srs import srs_path
 from omron_miner.outside import parse_json
-from omron_miner.proving.proof_handlers.base import Proof, ProofError, VerificationError
+from omron_miner.proving.proof_handlers.base import Proof, ProofError, VerificationError, native_errors
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -138,8 +138,7 @@ class EzklHandler:
 def call(function: Callable[..., Any], *arguments: object, **named: object) -> Any:
     """Calls an EZKL function, waiting for it if it is a coroutine.
 
-    Raises ProofError for whatever EZKL raises, its panics (BaseExceptions) included; those that abort the process
-    cannot be caught here or anywhere.
+    Raises ProofError for whatever EZKL raises.
     """
 
     async def run() -> Any:  # 22.0.1 looks for the running loop when it is called, not when it is awaited
@@ -149,13 +148,8 @@ def call(function: Callable[..., Any], *arguments: object, **named: object) -> A
     loop = getattr(_loops, "loop", None)
     if loop is None:
         loop = _loops.loop = asyncio.new_event_loop()
-    try:
+    with native_errors(ProofError, f"EZKL {function.__name__}"):
         return loop.run_until_complete(run())
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        text = " ".join(str(error).split())
-        raise ProofError(f"EZKL {function.__name__}: {text or type(error).__name__}") from error
 
 
 def bare_witness(compiled: Path, rows: object, place: Path) -> dict[str, Any]:
