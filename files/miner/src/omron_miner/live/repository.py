@@ -19,6 +19,7 @@ from omron_miner import __version__
 from omron_miner.building.downloads import DownloadError, Rules, check_url, discard, fetch
 from omron_miner.circuits.circuit import is_circuit_id
 from omron_miner.errors import OmronError
+from omron_miner.formatting import printable
 from omron_miner.outside import parse_json
 
 if TYPE_CHECKING:
@@ -299,7 +300,7 @@ def is_name(value: Any) -> bool:
 
 def _shown(value: Any) -> str:
     """Another's text, fit for a terminal."""
-    return "".join(one for one in str(value)[:64] if one.isprintable())
+    return printable(str(value)[:64])
 
 
 def _name(value: Any, what: str) -> str:

@@ -102,10 +102,8 @@ def too_large(model: Path, run_args: RunArgs, space_bytes: int) -> str:
     if isinstance(shape, str):
         return ""  # EZKL says why when it is tried
     each = [run_args.model_copy(update={"logrows": logrows}) for logrows in range(6, run_args.logrows + 6)]
-    least = min((one.key_mb for one in (cost(changed, shape) for changed in each) if one), default=0.0)
-    if least * 1e6 <= space_bytes:
-        return ""
-    return f"its key would take about {size(least * 1e6)}"
+    least = min((one.key_bytes for one in (cost(changed, shape) for changed in each) if one), default=0)
+    return f"its key would take about {size(least)}" if least > space_bytes else ""
 
 
 def _each(
