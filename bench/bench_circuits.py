@@ -18,6 +18,7 @@ from building import MODELS, render_run_args  # noqa: E402  the tests' way to th
 from omron_miner.building.build import build_circuit  # noqa: E402
 from omron_miner.circuits.circuit import ezkl_version  # noqa: E402
 from omron_miner.circuits.load import load_circuit  # noqa: E402
+from omron_miner.circuits.srs import srs_path  # noqa: E402
 from omron_miner.constants import Circuits, Constants, Log, Sessions  # noqa: E402
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class BenchCircuit:
 
     def warm_page_cache(self) -> None:
         """Reads everything a proof reads, so that the first request does not pay for the disk."""
-        srs = self.circuits.srs_directory / f"kzg{self.circuit.settings.logrows}.srs"
+        srs = srs_path(self.circuits.srs_directory, self.circuit.settings.logrows)
         for path in (srs, *self.circuit.directory.iterdir()):
             with path.open("rb") as file:
                 while file.read(1 << 22):

@@ -28,6 +28,7 @@ from reporting import Command, aim, host_facts, json_option, say, say_aims, say_
 sys.path.append(str(ROOT / "tests"))
 
 import circom_building
+from omron_miner.circuits.circuit import circuit_folders
 from omron_miner.circuits.inputs import validate_inputs
 from omron_miner.circuits.load import load_circuit
 from omron_miner.constants import Sessions
@@ -72,7 +73,7 @@ def main(items: int, bits: int, power: int, rounds: int, json_file: str | None) 
 def built(items: int, bits: int, power: int) -> Circuit:
     """The circuit, made now unless it was before."""
     place = CACHE / "groth16" / f"{items}-{bits}"
-    folders = list(place.glob("model_*"))
+    folders = circuit_folders(place)
     if not folders:
         say("compiling the circuit and making its keys ...")
         folders = [circom_building.build(place, items, bits, power, CACHE / "groth16/work")]

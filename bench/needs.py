@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import resource
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from omron_miner.circuits.circuit import BUILD, Circuit
 from omron_miner.circuits.inputs import example_inputs, validate_inputs
 from omron_miner.circuits.load import load_circuit
 from omron_miner.constants import Sessions
+from omron_miner.host import peak_memory
 from omron_miner.proving.proof_handlers import get_handler
 from omron_miner.proving.session_storage import SessionStorage
 from omron_miner.proving.steps import Stopwatch, make_witness, prove_witness
@@ -73,7 +73,7 @@ def _prove(directory: Path, srs_directory: Path, times: int, keep: bool) -> tupl
     storage = SessionStorage(Sessions(directory=place, fallback_directory=place, minimum_free_bytes=0))
     for seed in range(times):
         session_bytes = max(session_bytes, _prove_once(circuit, handler, storage, seed))
-        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        peaks.append(peak_memory())
     return peaks, session_bytes
 
 

@@ -42,7 +42,7 @@ from omron_miner.constants import (
 )
 from omron_miner.errors import ConfigError, OmronError
 from omron_miner.events import LifeEvent, RequestEvent, from_json
-from omron_miner.proving.isolated import die_with_parent
+from omron_miner.proving.isolated import die_with_parent, ezkl_environment
 from omron_miner.proving.prover import threads_per_worker
 from omron_miner.proving.verifier import verify_elsewhere
 from omron_miner.serving.protocol import QueryForCapacities, QueryZkProof
@@ -248,7 +248,7 @@ def _miner(
         command = [sys.executable, str(HERE / "stock_miner.py"), str(config)]
         # Ours sets these itself. Stock has one proof at a time, so all the threads ours has in all its workers.
         threads = constants.prover.workers * threads_per_worker(constants)
-        environment = {"EZKL_REPO_PATH": str(constants.circuits.ezkl_directory), "RAYON_NUM_THREADS": str(threads)}
+        environment = {**ezkl_environment(constants.circuits.ezkl_directory), "RAYON_NUM_THREADS": str(threads)}
     output = (directory / name / "output.txt").open("wb")
     with output, _started_by_us(command, env={**os.environ, **environment}, stdout=output, stderr=output) as process:
         try:

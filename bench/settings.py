@@ -36,7 +36,9 @@ import click
 from bench_circuits import BenchCircuit, bench_circuit
 from omron_miner.circuits.inputs import example_inputs, validate_inputs
 from omron_miner.circuits.load import load_circuit
+from omron_miner.circuits.srs import srs_path
 from omron_miner.constants import Sessions
+from omron_miner.proving.isolated import ezkl_environment
 from omron_miner.proving.session_storage import SessionStorage
 from omron_miner.proving.warm_up import keep_memory
 from reporting import (
@@ -120,11 +122,11 @@ class Prover:
             shutil.copytree(circuit, copied)
             kept = place / "srs"
             kept.mkdir()
-            shutil.copy2(srs / f"kzg{bench.circuit.settings.logrows}.srs", kept)
+            shutil.copy2(srs_path(srs, bench.circuit.settings.logrows), kept)
             circuit, srs = copied, kept
         files = place / "files" if "files-on-disk" not in setting.steps else bench.circuit.directory.parent / "files"
         order = {"circuit": str(circuit), "srs": str(srs), "files": str(files), "steps": setting.steps, "cores": cores}
-        environment = {**os.environ, "EZKL_REPO_PATH": str(bench.circuits.ezkl_directory), **setting.environment}
+        environment = {**os.environ, **ezkl_environment(bench.circuits.ezkl_directory), **setting.environment}
         self._process = subprocess.Popen(
             [sys.executable, __file__, "--prover", json.dumps(order)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,

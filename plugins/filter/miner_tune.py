@@ -16,9 +16,9 @@ _UTILS = str(Path(__file__).resolve().parents[1] / "plugin_utils")
 if _UTILS not in sys.path:  # found so from a clone and from a collection alike
     sys.path.append(_UTILS)
 
-from omron_preflight.files import sha256  # noqa: E402  # after the path is there
+from omron_preflight.circuits import SAMPLE_SUFFIXES  # noqa: E402  # after the path is there
+from omron_preflight.files import sha256  # noqa: E402
 
-_SUFFIXES = (".json", ".npy")
 _MOST_SAMPLES = 32
 """The tuner reads no more, in the order of their names."""
 _DIGEST_VERSION = 1
@@ -49,7 +49,7 @@ def tune_samples(circuit: Mapping[str, Any]) -> list[str]:
     if "data" not in (options := tune_options(circuit)):
         return []
     path = Path(options["data"]).expanduser()
-    files = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES) if path.is_dir() else [path]
+    files = sorted(file for file in path.iterdir() if file.suffix in SAMPLE_SUFFIXES) if path.is_dir() else [path]
     return [str(file) for file in files[:_MOST_SAMPLES]]
 
 

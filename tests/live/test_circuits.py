@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from omron_miner.building.downloads import Rules
 from omron_miner.cli import main
 from omron_miner.errors import OmronError
+from omron_miner.files import PARKED
 from omron_miner.live.cache_check import check
 from omron_miner.live.circuits import Settings, SyncReport, sync
 from stand_in_repository import Repository, bundle_files, circuit, cut, other, serving, sha, status
@@ -153,6 +154,17 @@ def test_a_changed_component_replaces_the_old_one_whole(repository: Repository, 
     assert (folder / "slices/slice_2/component.sha").read_text() == components[2]["sha256"]
     assert not (folder / "slices/slice_2/jstprove/circuit.bundle/manifest.msgpack").exists()
     assert json.loads((folder / "component_shas.json").read_text())[2][1] == components[2]["sha256"]
+
+
+def test_a_slice_that_a_killed_run_had_put_aside_is_back(repository: Repository, cache: Path) -> None:
+    run(repository, cache)
+    place = cache / f"model_{sha('net')}" / "slices/slice_0"
+    before = tree(place)
+    place.rename(place.with_name(f"{PARKED}slice_0"))
+    repository.asked.clear()
+    assert run(repository, cache).ok
+    assert repository.gets() == ["/circuits", "/models"]
+    assert tree(place) == before
 
 
 def test_what_is_lost_or_foreign_in_a_slice_is_mended(repository: Repository, cache: Path) -> None:

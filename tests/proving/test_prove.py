@@ -104,14 +104,6 @@ def test_the_wire_strings_are_what_a_validator_parses(
         assert "\n" not in text
 
 
-def test_the_readable_copy_of_the_instances_is_sent_when_asked_for(
-    tiny_circuit: Circuit, inputs: dict[str, Any], proving_constants: Constants, verify: Callable[..., Verdict]
-) -> None:
-    proof = prove(tiny_circuit, inputs, proving_constants, compact=False).proof
-    assert json.loads(proof)["pretty_public_inputs"]["rescaled_outputs"]
-    assert verify(proof).verified
-
-
 def test_the_outputs_are_the_models(inputs: dict[str, Any], result: ProofResult) -> None:
     session = onnxruntime.InferenceSession(MODELS / "tiny.onnx")
     (expected,) = session.run(None, {"input": np.array([inputs["input_0"]], np.float32)})

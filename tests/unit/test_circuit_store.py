@@ -150,15 +150,6 @@ def test_looking_at_the_srs_opens_the_circuit_no_second_time(tmp_path: Path, rea
     assert read == [A]
 
 
-def test_clear_forgets_everything(tmp_path: Path, read: list[str]) -> None:
-    write_circuit(tmp_path)
-    store = store_of(tmp_path)
-    store.get(A)
-    store.clear()
-    store.get(A)
-    assert read == [A, A]
-
-
 @pytest.mark.parametrize("circuit_id", ["", "a", "A" * 64, "../" + "a" * 61, "a" * 65, "a" * 64 + "\n"])
 def test_what_is_not_an_id_is_never_looked_for(tmp_path: Path, circuit_id: str) -> None:
     with pytest.raises(CircuitError, match="64 lower-case hex digits"):

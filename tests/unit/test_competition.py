@@ -71,7 +71,7 @@ class Scene:
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     monkeypatch.setattr(module, "_FIRST_PAUSE_SECONDS", 0.05)
     monkeypatch.setattr(module, "_LONGEST_PAUSE_SECONDS", 0.2)
-    monkeypatch.setattr(module, "_COMMIT_PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(module, "_COMMIT_PAUSE_SECONDS", 0.01)
     with s3_server() as server:
         chain = FakeChain()
         made = Scene(tmp_path, server, chain)

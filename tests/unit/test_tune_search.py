@@ -54,15 +54,15 @@ def test_blocks_of_checks_make_a_key_large_as_measured(logrows: int, inner: int,
     }
     found = cost(RunArgs(logrows=logrows, num_inner_cols=inner, lookup_range=(-65_000, 65_000)), shape)
     assert found
-    assert found.key_mb == pytest.approx(measured_mb, rel=0.02)
+    assert found.key_bytes == pytest.approx(measured_mb * 1e6, rel=0.02)
 
 
 def test_a_lower_logrows_is_not_cheaper_once_a_table_needs_more_columns() -> None:
     wide, narrow = (-32768, 32768), (-4096, 4096)
     assert at(16, lookup_range=wide).table_columns == 2
-    assert at(13, lookup_range=wide).key_mb > at(14, lookup_range=wide).key_mb
+    assert at(13, lookup_range=wide).key_bytes > at(14, lookup_range=wide).key_bytes
     assert at(14, lookup_range=narrow).table_columns == 1
-    assert at(14, lookup_range=narrow).key_mb < at(14, lookup_range=wide).key_mb
+    assert at(14, lookup_range=narrow).key_bytes < at(14, lookup_range=wide).key_bytes
 
 
 def test_what_does_not_fit_has_no_cost() -> None:
@@ -113,25 +113,25 @@ def test_the_grid_is_the_same_for_a_seed_and_keeps_what_is_not_searched() -> Non
 
 
 def test_the_cheapest_are_chosen_and_of_the_same_cost_only_the_most_accurate() -> None:
-    def candidate(scale: int, key_mb: float, accuracy: float) -> Candidate:
-        return Candidate(QUESTION, RunArgs(input_scale=scale), accuracy, Cost(1, 1, key_mb, key_mb))
+    def candidate(scale: int, key_bytes: int, accuracy: float) -> Candidate:
+        return Candidate(QUESTION, RunArgs(input_scale=scale), accuracy, Cost(1, 1, key_bytes))
 
-    dear, rough, fine = candidate(1, 9.0, 1.0), candidate(2, 3.0, 0.992), candidate(3, 3.0, 0.999)
+    dear, rough, fine = candidate(1, 9, 1.0), candidate(2, 3, 0.992), candidate(3, 3, 0.999)
     assert choose([dear, rough, fine], 4) == [fine, dear]
     assert choose([dear, rough, fine], 1) == [fine]
 
 
 def test_a_key_estimated_a_little_smaller_does_not_outweigh_accuracy() -> None:
-    small = Candidate(QUESTION, RunArgs(), 0.9966, Cost(1, 1, 3500.0, 105.0))
-    fine = Candidate(QUESTION, RunArgs(num_inner_cols=3), 0.9992, Cost(1, 1, 3528.0, 105.8))
-    large = Candidate(QUESTION, RunArgs(num_inner_cols=1), 1.0, Cost(1, 1, 4700.0, 141.0))
+    small = Candidate(QUESTION, RunArgs(), 0.9966, Cost(1, 1, 3500))
+    fine = Candidate(QUESTION, RunArgs(num_inner_cols=3), 0.9992, Cost(1, 1, 3528))
+    large = Candidate(QUESTION, RunArgs(num_inner_cols=1), 1.0, Cost(1, 1, 4700))
     assert choose([small, fine, large], 3) == [fine, small, large]
 
 
 def test_for_a_score_some_accuracy_is_worth_some_time() -> None:
-    fast = Candidate(QUESTION, RunArgs(), 0.96, Cost(1, 1, 10.0, 0.3))
-    fine = Candidate(QUESTION, RunArgs(decomp_legs=1), 0.999, Cost(1, 1, 12.0, 0.36))
-    slow = Candidate(QUESTION, RunArgs(decomp_legs=3), 1.0, Cost(1, 1, 100.0, 3.0))
+    fast = Candidate(QUESTION, RunArgs(), 0.96, Cost(1, 1, 10))
+    fine = Candidate(QUESTION, RunArgs(decomp_legs=1), 0.999, Cost(1, 1, 12))
+    slow = Candidate(QUESTION, RunArgs(decomp_legs=3), 1.0, Cost(1, 1, 100))
     assert choose([fast, fine, slow], 3) == [fast, fine, slow]
     assert choose([fast, fine, slow], 3, "score") == [fine, fast, slow]
 

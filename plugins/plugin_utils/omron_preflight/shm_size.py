@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from omron_preflight import values
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -33,7 +35,7 @@ def shm_size_bytes(value: Any, memory_bytes: int) -> int:
     number, unit = int(match[1]), match[2].upper()
     size = memory_bytes * number // 100 if unit == "%" else number * _UNITS[unit]
     if size > memory_bytes:
-        raise ValueError(f"shm_size {value} is more than the {memory_bytes / 2**30:.1f} GiB of RAM: choose less")
+        raise ValueError(f"shm_size {value} is more than the {values.size(memory_bytes)} of RAM: choose less")
     if size < _MINIMUM_BYTES:
         raise ValueError(f"shm_size {value} is {size} bytes, too little to hold a proof's files: choose at least 64M")
     return size

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from omron_miner.addresses import is_loopback
-from omron_miner.errors import ConfigError
+from omron_miner.errors import ConfigError, problems_in_words
 from omron_miner.outside import parse_toml
 
 if TYPE_CHECKING:
@@ -425,11 +425,8 @@ def parse_constants(text: str, origin: str = "constants.toml") -> Constants:
     try:
         return Constants.model_validate_json(content)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc']) or 'file'}: {problem['msg']}"
-            for problem in error.errors()
-        )
-        raise ConfigError(f"{origin}: {problems}", "correct the named keys or run the play again") from error
+        hint = "correct the named keys or run the play again"
+        raise ConfigError(f"{origin}: {problems_in_words(error)}", hint) from error
 
 
 def read_constants(path: Path = DEFAULT_PATH) -> Constants:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pydantic import ValidationError
+
 
 class OmronError(Exception):
     """What is wrong, and in `hint` the next thing to try.
@@ -32,6 +34,11 @@ class OmronError(Exception):
 def first_line(error: BaseException) -> str:
     """What an error of any kind says, on one line; its kind when it says nothing."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def problems_in_words(error: ValidationError) -> str:
+    """What pydantic found wrong: each key with what is wrong with it."""
+    return "; ".join(f"{'.'.join(map(str, one['loc'])) or 'file'}: {one['msg']}" for one in error.errors())
 
 
 class ConfigError(OmronError):

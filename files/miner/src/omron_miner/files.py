@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Container, Iterator
 
 PARKED = ".replaced-"
 """Before the name of a folder that makes way for another where the file system cannot exchange the two."""
@@ -173,6 +173,18 @@ def sha256(path: Path) -> str:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def folder_bytes(folder: Path) -> int:
+    """The size of all files in a folder and in those below it. Raises OSError."""
+    return sum(one.stat().st_size for one in folder.rglob("*") if one.is_file())
+
+
+def link_files(folder: Path, into: Path, *, without: Container[str]) -> None:
+    """Links to all in `folder` but what has a name in `without`, in the folder `into`. Raises OSError."""
+    for path in folder.iterdir():
+        if path.name not in without:
+            (into / path.name).symlink_to(path.resolve())
 
 
 def sync_tree(directory: Path) -> None:

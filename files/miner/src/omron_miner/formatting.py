@@ -5,6 +5,7 @@ Sizes are binary (KiB, MiB, GiB) and times UTC.
 
 from __future__ import annotations
 
+import re
 import time
 from math import floor
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
+_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 SIZE_UNITS = (("B", 1), ("KiB", KIB), ("MiB", MIB), ("GiB", GIB), ("TiB", 1024**4))
 
 
@@ -67,6 +69,11 @@ def iso_utc(seconds: float) -> str:
 def printable(text: str) -> str:
     """`text` on one line, with ``?`` for control characters: text from outside must not control a terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def without_colours(text: str) -> str:
+    """`text` without what colours a terminal; an escape that is cut off at its end stays."""
+    return _COLOURS.sub("", text) if "\x1b" in text else text
 
 
 def clip(text: str, width: int) -> str:

@@ -18,11 +18,11 @@ import json
 import logging
 import math
 import re
-import resource
 import shutil
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,10 +44,9 @@ from omron_miner.circuits.circuit import (
     SETTINGS,
     VK,
     Circuit,
-    CircuitType,
-    ProofSystem,
     circuit_folder,
     circuit_folders,
+    ezkl_metadata,
     ezkl_version,
     read_metadata,
 )
@@ -60,12 +59,11 @@ from omron_miner.circuits.run_args import RunArgs, read_run_args
 from omron_miner.circuits.srs import check_srs, is_test_only, srs_path, usable_srs
 from omron_miner.errors import CircuitError, ConfigError
 from omron_miner.files import PARKED, open_lock, put_folder, settle_parked, sha256, write_atomically
-from omron_miner.host import read_memory
+from omron_miner.host import peak_memory, read_memory
 from omron_miner.outside import NOT_OF_ITS_FORM, read_json
 from omron_miner.progress import say
 from omron_miner.proving.ezkl_srs import ensure_srs
-from omron_miner.proving.isolated import ProcessLostError
-from omron_miner.proving.isolated import run as run_isolated
+from omron_miner.proving.isolated import ProcessLostError, run_configured
 from omron_miner.proving.proof_handlers.base import ProofError
 from omron_miner.proving.session_storage import SessionStorage
 from omron_miner.proving.steps import Stopwatch, make_witness
@@ -258,16 +256,14 @@ def _build(
         pk_bytes=circuit.pk.stat().st_size,
         timings=timings,
         proof=_figures(result),
-        peak_memory_bytes=_peak(),
+        peak_memory_bytes=peak_memory(),
         **_figures_of(comparison),
     )
 
 
 def _compare(onnx: Path, run_args: RunArgs, folder: Path, reference: Path | None) -> Comparison:
     """The compiled circuit in a folder with its model. Raises as `find_reference` does."""
-    import ezkl
-
-    from omron_miner.proving.proof_handlers.ezkl_handler import call, check_lookups
+    from omron_miner.proving.proof_handlers.ezkl_handler import bare_witness, check_lookups, output_floats
 
     try:
         expected = find_reference(onnx, dict(run_args.variables), reference)
@@ -277,12 +273,9 @@ def _compare(onnx: Path, run_args: RunArgs, folder: Path, reference: Path | None
 
     def answers(rows: list[list[Number]]) -> list[float]:
         with tempfile.TemporaryDirectory(prefix="omron-miner-compare-") as place:
-            data, witness = Path(place) / "input.json", str(Path(place) / "witness.json")
-            data.write_text(json.dumps({"input_data": rows}), encoding="utf-8")
-            made = call(ezkl.gen_witness, data=str(data), model=str(folder / COMPILED), output=witness)
+            made = bare_witness(folder / COMPILED, rows, Path(place))
         check_lookups(settings, made)
-        each = zip(made["outputs"], settings["model_output_scales"], strict=True)
-        return [float(ezkl.felt_to_float(felt, scale)) for felts, scale in each for felt in felts]
+        return list(chain.from_iterable(output_floats(made, settings["model_output_scales"])))
 
     return compare(expected, answers, (ProofError,))
 
@@ -303,7 +296,7 @@ def _prove_example(circuit: Circuit, constants: Constants, srs: Source) -> tuple
         with _step("SRS", circuit.name, timings):
             _make_srs(circuit.logrows, constants, srs)
     with _step("example proof", circuit.name, timings):
-        return _proved(circuit, example_inputs(circuit), constants), _peak()
+        return _proved(circuit, example_inputs(circuit), constants), peak_memory()
 
 
 def _make_srs(logrows: int, constants: Constants, srs: Source) -> None:
@@ -368,15 +361,7 @@ def _example(onnx: Path, run_args: RunArgs, shape: dict[str, Any], work: Path) -
 
 def _describe(name: str, work: Path, example: dict[str, Any]) -> Circuit:
     """Completes the folder, names it after its verification key and loads it as the miner would."""
-    metadata = {
-        "name": name,
-        "description": "Built on this host from an ONNX model",
-        "author": "omron-miner",
-        "version": "1.0.0",
-        "proof_system": ProofSystem.EZKL.value,
-        "type": CircuitType.PROOF_OF_COMPUTATION.value,
-        "external_files": {},
-    }
+    metadata = ezkl_metadata(name, "Built on this host from an ONNX model", "omron-miner", "1.0.0")
     _write_json(work / METADATA, metadata)
     _write_json(work / EXAMPLE_INPUT, {"input_data": list(example.values())})
     directory = circuit_folder(work.parent, sha256(work / VK))
@@ -491,10 +476,9 @@ class _CapturedLog(logging.Handler):
 
 
 def _isolated(name: str, constants: Constants, function: Callable[..., Any], *arguments: object) -> Any:
-    """Runs a step in a process of its own, with EZKL's cache where the constants say."""
-    storage, cache = SessionStorage(constants.sessions), constants.circuits.ezkl_directory
+    """Runs a step in a process of its own. Raises CircuitError when that is lost."""
     try:
-        return run_isolated(function, *arguments, ezkl_directory=cache, sessions=storage)
+        return run_configured(constants, function, *arguments)
     except ProcessLostError as error:
         raise CircuitError(f"circuit {name}: {error.message}", error.hint) from error
 
@@ -619,10 +603,6 @@ def _figures(result: ProofResult) -> dict[str, float]:
         "verify_s": round(timings.verify_s, 3),
         "total_s": round(timings.total_s, 3),
     }
-
-
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _since(begun: float) -> str:

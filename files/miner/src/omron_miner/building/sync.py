@@ -25,11 +25,11 @@ from omron_miner.building.downloads import DownloadError, Rules
 from omron_miner.circuits.circom import ZKEY_MAGIC
 from omron_miner.circuits.circuit import (
     CHECKSUMS,
-    FOLDER_PREFIX,
     METADATA,
     PK,
     VK,
     Metadata,
+    bare_name,
     circuit_folders,
     id_of,
     key_name,
@@ -38,7 +38,7 @@ from omron_miner.circuits.circuit import (
 from omron_miner.circuits.load import check_without_key, load_circuit, load_without_key
 from omron_miner.circuits.srs import usable_srs
 from omron_miner.errors import CircuitError, OmronError, SrsError
-from omron_miner.files import move_into_place
+from omron_miner.files import link_files, move_into_place
 from omron_miner.formatting import size
 from omron_miner.outside import NOT_OF_ITS_FORM, parse_json
 from omron_miner.progress import say
@@ -94,7 +94,7 @@ def sync(constants: Constants, wanted: Sequence[str], srs: Source, prove: bool =
     chosen = [_find(found, one) for one in wanted] if wanted else found
     report = SyncReport([], [], {})
     for folder in dict.fromkeys(chosen):
-        if not wanted and folder.name.removeprefix(FOLDER_PREFIX) in constants.circuits.ignored:
+        if not wanted and bare_name(folder.name) in constants.circuits.ignored:
             report.ignored.append(id_of(folder))
             continue
         try:
@@ -305,9 +305,7 @@ def _prove_staged(job: _Job) -> CheckResult:
     staged = job.work / job.directory.name
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir()
-    for path in job.directory.iterdir():
-        if path.name != job.key.name:
-            (staged / path.name).symlink_to(path.resolve())
+    link_files(job.directory, staged, without=(job.key.name,))
     (staged / job.key.name).symlink_to(job.part.resolve())
     try:
         return check_circuit(load_circuit(staged), job.constants, job.srs)
@@ -383,7 +381,7 @@ def _clear_left(directory: Path) -> None:
 
 def _find(found: Sequence[Path], id_or_name: str) -> Path:
     for folder in found:
-        if folder.name == f"{FOLDER_PREFIX}{id_or_name}":
+        if bare_name(folder.name) == id_or_name:
             return folder
     for folder in found:
         with contextlib.suppress(OmronError, OSError):

@@ -14,15 +14,15 @@ import re
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
-from importlib import metadata as distributions
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from omron_miner.circuits import circom
 from omron_miner.constants import CIRCUIT_ID
-from omron_miner.errors import CircuitError
+from omron_miner.errors import CircuitError, problems_in_words
 from omron_miner.errors import refuse_circuit as _refuse
+from omron_miner.host import installed_version
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from omron_miner.circuits.circom import CircomSettings
 
 FOLDER_PREFIX = "model_"
+_ID = re.compile(CIRCUIT_ID)
 METADATA, SETTINGS, COMPILED, VK, PK = "metadata.json", "settings.json", "model.compiled", "vk.key", "pk.key"
 CHECKSUMS, BUILD, EXAMPLE_INPUT = "checksums.json", "build.json", "input.json"
 REQUIRED_FILES = (METADATA, SETTINGS, COMPILED, VK, PK)
@@ -184,10 +185,10 @@ class Circuit:
 @lru_cache(maxsize=1)
 def ezkl_version() -> str:
     """The installed EZKL's version, read without importing it. Raises CircuitError when it is not installed."""
-    try:
-        return distributions.version("ezkl")
-    except distributions.PackageNotFoundError as error:
-        raise CircuitError("EZKL is not installed", "run the play again") from error
+    version = installed_version("ezkl")
+    if version is None:
+        raise CircuitError("EZKL is not installed", "run the play again")
+    return version
 
 
 def circuit_folder(directory: Path, circuit_id: str) -> Path:
@@ -203,14 +204,41 @@ def circuit_folders(directory: Path) -> list[Path]:
         return []
 
 
+def is_circuit_id(text: object) -> bool:
+    """Whether it is 64 lower-case hex digits. Upstream's ids on the live network have this form, too."""
+    return isinstance(text, str) and _ID.fullmatch(text) is not None
+
+
+def bare_name(folder: str) -> str:
+    """A folder's name without ``model_``: the circuit's id, unless the name is a wrong one."""
+    return folder.removeprefix(FOLDER_PREFIX)
+
+
+def is_circuit_folder(name: str) -> bool:
+    """Whether a folder of this name can be a circuit's: ``model_<64 lower-case hex digits>``."""
+    return name.startswith(FOLDER_PREFIX) and is_circuit_id(bare_name(name))
+
+
 def id_of(directory: Path) -> str:
-    """The circuit id in a folder's name ``model_<64 lower-case hex digits>``. Raises CircuitError."""
-    circuit_id = directory.name.removeprefix(FOLDER_PREFIX)
-    if directory.name == circuit_id or not re.fullmatch(CIRCUIT_ID, circuit_id):
+    """The circuit id in a folder's name. Raises CircuitError when it is no circuit's."""
+    if not is_circuit_folder(directory.name):
         _refuse(
             directory, "the folder's name is not model_<64 lower-case hex digits>", "rename it as upstream names it"
         )
-    return circuit_id
+    return bare_name(directory.name)
+
+
+def ezkl_metadata(name: str, description: str, author: str = "", version: str = "0") -> dict[str, Any]:
+    """The content of metadata.json for an EZKL circuit that is made here."""
+    return {
+        "name": name,
+        "description": description,
+        "author": author,
+        "version": version,
+        "proof_system": ProofSystem.EZKL.value,
+        "type": CircuitType.PROOF_OF_COMPUTATION.value,
+        "external_files": {},
+    }
 
 
 def read_metadata(directory: Path) -> Metadata:
@@ -218,8 +246,7 @@ def read_metadata(directory: Path) -> Metadata:
     try:
         return Metadata.model_validate_json((directory / METADATA).read_bytes())
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'file'}: {one['msg']}" for one in error.errors())
-        _refuse(directory, f"{METADATA}: {problems}", "copy the folder again", error)
+        _refuse(directory, f"{METADATA}: {problems_in_words(error)}", "copy the folder again", error)
 
 
 def key_name(directory: Path) -> str:

@@ -11,16 +11,14 @@ no restart.
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from omron_miner.circuits.checksums import fingerprint
-from omron_miner.circuits.circuit import METADATA, Circuit, circuit_folder, circuit_folders, id_of
+from omron_miner.circuits.circuit import METADATA, Circuit, circuit_folder, circuit_folders, id_of, is_circuit_id
 from omron_miner.circuits.load import load_circuit
 from omron_miner.circuits.srs import check_srs
-from omron_miner.constants import CIRCUIT_ID
 from omron_miner.errors import CircuitError, SrsError
 from omron_miner.files import recover_parked
 
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
 
     from omron_miner.constants import Constants
 
-_ID = re.compile(CIRCUIT_ID)
 LOCK = ".lock"
 """In the folder of circuits; who replaces one of them holds it."""
 _CACHE_SIZE = 32
@@ -71,7 +68,7 @@ class CircuitStore:
         Raises CircuitError when there is none.
         """
         get = self._get_whole if srs_to_come else self.get
-        if _ID.fullmatch(id_or_name):
+        if is_circuit_id(id_or_name):
             return get(id_or_name)
         usable, refused = self._scan(get)
         named = [circuit for circuit in usable if circuit.name == id_or_name]
@@ -99,14 +96,9 @@ class CircuitStore:
         """Folder name → why it is not used, for every ``model_…`` folder that is not."""
         return self._scan(self.get)[1]
 
-    def clear(self) -> None:
-        """Forgets everything kept in memory."""
-        with self._lock:
-            self._cache.clear()
-
     def _get_whole(self, circuit_id: str) -> Circuit:
         """As `get`, but for the SRS."""
-        if not isinstance(circuit_id, str) or not _ID.fullmatch(circuit_id):
+        if not is_circuit_id(circuit_id):
             raise CircuitError("a circuit id is 64 lower-case hex digits")
         if circuit_id in self._circuits.ignored:
             raise CircuitError(f"circuit {circuit_id} is ignored", "take it out of circuits.ignored in constants.toml")

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from omron_miner.errors import ConfigError
+from omron_miner.errors import ConfigError, problems_in_words
 
 USABLE_ROWS_LESS = 8
 """EZKL keeps a few of the 2^logrows rows for blinding; with this many less its tables fit (measured, 22.0.1)."""
@@ -66,12 +66,8 @@ def parse_run_args(text: str, origin: str) -> RunArgs:
     try:
         return _File.model_validate_json(text).run_args
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc']) or 'file'}: {problem['msg']}"
-            for problem in error.errors()
-        )
         hint = "correct the circuit's run_args in the inventory; templates/settings.json.j2 explains each"
-        raise ConfigError(f"{origin}: {problems}", hint) from error
+        raise ConfigError(f"{origin}: {problems_in_words(error)}", hint) from error
 
 
 def read_run_args(path: Path) -> RunArgs:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import random
-import resource
 import shutil
 import signal
 import tempfile
@@ -21,7 +20,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -32,9 +31,8 @@ from omron_miner.circuits.circuit import (
     SETTINGS,
     VK,
     Circuit,
-    CircuitType,
-    ProofSystem,
     circuit_folder,
+    ezkl_metadata,
     ezkl_version,
     id_of,
 )
@@ -48,11 +46,11 @@ from omron_miner.competition.score import Conclusion, Run
 from omron_miner.errors import CircuitError, ConfigError, OmronError
 from omron_miner.files import sha256
 from omron_miner.formatting import size
+from omron_miner.host import peak_memory
 from omron_miner.outside import NOT_OF_ITS_FORM, read_json
 from omron_miner.progress import say
 from omron_miner.proving.ezkl_srs import ensure_srs
-from omron_miner.proving.isolated import ProcessLostError, killed_after, limit_address_space
-from omron_miner.proving.isolated import run as run_isolated
+from omron_miner.proving.isolated import ProcessLostError, killed_after, limit_address_space, run_configured
 from omron_miner.proving.owned_folders import abandoned, own_prefix
 from omron_miner.proving.proof_handlers.base import ProofError, VerificationError
 from omron_miner.proving.session_storage import SessionStorage
@@ -206,15 +204,7 @@ def _stage(directory: Path, place: Path) -> Path:
     folder.mkdir()
     for name in (COMPILED, SETTINGS):
         (folder / name).symlink_to((directory / name).resolve())
-    metadata = {
-        "name": directory.name or "circuit",
-        "description": "A competition circuit under evaluation",
-        "author": "",
-        "version": "0",
-        "proof_system": ProofSystem.EZKL.value,
-        "type": CircuitType.PROOF_OF_COMPUTATION.value,
-        "external_files": {},
-    }
+    metadata = ezkl_metadata(directory.name or "circuit", "A competition circuit under evaluation")
     (folder / METADATA).write_text(json.dumps(metadata), encoding="utf-8")
     return folder
 
@@ -226,13 +216,12 @@ def _set_up(folder: Path, logrows: int, constants: Constants, limits: Limits) ->
     except CircuitError as error:
         return Setup(None, None, None, error.message)
     circuits = constants.circuits
-    circuits.ezkl_directory.mkdir(parents=True, exist_ok=True)
     _ensure_srs(logrows, constants)
     say(f"setup, at most {limits.setup_seconds:g} s and {size(limits.setup_bytes)} of address space ...")
     begun = time.perf_counter()
     try:
         srs = srs_path(circuits.srs_directory, logrows)
-        seconds, peak = _isolated(constants, _make_keys, folder, srs, limits)
+        seconds, peak = run_configured(constants, _make_keys, folder, srs, limits)
     except (ProcessLostError, ProofError) as error:
         if isinstance(error, ProcessLostError) and not error.started:
             raise
@@ -259,7 +248,7 @@ def _ensure_srs(logrows: int, constants: Constants) -> None:
     if usable_srs(logrows, directory, network):
         return
     try:
-        _isolated(constants, ensure_srs, logrows, directory, network)  # EZKL makes or downloads it
+        run_configured(constants, ensure_srs, logrows, directory, network)  # EZKL makes or downloads it
     except ProcessLostError as error:
         raise CircuitError(f"no SRS for logrows {logrows}: {error.message}", error.hint) from error
 
@@ -281,7 +270,7 @@ def _run_all(
     while len(runs) < len(inputs):
         fixed = (circuit, inputs, drawn, len(runs), storage, constants.circuits.srs_directory, limits.step_seconds)
         try:
-            _isolated(constants, _work, *fixed, receive=lambda text: take(Run(**json.loads(text))))
+            run_configured(constants, _work, *fixed, receive=lambda text: take(Run(**json.loads(text))))
         except ProcessLostError as error:
             if not error.started:
                 raise
@@ -290,16 +279,6 @@ def _run_all(
                 detail = _why(error, limits.step_seconds)
                 take(Run(index, proved, provable=False, verified=False if proved else None, detail=detail))
     return runs
-
-
-def _isolated(
-    constants: Constants,
-    function: Callable[..., Any],
-    *arguments: object,
-    receive: Callable[[str], None] | None = None,
-) -> Any:
-    storage, cache = SessionStorage(constants.sessions), constants.circuits.ezkl_directory
-    return run_isolated(function, *arguments, receive=receive, ezkl_directory=cache, sessions=storage)
 
 
 def _why(error: OmronError, seconds: float) -> str:
@@ -327,7 +306,7 @@ def _make_keys(folder: Path, srs: Path, limits: Limits) -> tuple[float, int]:
     begun = time.perf_counter()
     with killed_after(limits.setup_seconds):
         call(ezkl.setup, model=model, vk_path=vk, pk_path=pk, srs_path=str(srs))
-    return time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return time.perf_counter() - begun, peak_memory()
 
 
 def _work(

@@ -45,8 +45,8 @@ NOT_COMMITTED = "Hash mismatch between local and chain commitment"
 NO_URLS = "Failed to get signed URLs"
 """What upstream's miner answers in these cases, word for word."""
 
-_COMMIT_PAUSES = (1.0, 2.0)
-"""Between the three tries in a row, as upstream. Then it is a failure as any other."""
+_COMMIT_TRIES, _COMMIT_PAUSE_SECONDS = 3, 1.0
+"""In a row, as upstream. Then it is a failure as any other."""
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 5.0, 300.0
 _LOOK_AGAIN_SECONDS = 60.0
 """After a commitment: the block that holds it may still be dropped."""
@@ -256,12 +256,13 @@ class CompetitionWatch:
             self._change(committed=committed, offer=offer)
             return False
         self._change(committed=committed)
-        for pause in (*_COMMIT_PAUSES, None):
+        for failures in range(1, _COMMIT_TRIES + 1):
             try:
                 self._chain.commit(circuit.digest)
                 break
             except ChainError:
-                if pause is None or self._stop.wait(pause):
+                pause = pause_after(failures, _COMMIT_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
+                if failures == _COMMIT_TRIES or self._stop.wait(pause):
                     raise
         self._change(committed=circuit.digest, offer=offer)
         self._log.info("Competition: committed circuit %s", circuit.digest)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from typing import TYPE_CHECKING
 
 from omron_miner.circuits import needs as circuit_needs
-from omron_miner.circuits.circuit import FOLDER_PREFIX, ProofSystem
+from omron_miner.circuits.circuit import ProofSystem, bare_name
 from omron_miner.circuits.circuit_store import CircuitStore
 from omron_miner.circuits.srs import check_srs, is_test_only
 from omron_miner.doctor import probes
 from omron_miner.doctor.check import Check, Status, judged, unseen
 from omron_miner.errors import SrsError
 from omron_miner.formatting import size
-from omron_miner.host import read_ram_disk
+from omron_miner.host import installed_version, read_ram_disk
 from omron_miner.proving.prover import worker_count
 
 if TYPE_CHECKING:
@@ -37,13 +36,13 @@ def circuits(constants: Constants, machine: Machine) -> Iterator[Check]:
         yield Check(_short(circuit.id), Status.OK, "loads", _in_words(circuit))
     for folder, reason in refused.items():
         if fault := probes.unreadable(constants.circuits.directory / folder):  # this says nothing of the circuit
-            yield unseen(_short(folder.removeprefix(FOLDER_PREFIX)), "loads", fault, "run this as root")
+            yield unseen(_short(bare_name(folder)), "loads", fault, "run this as root")
             continue
         wants_srs = any(circuit.directory.name == folder for circuit in whole)
         advice = (
             "see its SRS below" if wants_srs else f"build it again or remove {constants.circuits.directory / folder}"
         )
-        yield Check(_short(folder.removeprefix(FOLDER_PREFIX)), Status.FAIL, "loads", reason, advice)
+        yield Check(_short(bare_name(folder)), Status.FAIL, "loads", reason, advice)
     if not usable and not refused:
         live = f"none in {constants.circuits.directory}"
         yield Check("circuits", Status.FAIL, "at least one", live, "set omron_circuits and deploy again")
@@ -80,9 +79,8 @@ def ram_disk(constants: Constants, machine: Machine) -> Iterator[Check]:
 def _ezkl(usable: list[Circuit]) -> Check:
     wanted = ", ".join(sorted({one.settings.version for one in usable if one.proof_system is ProofSystem.EZKL}))
     wanted = wanted or "the circuits' version"
-    try:
-        version = metadata.version("ezkl")
-    except metadata.PackageNotFoundError:
+    version = installed_version("ezkl")
+    if version is None:
         return Check("EZKL", Status.FAIL, wanted, "not installed", "deploy again")
     return Check("EZKL", Status.OK, wanted, version)  # circuits of another version are refused: see theirs
 

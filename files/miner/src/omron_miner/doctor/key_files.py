@@ -7,15 +7,15 @@ come first, and of those that are left only the sizes are compared, and the chec
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING
 
 from omron_miner.circuits.checksums import check_files
-from omron_miner.circuits.circuit import CHECKSUMS, FOLDER_PREFIX
+from omron_miner.circuits.circuit import CHECKSUMS, bare_name, circuit_folders
 from omron_miner.doctor import probes
 from omron_miner.doctor.check import Check, Status, unseen
 from omron_miner.errors import CircuitError
+from omron_miner.files import folder_bytes
 from omron_miner.formatting import size
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ _FIRST_GUESS = 200e6
 
 def key_files(directory: Path, seconds: float = HASH_SECONDS) -> Iterator[Check]:
     """One check per circuit folder below `directory` that can be read; other checks report the others."""
-    folders = [one for one in sorted(directory.glob(f"{FOLDER_PREFIX}*")) if probes.unreadable(one) is None]
+    folders = [one for one in circuit_folders(directory) if probes.unreadable(one) is None]
     begun, hashed = time.monotonic(), 0
-    for total, folder in sorted((_bytes(folder), folder) for folder in folders):
+    for total, folder in sorted((folder_bytes(folder), folder) for folder in folders):
         spent = time.monotonic() - begun
         pace = hashed / spent if hashed and spent else _FIRST_GUESS
         in_time = spent + total / pace <= seconds
@@ -40,7 +40,7 @@ def key_files(directory: Path, seconds: float = HASH_SECONDS) -> Iterator[Check]
 
 
 def _check(folder: Path, total: int, hash_them: bool) -> Check:
-    circuit_id = folder.name.removeprefix(FOLDER_PREFIX)
+    circuit_id = bare_name(folder.name)
     name, wanted = f"files of {circuit_id[:8]}", f"as in {CHECKSUMS}"
     try:
         is_recorded = check_files(folder) if hash_them else check_files(folder, hash_up_to_bytes=0)
@@ -56,7 +56,3 @@ def _check(folder: Path, total: int, hash_them: bool) -> Check:
     if not hash_them:
         return unseen(name, wanted, f"{size(total)}: only sizes were compared", advice)
     return Check(name, Status.OK, wanted, f"{size(total)}, every byte compared")
-
-
-def _bytes(folder: Path) -> int:
-    return sum(one.stat().st_size for one in os.scandir(folder) if one.is_file())

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omron_miner.addresses import host_and_port
+from omron_miner.circuits.circuit import circuit_folder
 from omron_miner.doctor import firewall
 from omron_miner.doctor.check import Check, Status, judged, not_read, unseen
 from omron_miner.errors import OmronError
+from omron_miner.files import folder_bytes
 from omron_miner.formatting import GIB, counted, size
 from omron_miner.host import is_bound
 from omron_miner.live.miner_log import KNOWN_VERSIONS
@@ -242,7 +244,7 @@ def today(engine: Engine, constants: Constants, machine: Machine, outside: Outsi
 
     Nothing on `local` without a repository of its own.
     """
-    from omron_miner.live.cache import SLICES, STAMP, circuit_folder, stamp_text
+    from omron_miner.live.cache import SLICES, STAMP, slice_folders, stamp_text
 
     if constants.network.name == "local" and not engine.circuits_url:
         return
@@ -253,7 +255,7 @@ def today(engine: Engine, constants: Constants, machine: Machine, outside: Outsi
     except OmronError as error:
         yield unseen(name, wanted, error.message, error.hint or "try again later")
         return
-    stamps = {stamp_text(one) for one in cache.glob(f"model_*/{SLICES}/*/{STAMP}")}
+    stamps = {stamp_text(one / STAMP) for one in slice_folders(cache)}
     circuits = lists.circuits.values()
     places = [
         (circuit_folder(cache, one.id) / SLICES / part.name / STAMP, part.sha256)
@@ -285,9 +287,9 @@ def today(engine: Engine, constants: Constants, machine: Machine, outside: Outsi
 
 def _mean_bytes(cache: Path) -> float | None:
     """Mean size of a slice's files in the cache, of some; None without any."""
-    from omron_miner.live.cache import SLICES, STAMP
+    from omron_miner.live.cache import slice_folders
 
-    folders = [one.parent for one in cache.glob(f"model_*/{SLICES}/*/{STAMP}")]
+    folders = list(slice_folders(cache))
     some = random.Random(0).sample(folders, min(_MEASURED, len(folders)))  # noqa: S311  a sample, no secret
-    sizes = [sum(one.stat().st_size for one in folder.rglob("*") if one.is_file()) for folder in some]
+    sizes = [folder_bytes(folder) for folder in some]
     return sum(sizes) / len(sizes) if sizes else None

@@ -9,7 +9,7 @@ from omron_miner.host.cpu import CpuTimes, read_core_count, read_cpu_times, read
 from omron_miner.host.disks import Disk, RamDisk, file_system_bytes, is_rotating, read_disks, read_ram_disk
 from omron_miner.host.kernel_files import PROC, SYS, read_line
 from omron_miner.host.machine import Machine
-from omron_miner.host.memory import Memory, read_host_memory, read_memory
+from omron_miner.host.memory import Memory, peak_memory, read_host_memory, read_memory
 from omron_miner.host.network import default_interfaces, is_bound, is_listening, try_connection
 from omron_miner.host.processes import Process, miner_tree, read_disk_reads, read_process
 from omron_miner.host.swap import SwapDevice, read_swap
@@ -39,6 +39,7 @@ __all__ = [
     "is_listening",
     "is_rotating",
     "miner_tree",
+    "peak_memory",
     "read_boot_id",
     "read_core_count",
     "read_cpu_times",

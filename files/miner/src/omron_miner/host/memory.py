@@ -8,6 +8,7 @@ the kernel's Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
 from __future__ import annotations
 
 import re
+import resource
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -70,6 +71,11 @@ def read_host_memory(proc: Path = PROC) -> tuple[int, int]:
     """Bytes of RAM of the whole host, and of it available by the kernel's own estimate; 0 where it does not tell."""
     values = dict(re.findall(r"^(\w+):\s+(\d+)", _read(proc / "meminfo"), re.MULTILINE))
     return int(values.get("MemTotal", 0)) * 1024, int(values.get("MemAvailable", 0)) * 1024
+
+
+def peak_memory() -> int:
+    """The most bytes of RAM that this process has held so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _groups(pid: int | str, proc: Path, cgroups: Path) -> Iterator[tuple[Path, _Version]]:

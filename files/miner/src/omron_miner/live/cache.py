@@ -13,10 +13,13 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from omron_miner.circuits.circuit import FOLDER_PREFIX, circuit_folders, id_of, is_circuit_folder
 from omron_miner.errors import OmronError
 from omron_miner.files import sha256 as file_sha256
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from omron_miner.live.repository import Component
 
 DEFAULT = Path("~/.bittensor/subnet-2/circuit_cache")
@@ -36,14 +39,14 @@ class CacheError(OmronError):
     """The cache cannot be read or written, or another sync is at work in it."""
 
 
-def circuit_folder(cache: Path, circuit_id: str) -> Path:
-    """A circuit's folder."""
-    return cache / f"model_{circuit_id}"
-
-
 def circuit_ids(cache: Path) -> list[str]:
     """Ids of the circuits in the cache."""
-    return sorted(one.name.removeprefix("model_") for one in cache.glob("model_*") if len(one.name) == 70)
+    return [id_of(one) for one in circuit_folders(cache) if is_circuit_folder(one.name)]
+
+
+def slice_folders(cache: Path) -> Iterator[Path]:
+    """The folders of slices that are in their place, of all circuits."""
+    return (one.parent for one in cache.glob(f"{FOLDER_PREFIX}*/{SLICES}/*/{STAMP}"))
 
 
 def stamp_file(path: Path) -> Path:
@@ -94,8 +97,8 @@ class Known:
     def __init__(self, cache: Path) -> None:
         self._lock = threading.Lock()
         self._paths: dict[str, list[Path]] = {}
-        for stamp in cache.glob(f"model_*/{SLICES}/*/{STAMP}"):
-            self.add_slice(stamp.parent)
+        for folder in slice_folders(cache):
+            self.add_slice(folder)
 
     def add_slice(self, folder: Path) -> None:
         """Learns of all files of a slice that is in its place."""

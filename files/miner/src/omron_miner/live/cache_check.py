@@ -7,6 +7,7 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
+from omron_miner.circuits.circuit import circuit_folder
 from omron_miner.files import sha256 as file_sha256
 from omron_miner.live import bundle
 from omron_miner.live.cache import (
@@ -18,7 +19,6 @@ from omron_miner.live.cache import (
     SLICES,
     STAMP,
     CacheError,
-    circuit_folder,
     circuit_ids,
     read_record,
     stamp_text,

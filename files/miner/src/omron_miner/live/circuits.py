@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING
 
 from omron_miner import formatting
 from omron_miner.building.downloads import DownloadError, Rules, discard, fetch
+from omron_miner.circuits.circuit import FOLDER_PREFIX, circuit_folder
+from omron_miner.files import PARKED, move_into_place, put_folder, settle_parked, write_atomically
 from omron_miner.files import sha256 as file_sha256
-from omron_miner.files import write_atomically
 from omron_miner.live.cache import (
     AREA,
     BUNDLE,
@@ -37,7 +38,6 @@ from omron_miner.live.cache import (
     STAMP,
     CacheError,
     Known,
-    circuit_folder,
     circuit_ids,
     has_content,
     is_complete,
@@ -153,11 +153,12 @@ def _held(cache: Path) -> Iterator[Path]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise CacheError(f"another sync is at work in {cache}", "wait for its end") from None
-            for leftover in ("new", "old"):
+            for leftover in ("new", "old"):  # what is replaced was moved to "old" by earlier releases
                 shutil.rmtree(area / leftover, ignore_errors=True)
-                (area / leftover).mkdir()
+            settle_parked(sorted(cache.glob(f"{FOLDER_PREFIX}*/{SLICES}/{PARKED}*")))
+            (area / "new").mkdir()
             yield area
-            shutil.rmtree(area / "old", ignore_errors=True)
+            shutil.rmtree(area / "new", ignore_errors=True)
     except OSError as error:
         raise CacheError(f"cannot write {cache}: {error.strerror or error}", "check its owner and the disk") from error
 
@@ -288,7 +289,7 @@ class _Sync:
 
     def _component(self, component: Component, place: Path, parts: list[Path]) -> None:
         """Puts the component together aside and moves it to `place`, whatever was there before."""
-        staged = self._aside("new")
+        staged = self._aside()
         (staged / PAYLOAD).mkdir(parents=True)
         if component.has_circuit:
             (staged / BUNDLE).mkdir(parents=True)
@@ -304,15 +305,13 @@ class _Sync:
             self._blob(weights, target, parts)
             stamp_file(target).write_text(weights.sha256, encoding="ascii")
         (staged / STAMP).write_text(component.sha256, encoding="ascii")
-        if os.path.lexists(place):
-            os.rename(place, self._aside("old"))
-        os.rename(staged, place)
+        put_folder(staged, place)
         self._known.add_slice(place)
 
     def _artifact(self, circuit: LiveCircuit, artifact: Blob, parts: list[Path]) -> None:
-        staged = self._aside("new")
+        staged = self._aside()
         self._blob(artifact, staged, parts)
-        os.replace(staged, self._slices(circuit) / artifact.filename)
+        move_into_place(staged, self._slices(circuit) / artifact.filename)
         with self._lock:
             self._record.setdefault(_artifacts_of(circuit), {})[artifact.filename] = artifact.sha256
 
@@ -361,11 +360,11 @@ class _Sync:
         self._count(files=1, received=fetched.received_bytes)
         return file_sha256(part)
 
-    def _aside(self, kind: str) -> Path:
+    def _aside(self) -> Path:
         """A new path in the area."""
         with self._lock:
             self._number += 1
-            return self._area / kind / str(self._number)
+            return self._area / "new" / str(self._number)
 
     def _count(self, files: int = 0, received: int = 0, linked: int = 0, unchecked: int = 0) -> None:
         with self._lock:

@@ -28,6 +28,7 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import ConnectionTerminated, HandshakeCompleted, StreamDataReceived, StreamReset
 
 from omron_miner.errors import OmronError
+from omron_miner.formatting import printable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -169,7 +170,7 @@ class Connection(QuicConnectionProtocol):
         elif isinstance(event, StreamReset):
             self._fail(event.stream_id, LightningError("the miner broke its answer off"))
         elif isinstance(event, ConnectionTerminated):
-            reason = "".join(one for one in event.reason_phrase[:200] if one.isprintable())
+            reason = printable(event.reason_phrase[:200])
             self._end(ClosedError(reason or f"QUIC error {event.error_code:#x}", event.error_code))
 
     def _take(self, event: StreamDataReceived) -> None:

@@ -17,6 +17,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TextIO
 
 from omron_miner.errors import OmronError
+from omron_miner.formatting import printable, utc, without_colours
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -39,7 +40,6 @@ _MOST_KEYS = 1000
 _OTHERS = "others"
 _TEXT = 200
 _LINE_BYTES = 65_536
-_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _FIELD = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|\S+)')
 _MESSAGES = (
     ("sn2-miner version=", "version"),
@@ -375,8 +375,7 @@ class Reader:
 
         The time of a line with a date that does not exist counts as the last line's.
         """
-        if "\x1b" in line:
-            line = _COLOURS.sub("", line)
+        line = without_colours(line)
         if STAMP.match(line) is None:
             return None
         found = _SECONDS.match(line, _MINUTE_WIDTH)
@@ -398,7 +397,7 @@ class Reader:
 
     def _parse(self, rest: str) -> _Message | None:
         """The message in what follows a line's time; None when it begins with no level."""
-        plain = _COLOURS.sub("", rest) if "\x1b" in rest else rest
+        plain = without_colours(rest)
         level = _LEVEL.match(plain)
         if level is None:
             return None
@@ -522,11 +521,6 @@ def _lines(file: TextIO) -> Iterator[str]:
         yield rest
 
 
-def without_colours(text: str) -> str:
-    """`text` without what colours a terminal; an escape that is cut off at its end stays."""
-    return _COLOURS.sub("", text) if "\x1b" in text else text
-
-
 def meaning_of(failure: str) -> str | None:
     """What a failure's text is known to mean."""
     return next((meaning for part, meaning in KNOWN_FAILURES.items() if part in failure), None)
@@ -591,7 +585,7 @@ def to_text(log: MinerLog) -> str:
         version += " (its lines are not known here: figures may be incomplete)"
     ended = counts["proved"] + counts["failed"] + counts["timed_out"]
     lines = [
-        f"{version}, {_utc(log.first)} to {_utc(log.last)}, {log.lines} lines",
+        f"{version}, {utc(log.first, '?')} to {utc(log.last, '?')}, {log.lines} lines",
         f"requests {counts['request']}, proofs {counts['proved']}, failures {counts['failed']}, "
         f"handler timeouts {counts['timed_out']}, without an end {max(counts['request'] - ended, 0)}",
     ]
@@ -601,7 +595,7 @@ def to_text(log: MinerLog) -> str:
         lines.append(f"seconds of proofs that ran alone ({len(ordered)}): median {middle:.1f}, p95 {high:.1f}")
     for failure, count in sorted(log.failures.items(), key=lambda one: -one[1])[:10]:
         meaning = meaning_of(failure)
-        lines.append(f"  {count} x {_plain(failure)}" + (f"  = {meaning}" if meaning else ""))
+        lines.append(f"  {count} x {printable(failure)}" + (f"  = {meaning}" if meaning else ""))
     lines.append(
         f"handshakes {counts['connected']} of {len(log.validators)} hotkeys, refused without a permit "
         f"{counts['no_permit']}, for the clock {counts['clock']}, unauthenticated requests {counts['unauthenticated']}"
@@ -613,17 +607,7 @@ def to_text(log: MinerLog) -> str:
     if log.enforcing is not None:
         lines.append(f"allowlist enforcing: {log.enforcing}, coverage {log.coverage_percent:g} %")
     if log.misfits:
-        lines.append(f"{log.misfits} lines do not fit what is known of them; the first: {_plain(log.misfit)}")
+        lines.append(f"{log.misfits} lines do not fit what is known of them; the first: {printable(log.misfit)}")
     if log.unreadable:
         lines.append(f"{log.unreadable} lines are not of the log's form")
     return "\n".join(lines)
-
-
-def _plain(text: str) -> str:
-    return "".join(one for one in text if one.isprintable())
-
-
-def _utc(time: float | None) -> str:
-    if time is None:
-        return "?"
-    return datetime.fromtimestamp(time, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")

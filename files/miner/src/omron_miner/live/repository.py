@@ -17,7 +17,9 @@ from urllib.parse import quote, urlsplit
 
 from omron_miner import __version__
 from omron_miner.building.downloads import DownloadError, Rules, check_url, discard, fetch
+from omron_miner.circuits.circuit import is_circuit_id
 from omron_miner.errors import OmronError
+from omron_miner.formatting import printable
 from omron_miner.outside import parse_json
 
 if TYPE_CHECKING:
@@ -152,7 +154,7 @@ class Repository:
             self._add(_as_circuit(entry) if kind == "models" else entry, found)
 
     def _single(self, circuit_id: str, work: Path) -> Any:
-        if not _SHA256.fullmatch(circuit_id):
+        if not is_circuit_id(circuit_id):
             raise RepositoryError(f"{circuit_id!r} is not a circuit's id", "an id is 64 hexadecimal digits")
         try:
             return self._json(f"{self.url}/circuits/{circuit_id}", work)
@@ -298,7 +300,7 @@ def is_name(value: Any) -> bool:
 
 def _shown(value: Any) -> str:
     """Another's text, fit for a terminal."""
-    return "".join(one for one in str(value)[:64] if one.isprintable())
+    return printable(str(value)[:64])
 
 
 def _name(value: Any, what: str) -> str:

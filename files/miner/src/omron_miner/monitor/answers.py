@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from omron_miner.circuits.circuit import ProofSystem
+from omron_miner.circuits.circuit import SETTINGS, ProofSystem, circuit_folder
 from omron_miner.circuits.needs import least_memory
 from omron_miner.formatting import MIB, duration, size
 from omron_miner.monitor.alerts import daily_growth
@@ -307,7 +307,7 @@ def _compiled_by(constants: Constants, circuit_id: str) -> str | None:
     """The version that settings.json of a circuit names; None when that cannot be read."""
     if not circuit_id.isalnum():  # a caller's text: no path
         return None
-    file = constants.circuits.directory / f"model_{circuit_id}" / "settings.json"
+    file = circuit_folder(constants.circuits.directory, circuit_id) / SETTINGS
     try:
         version = parse_json(file.read_text(encoding="utf-8"))["version"]
     except (OSError, *NOT_OF_ITS_FORM):

@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omron_miner import __version__
-from omron_miner.circuits.circuit import FOLDER_PREFIX, KEY_FILES
+from omron_miner.circuits.circuit import KEY_FILES, bare_name, circuit_folders
 from omron_miner.engine import OWN_MINER, SN2_PROGRAM, Engine
+from omron_miner.formatting import utc
 from omron_miner.host import (
     PROC,
     installed_version,
@@ -208,24 +209,24 @@ def read_versions() -> Versions:
 def read_key_sizes(directory: Path) -> dict[str, int]:
     """Size of every circuit's proving key below `directory`, by the circuit's id."""
     sizes = {}
-    for name in KEY_FILES:
-        for file in directory.glob(f"{FOLDER_PREFIX}*/{name}"):
+    for folder in circuit_folders(directory):
+        for name in KEY_FILES:
             with suppress(OSError):
-                sizes[file.parent.name.removeprefix(FOLDER_PREFIX)] = file.stat().st_size
+                sizes[bare_name(folder.name)] = (folder / name).stat().st_size
     return sizes
 
 
 def circuit_files(directory: Path) -> dict[str, str]:
     """Of every circuit below `directory`, by its id: how many files of how many bytes, and when the last changed."""
     found = {}
-    for folder in sorted(directory.glob(f"{FOLDER_PREFIX}*")):
+    for folder in circuit_folders(directory):
         try:
             files = [entry.stat() for entry in os.scandir(folder) if entry.is_file()]
         except OSError:
             continue
-        newest = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(max((one.st_mtime for one in files), default=0.0)))
+        newest = utc(max((one.st_mtime for one in files), default=0.0))
         size = sum(one.st_size for one in files)
-        found[folder.name.removeprefix(FOLDER_PREFIX)] = f"{len(files)} files, {size} bytes, last changed {newest} UTC"
+        found[bare_name(folder.name)] = f"{len(files)} files, {size} bytes, last changed {newest}"
     return found
 
 

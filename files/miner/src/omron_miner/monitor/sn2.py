@@ -12,8 +12,8 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from omron_miner.events import FailureKind
-from omron_miner.formatting import iso_utc
-from omron_miner.live.miner_log import STAMP, TIMED_OUT, UPSTREAM, Reader, meaning_of, without_colours
+from omron_miner.formatting import iso_utc, without_colours
+from omron_miner.live.miner_log import STAMP, TIMED_OUT, UPSTREAM, Reader, meaning_of
 from omron_miner.monitor import totals
 from omron_miner.monitor.history import ALL, CIRCUIT, ERRORS, LIVES, MOST_KEYS, SLACK_SECONDS, Bucket
 from omron_miner.monitor.model import (

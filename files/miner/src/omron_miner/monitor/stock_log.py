@@ -28,7 +28,7 @@ from typing import IO, TYPE_CHECKING, Any
 from omron_miner import events
 from omron_miner.errors import OmronError
 from omron_miner.events import FailureKind, RequestEvent
-from omron_miner.formatting import clip, percent, printable, table, utc
+from omron_miner.formatting import clip, percent, printable, table, utc, without_colours
 from omron_miner.monitor.collect import MAX_LINE_BYTES
 from omron_miner.monitor.history import FILE_NAME, Bucket, History, Limits, Outcome
 from omron_miner.monitor.intake import outcome_of
@@ -60,7 +60,6 @@ _MOST_OPEN = 1000
 _BATCH = 4096
 _SIGN_BYTES = 2000
 """What is looked for stands near the beginning of a line."""
-_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:[.,]\d+)?(Z?)")
 _NUMBER = r"(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
 # bittensor writes "stamp | LEVEL | text", with its debug level "stamp | LEVEL | file:line | text"; traces have neither.
@@ -156,7 +155,7 @@ class _Lines:
         head = raw[:_SIGN_BYTES]
         if not _SIGNS.search(head):
             return
-        text = _COLOURS.sub("", head.decode("utf-8", "replace")).strip()
+        text = without_colours(head.decode("utf-8", "replace")).strip()
         match = _TEXT.search(text)
         if match is None:
             return

@@ -16,6 +16,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 
 from omron_miner.errors import ConfigError
+from omron_miner.formatting import utc
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,9 +52,9 @@ def read_certificates(directory: Path, now: datetime | None = None) -> Certifica
         raise ConfigError(message, _HINT) from error
     for name, one in ((CA, ca), (CERTIFICATE, certificate)):
         if now >= one.not_valid_after_utc:
-            raise ConfigError(f"{directory / name} expired at {_moment(one.not_valid_after_utc)}", _HINT)
+            raise ConfigError(f"{directory / name} expired at {utc(one.not_valid_after_utc.timestamp())}", _HINT)
         if now < one.not_valid_before_utc:
-            message = f"{directory / name} is not valid before {_moment(one.not_valid_before_utc)}"
+            message = f"{directory / name} is not valid before {utc(one.not_valid_before_utc.timestamp())}"
             raise ConfigError(message, "set the host's clock")
     ends = min(ca.not_valid_after_utc, certificate.not_valid_after_utc)
     return Certificates(directory / CA, directory / CERTIFICATE, directory / KEY, ends)
@@ -80,7 +81,3 @@ def _check_key(path: Path, certificate: x509.Certificate) -> None:
         raise ConfigError(f"others may read {path} (mode {mode:04o})", f"chmod 0600 {path}")
     if key.public_key() != certificate.public_key():
         raise ConfigError(f"{path} is not the key of {path.parent / CERTIFICATE}", _HINT)
-
-
-def _moment(time: datetime) -> str:
-    return time.strftime("%Y-%m-%d %H:%M UTC")

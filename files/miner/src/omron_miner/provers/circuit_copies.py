@@ -11,10 +11,9 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from omron_miner.circuits.circuit import FOLDER_PREFIX, circuit_folders
+from omron_miner.circuits.circuit import bare_name, circuit_folders, is_circuit_folder
 from omron_miner.circuits.circuit_store import CircuitStore
 from omron_miner.circuits.srs import ensure_srs, srs_path, usable_srs
-from omron_miner.constants import CIRCUIT_ID
 from omron_miner.errors import OmronError, SrsError
 from omron_miner.files import put_folder, sha256
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 SRS = "srs"
 """Stands for the folder of the SRS among those of the circuits."""
 CHUNK_BYTES = 32 * 2**20
-_FOLDER = re.compile(f"{FOLDER_PREFIX}{CIRCUIT_ID}")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _SRS_FILE = re.compile(r"kzg([1-9][0-9]?)\.srs")
 _COPIED = ".copied-"
@@ -111,7 +109,7 @@ async def copy_circuits(
         if here.name not in offered:
             shutil.rmtree(here)
             changed = True
-    return Copied(sorted(folder.removeprefix(FOLDER_PREFIX) for folder in offered), changed)
+    return Copied(sorted(map(bare_name, offered)), changed)
 
 
 def _checked(listing: Mapping[str, Mapping[str, Any]]) -> Listing:
@@ -120,7 +118,7 @@ def _checked(listing: Mapping[str, Mapping[str, Any]]) -> Listing:
     for folder, files in listing.items():
         for name, (size, digest) in files.items():
             right = _SRS_FILE if folder == SRS else _FILE
-            if not (folder == SRS or _FOLDER.fullmatch(folder)) or not right.fullmatch(name):
+            if not (folder == SRS or is_circuit_folder(folder)) or not right.fullmatch(name):
                 raise OmronError(f"the miner offers a file of a wrong name: {folder!r}, {name!r}")
             found.setdefault(folder, {})[name] = (int(size), str(digest))
     if not found.keys() - {SRS}:

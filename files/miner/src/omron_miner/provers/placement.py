@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from omron_miner.events import FailureKind
 from omron_miner.proving.pacing import CircuitPace
-from omron_miner.proving.schedule import BEST_CASE, MARGIN, MEMORY_MARGIN
+from omron_miner.proving.schedule import BEST_CASE, LEAST_LEFT, MARGIN, MEMORY_MARGIN, lost_for_good, waited_too_long
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-_LEAST_LEFT = 0.05
-"""Share of a proof that is counted as still to do however long it has run."""
+    from omron_miner.proving.schedule import Refusal
+
 _NOMINAL_SECONDS = 1.0
 """What a proof that was never made on its host is expected to occupy it for."""
 _UNKNOWN = CircuitPace()
@@ -126,7 +126,7 @@ class _Load:
             pace = host.pace.get(one.circuit_id, _UNKNOWN)
             self._most = min(self._most, pace.at_a_time)
             seconds = _expected(pace, number) or _NOMINAL_SECONDS
-            self._ends.append(max(one.begun + seconds, now + _LEAST_LEFT * seconds))
+            self._ends.append(max(one.begun + seconds, now + LEAST_LEFT * seconds))
             self._earliest.append(max(one.begun + BEST_CASE * pace.fastest, now))
         self._ends.sort()
         self._earliest.sort()
@@ -179,7 +179,7 @@ class _Load:
             seconds = _expected(self.host.pace.get(one.circuit_id, _UNKNOWN), number)
             if seconds is None:
                 return False
-            left = max(_LEAST_LEFT, 1 - (now - one.begun) / seconds) if seconds else 0.0
+            left = max(LEAST_LEFT, 1 - (now - one.begun) / seconds) if seconds else 0.0
             if now + MARGIN * seconds * left >= one.deadline:
                 return False
         return True
@@ -245,18 +245,14 @@ def _expected(pace: CircuitPace, at_a_time: int) -> float | None:
     return pace.seconds[min(at_a_time, len(pace.seconds)) - 1] if pace.seconds else None
 
 
-def _refusal(
-    job: Job, loads: Sequence[_Load] | None, now: float, queue_seconds: float
-) -> tuple[FailureKind, str] | None:
+def _refusal(job: Job, loads: Sequence[_Load] | None, now: float, queue_seconds: float) -> Refusal | None:
     """Why a job that does not begin now is refused; None when it waits. `loads`: the hosts, if none can be in time."""
     left = max(0.0, job.deadline - now)
     ends = min((one.earliest_finish(job.circuit_id) for one in loads or ()), default=float("inf"))
     may_come = any(not one.host.ready for one in loads or ())  # its workers start again
     if left == 0.0 or (ends < float("inf") and not may_come):
         if job.lost:
-            return FailureKind.WORKER_CRASHED, f"{job.lost}; no time was left for another try"
+            return lost_for_good(job.lost)
         needed = "" if ends == float("inf") else f", {ends - now:.1f} s are needed"
         return FailureKind.TIMEOUT, f"no host can prove it in time: {left:.1f} s are left{needed}"
-    if not job.lost and now >= job.queued + queue_seconds:
-        return FailureKind.QUEUE_FULL, f"no free prover within {queue_seconds:g} s"
-    return None
+    return None if job.lost else waited_too_long(job.queued, now, queue_seconds)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from omron_miner.proving.pacing import Pace
 
+    Refusal = tuple[FailureKind, str]
+    """Why a job is not proved."""
+
 BEST_CASE = 0.9
 """A proof may take this share of the fastest one so far; a job with less time left than that is not begun."""
 MARGIN = 1.1
@@ -28,7 +31,7 @@ MEMORY_MARGIN = 1.2
 """Memory a proof may take, in times of the most its circuit took so far."""
 STUCK_SECONDS = 3.0
 """A proof whose process used no CPU for so long is stuck."""
-_LEAST_LEFT = 0.05
+LEAST_LEFT = 0.05
 """Share of a proof that is counted as still to do however long it has run."""
 
 
@@ -159,17 +162,27 @@ def _may_begin(job: Job, now: float, refused_next: bool, running: Sequence[Job],
         return False
     for one in [*running, job]:
         expected = pace.expected(one.circuit_id, at_a_time)
-        if expected is None or now + MARGIN * expected * max(_LEAST_LEFT, 1 - one.done) >= one.deadline:
+        if expected is None or now + MARGIN * expected * max(LEAST_LEFT, 1 - one.done) >= one.deadline:
             return False
     return True
 
 
-def _refusal(job: Job, now: float, pace: Pace, queue_seconds: float) -> tuple[FailureKind, str] | None:
+def _refusal(job: Job, now: float, pace: Pace, queue_seconds: float) -> Refusal | None:
     """Why a job that does not begin has waited too long, or could not be saved even by the fastest proof so far."""
     if now >= last_chance(job, pace):
         if job.lost:
-            return FailureKind.WORKER_CRASHED, f"{job.lost}; no time was left for another try"
+            return lost_for_good(job.lost)
         return FailureKind.TIMEOUT, f"no time left to prove after {now - job.queued:.1f} s in the queue"
-    if not job.lost and now >= job.queued + queue_seconds:
-        return FailureKind.QUEUE_FULL, f"no free prover within {queue_seconds:g} s"
-    return None
+    return None if job.lost else waited_too_long(job.queued, now, queue_seconds)
+
+
+def lost_for_good(lost: str) -> Refusal:
+    """Of a job whose prover was lost, as `lost` says."""
+    return FailureKind.WORKER_CRASHED, f"{lost}; no time was left for another try"
+
+
+def waited_too_long(queued: float, now: float, queue_seconds: float) -> Refusal | None:
+    """Of a job that came at `queued` and may wait for `queue_seconds`."""
+    if now < queued + queue_seconds:
+        return None
+    return FailureKind.QUEUE_FULL, f"no free prover within {queue_seconds:g} s"

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from omron_miner.backoff import pause_after
+
 LOSSES_IN_A_ROW = 4
 """A circuit that loses so many workers, without an answer between, is set aside: two requests, each tried twice."""
 _FIRST_SECONDS = 30.0
@@ -16,8 +18,6 @@ _LONGEST_SECONDS = 900.0
 @dataclass
 class _Record:
     losses: int = 0
-    seconds: float = _FIRST_SECONDS
-    """How long it is set aside the next time."""
     until: float | None = None
 
 
@@ -42,8 +42,7 @@ class SetAside:
         record.losses += 1
         if record.losses < LOSSES_IN_A_ROW:
             return False
-        record.until = now + record.seconds
-        record.seconds = min(2 * record.seconds, _LONGEST_SECONDS)
+        record.until = now + _pause(record.losses)
         return True
 
     def readmit(self, circuit_id: str) -> bool:
@@ -61,5 +60,10 @@ class SetAside:
             return None
         if now < record.until:
             return record.until - now
-        record.until = now + record.seconds
+        record.until = now + _pause(record.losses + 1)
         return None
+
+
+def _pause(losses: int) -> float:
+    """How long a circuit is set aside after so many losses."""
+    return pause_after(losses - LOSSES_IN_A_ROW + 1, _FIRST_SECONDS, _LONGEST_SECONDS)

@@ -45,21 +45,13 @@ def make_witness(handler: ProofHandler, circuit: Circuit, rows: Any, session: Se
         handler.witness(circuit, session)
 
 
-def prove_witness(
-    handler: ProofHandler,
-    circuit: Circuit,
-    rows: Any,
-    session: Session,
-    phase: Phase,
-    *,
-    compact: bool = True,
-) -> Proof:
+def prove_witness(handler: ProofHandler, circuit: Circuit, rows: Any, session: Session, phase: Phase) -> Proof:
     """Proves the session's witness of `rows` and verifies the proof as a validator does.
 
     Raises ProofError or VerificationError.
     """
     with phase("prove"):
-        proof = handler.prove(circuit, session, compact=compact)
+        proof = handler.prove(circuit, session)
     with phase("verify"):
         handler.verify(circuit, rows, proof.proof, session, proof.public_signals)
     return proof

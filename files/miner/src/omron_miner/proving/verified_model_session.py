@@ -8,7 +8,6 @@ exception. Nothing here knows about HTTP, queues or other processes.
 from __future__ import annotations
 
 import logging
-import resource
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 from omron_miner.circuits.needs import needs_of
 from omron_miner.errors import OmronError
 from omron_miner.events import LOGGER_NAME, FailureKind, Timings
+from omron_miner.host import peak_memory
 from omron_miner.proving.proof_handlers import get_handler
 from omron_miner.proving.proof_handlers.base import Proof, ProofError, VerificationError
 from omron_miner.proving.steps import make_witness, prove_witness
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from omron_miner.proving.session_storage import Session, SessionStorage
 
 _log = logging.getLogger(LOGGER_NAME)
+_MOST_TRIES = 2
 _LONGEST_DETAIL = 300
 """Characters of a failure's detail: EZKL's messages can hold whole witnesses."""
 
@@ -110,8 +111,6 @@ class _Request:
 
     circuit: Circuit
     srs_directory: Path
-    verify_retries: int
-    compact: bool
     clock: _Clock
     tries: int = 0
 
@@ -133,14 +132,14 @@ class _Request:
                 except (ProofError, VerificationError, OSError) as error:
                     if not on_disk and session.is_full():
                         raise _RamDiskFullError("the RAM disk filled up") from error
-                    again = isinstance(error, VerificationError) and self.tries <= self.verify_retries
+                    again = isinstance(error, VerificationError) and self.tries < _MOST_TRIES
                     if not again or not self.clock.allows(time.monotonic() - begun):
                         raise
                     session.discard()
 
     def _try(self, handler: ProofHandler, rows: Inputs, session: Session) -> Proof:
         make_witness(handler, self.circuit, rows, session, self._phase)
-        return prove_witness(handler, self.circuit, rows, session, self._phase, compact=self.compact)
+        return prove_witness(handler, self.circuit, rows, session, self._phase)
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
@@ -161,7 +160,7 @@ class _Request:
             detail=" ".join(detail.split())[:_LONGEST_DETAIL],
             timings=self.clock.timings(),
             tries=self.tries,
-            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            peak_memory_bytes=peak_memory(),
         )
 
 
@@ -179,18 +178,15 @@ def prove_verified(
     storage: SessionStorage,
     srs_directory: Path,
     *,
-    verify_retries: int = 1,
     deadline: float | None = None,
-    compact: bool = True,
 ) -> ProofResult:
     """Proves `circuit` for a request's inputs and verifies the proof by the validator's own criterion.
 
-    `rows` passed `inputs.validate_inputs`; `compact` leaves out of the proof what no verification reads.
-    A proof that does not verify is made again up to `verify_retries` times, if as long as the last try still ends
-    before `deadline` (`time.monotonic` seconds; None: no limit). Never raises for a request's fault: `failure` is
-    PROVING_FAILED, VERIFICATION_FAILED, TIMEOUT, or INTERNAL_ERROR when the host let us down.
+    `rows` passed `inputs.validate_inputs`. A proof that does not verify is made once more, if as long as the first try
+    still ends before `deadline` (`time.monotonic` seconds; None: no limit). Never raises for a request's fault:
+    `failure` is PROVING_FAILED, VERIFICATION_FAILED, TIMEOUT, or INTERNAL_ERROR when the host let us down.
     """
-    request = _Request(circuit, srs_directory, verify_retries, compact, _Clock(deadline))
+    request = _Request(circuit, srs_directory, _Clock(deadline))
     try:
         return request.result(request.run(rows, storage))
     except _OutOfTime as error:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omron_miner.circuits.circuit import COMPILED, SETTINGS
 from omron_miner.circuits.fit import einsum_cells
 from omron_miner.errors import CircuitError
 from omron_miner.formatting import size
@@ -101,10 +102,8 @@ def too_large(model: Path, run_args: RunArgs, space_bytes: int) -> str:
     if isinstance(shape, str):
         return ""  # EZKL says why when it is tried
     each = [run_args.model_copy(update={"logrows": logrows}) for logrows in range(6, run_args.logrows + 6)]
-    least = min((one.key_mb for one in (cost(changed, shape) for changed in each) if one), default=0.0)
-    if least * 1e6 <= space_bytes:
-        return ""
-    return f"its key would take about {size(least * 1e6)}"
+    least = min((one.key_bytes for one in (cost(changed, shape) for changed in each) if one), default=0)
+    return f"its key would take about {size(least)}" if least > space_bytes else ""
 
 
 def _each(
@@ -194,7 +193,7 @@ def _settings(place: str, run_args: RunArgs) -> dict[str, Any]:
     from omron_miner.proving.proof_handlers.base import ProofError
     from omron_miner.proving.proof_handlers.ezkl_handler import call
 
-    path = Path(place) / "settings.json"
+    path = Path(place) / SETTINGS
     model = str(Path(place) / "model.onnx")
     try:
         call(ezkl.gen_settings, model=model, output=str(path), py_run_args=native_run_args(run_args))
@@ -208,25 +207,19 @@ def _witnesses(place: str, run_args: RunArgs, rows: list[list[list[float]]]) -> 
     import ezkl
 
     from omron_miner.proving.proof_handlers.base import ProofError
-    from omron_miner.proving.proof_handlers.ezkl_handler import call
+    from omron_miner.proving.proof_handlers.ezkl_handler import bare_witness, call, output_floats
 
     folder = Path(place)
     scales = _settings(place, run_args)["model_output_scales"]
-    model, compiled, settings, data, witness = (
-        str(folder / name) for name in ("model.onnx", "model.compiled", "settings.json", "input.json", "witness.json")
-    )
+    model, compiled, settings = (str(folder / name) for name in ("model.onnx", COMPILED, SETTINGS))
     call(ezkl.compile_circuit, model=model, compiled_circuit=compiled, settings_path=settings)
     answers: list[Reached | str] = []
     for row in rows:
-        (folder / "input.json").write_text(json.dumps({"input_data": row}), encoding="utf-8")
         try:
-            made = call(ezkl.gen_witness, data=data, model=compiled, output=witness)
+            made = bare_witness(folder / COMPILED, row, folder)
         except ProofError as error:
             answers.append(error.message[:_REFUSED])
             continue
-        outputs = [
-            [ezkl.felt_to_float(felt, scale) for felt in felts]
-            for felts, scale in zip(made["outputs"], scales, strict=True)
-        ]
+        outputs = output_floats(made, scales)
         answers.append(Reached(int(made["min_lookup_inputs"]), int(made["max_lookup_inputs"]), outputs))
     return answers

@@ -29,7 +29,7 @@ class Trial:
     baseline: bool
     model: Path
     run_args: RunArgs
-    estimated_mb: float | None = None
+    estimated_bytes: int | None = None
     """Of the key, by `cost`; None for baselines."""
     ranges: str = ""
     """The worst verdict of all places: `safe`, `by samples`, `unknown` or `exceeded`."""

@@ -60,7 +60,7 @@ def propose(job: Job, prepared: Prepared, finished: FinishedSteps) -> Proposed:
             model = job.out / f"compact-{hashlib.sha256(one.question.model).hexdigest()[:12]}.onnx"
             write_output(model, one.question.model)
             magnitudes[model] = one.question.magnitudes
-        trials.append(Trial(f"{kind} {next(numbers[kind])}", False, model, one.run_args, one.cost.key_mb))
+        trials.append(Trial(f"{kind} {next(numbers[kind])}", False, model, one.run_args, one.cost.key_bytes))
     return Proposed(trials, magnitudes)
 
 

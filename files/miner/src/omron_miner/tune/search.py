@@ -258,7 +258,7 @@ def _filled(run_args: RunArgs, price: Cost) -> RunArgs:
 
 
 def _alike(price: Cost) -> int:
-    return round(math.log(price.key_mb) / math.log1p(_OFF))
+    return round(math.log(price.key_bytes) / math.log1p(_OFF))
 
 
 def choose(candidates: Sequence[Candidate], best: int, goal: str = "time") -> list[Candidate]:
@@ -269,13 +269,13 @@ def choose(candidates: Sequence[Candidate], best: int, goal: str = "time") -> li
     """
 
     def standing(one: Candidate) -> Standing:
-        return Standing(one.accuracy, 1.0, one.cost.key_mb)
+        return Standing(one.accuracy, 1.0, one.cost.key_bytes)
 
     ideal = best_of_each([standing(one) for one in candidates]) if candidates else None
 
     def rank(one: Candidate) -> tuple[float, int, float, float, str]:
         first = -score(standing(one), ideal).score if goal == "score" else 0.0
-        return first, _alike(one.cost), -one.accuracy, one.cost.key_mb, one.run_args.model_dump_json()
+        return first, _alike(one.cost), -one.accuracy, one.cost.key_bytes, one.run_args.model_dump_json()
 
     chosen = dict[tuple[int, int, int], Candidate]()
     for one in sorted(candidates, key=rank):

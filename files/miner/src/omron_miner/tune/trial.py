@@ -7,10 +7,10 @@ folder they are given, so that proofs of several trials can take turns.
 from __future__ import annotations
 
 import json
-import resource
 import signal
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,18 +21,18 @@ from omron_miner.circuits.circuit import (
     PK,
     SETTINGS,
     VK,
-    CircuitType,
-    ProofSystem,
     circuit_folder,
+    ezkl_metadata,
 )
 from omron_miner.circuits.load import load_circuit
 from omron_miner.circuits.run_args import RunArgs, parse_run_args
 from omron_miner.circuits.srs import check_srs, usable_srs
 from omron_miner.errors import CircuitError, OmronError
-from omron_miner.files import sha256
+from omron_miner.files import link_files, sha256
 from omron_miner.formatting import size
+from omron_miner.host import peak_memory
 from omron_miner.proving.ezkl_srs import ensure_srs
-from omron_miner.proving.isolated import ProcessLostError, killed_after, limit_address_space
+from omron_miner.proving.isolated import ProcessLostError, killed_after, limit_address_space, run_configured
 from omron_miner.proving.isolated import run as run_isolated
 from omron_miner.proving.session_storage import SessionStorage
 from omron_miner.proving.steps import Stopwatch, make_witness, prove_witness
@@ -65,7 +65,8 @@ def calibrated(
 
     `place` is an empty folder. Raises CircuitError when EZKL finds none within the limits.
     """
-    text: str = _within(limits, _calibrate, model, base, rows, target, place, ezkl_directory=place)
+    run_here = partial(run_isolated, ezkl_directory=place)
+    text: str = _within(run_here, limits, _calibrate, model, base, rows, target, place)
     return parse_run_args(text, f"calibrate_settings for {target}")
 
 
@@ -76,13 +77,13 @@ def set_up(
 
     `source` is where the SRS comes from. Raises CircuitError when EZKL cannot within the limits, SrsError.
     """
-    circuits = constants.circuits
+    circuits, run = constants.circuits, partial(run_configured, constants)
     wanted = (run_args.logrows, circuits.srs_directory, constants.network.name)
     if source.file or not usable_srs(*wanted):  # not part of what is limited
-        _within(None, ensure_srs, *wanted, source.file, source.sha256, ezkl_directory=circuits.ezkl_directory)
+        _within(run, None, ensure_srs, *wanted, source.file, source.sha256)
     srs = check_srs(*wanted)
     place.mkdir(parents=True, exist_ok=True)
-    made: dict[str, Any] = _within(limits, _set_up, model, run_args, place, srs, ezkl_directory=circuits.ezkl_directory)
+    made: dict[str, Any] = _within(run, limits, _set_up, model, run_args, place, srs)
     return made
 
 
@@ -92,10 +93,8 @@ def prove(folder: Path, rows: Sequence[Sequence[float]], constants: Constants, l
     {"witness_s", "prove_s", "verify_s", "proof_bytes", "outputs", "forged"}; `forged` names what verified and must not
     have. Raises CircuitError when there is no verified proof within the limits.
     """
-    ezkl_directory = constants.circuits.ezkl_directory
-    storage = SessionStorage(constants.sessions)
-    asked = (folder, [list(row) for row in rows], storage, constants.circuits.srs_directory)
-    proved: dict[str, Any] = _within(limits, _prove, *asked, ezkl_directory=ezkl_directory, sessions=storage)
+    asked = (folder, [list(row) for row in rows], SessionStorage(constants.sessions), constants.circuits.srs_directory)
+    proved: dict[str, Any] = _within(partial(run_configured, constants), limits, _prove, *asked)
     return proved
 
 
@@ -109,21 +108,14 @@ def forge(
     """
     storage, srs_directory = SessionStorage(constants.sessions), constants.circuits.srs_directory
     asked = (folder, altered, [list(row) for row in rows], storage, srs_directory, place)
-    ezkl_directory = constants.circuits.ezkl_directory
-    verified: bool | None = _within(limits, _forge, *asked, ezkl_directory=ezkl_directory, sessions=storage)
+    verified: bool | None = _within(partial(run_configured, constants), limits, _forge, *asked)
     return verified
 
 
-def _within(
-    limits: Limits | None,
-    function: Callable[..., Any],
-    *arguments: object,
-    ezkl_directory: Path,
-    sessions: SessionStorage | None = None,
-) -> Any:
-    """Runs a step behind the process wall. Raises CircuitError for whatever is the circuit's fault."""
+def _within(run: Callable[..., Any], limits: Limits | None, function: Callable[..., Any], *arguments: object) -> Any:
+    """Has `run` do a step behind the process wall. Raises CircuitError for whatever is the circuit's fault."""
     try:
-        return run_isolated(_limited, limits, function, arguments, ezkl_directory=ezkl_directory, sessions=sessions)
+        return run(_limited, limits, function, arguments)
     except ProcessLostError as error:
         if not error.started:
             raise
@@ -179,21 +171,13 @@ def _set_up(model: Path, run_args: RunArgs, place: Path, srs: Path) -> dict[str,
     call(ezkl.compile_circuit, model=str(model), compiled_circuit=compiled, settings_path=settings)
     call(ezkl.setup, model=compiled, vk_path=vk, pk_path=pk, srs_path=str(srs))
     seconds = time.perf_counter() - begun
-    metadata = {
-        "name": "trial",
-        "description": "Tried by omron-miner circuit tune",
-        "author": "",
-        "version": "0",
-        "proof_system": ProofSystem.EZKL.value,
-        "type": CircuitType.PROOF_OF_COMPUTATION.value,
-        "external_files": {},
-    }
+    metadata = ezkl_metadata("trial", "Tried by omron-miner circuit tune")
     (place / METADATA).write_text(json.dumps(metadata), encoding="utf-8")
     folder = circuit_folder(place.parent, sha256(Path(vk)))
     if folder != place and not folder.exists():
         place.rename(folder)
     circuit = load_circuit(folder)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_memory()
     size = circuit.pk.stat().st_size
     return {"folder": str(folder), "setup_s": seconds, "peak_bytes": peak, "pk_bytes": size, "rows": circuit.rows}
 
@@ -231,9 +215,7 @@ def _forge(
 
     handler, circuit, mixed = EzklHandler(srs_directory), load_circuit(folder), place / folder.name
     mixed.mkdir(parents=True)
-    for path in folder.iterdir():
-        if path.name not in (COMPILED, CHECKSUMS):
-            (mixed / path.name).symlink_to(path.resolve())
+    link_files(folder, mixed, without=(COMPILED, CHECKSUMS))
     compiled = str(mixed / COMPILED)
     call(ezkl.compile_circuit, model=str(altered), compiled_circuit=compiled, settings_path=str(circuit.settings_file))
     forger = load_circuit(mixed)

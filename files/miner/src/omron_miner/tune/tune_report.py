@@ -97,7 +97,7 @@ def _trial(one: Trial) -> dict[str, Any]:
         "baseline": one.baseline,
         "model": one.model.name,
         "run_args": one.run_args.model_dump(mode="json", exclude_none=True),
-        "estimated_key_bytes": None if one.estimated_mb is None else round(one.estimated_mb * 1e6),
+        "estimated_key_bytes": one.estimated_bytes,
         "ranges": one.ranges,
         "accuracy": one.accuracy,
         "response_s": one.response_s,

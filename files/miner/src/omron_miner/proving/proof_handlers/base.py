@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from omron_miner.errors import OmronError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from omron_miner.circuits.circuit import Circuit
     from omron_miner.proving.session_storage import Session
 
@@ -33,6 +36,20 @@ class Proof:
     outputs: list[float]
 
 
+@contextmanager
+def native_errors(kind: type[ProofError] | type[VerificationError], what: str) -> Iterator[None]:
+    """Raises `kind`, with `what` before it, for whatever native code raises inside, its panics included.
+
+    These are BaseExceptions. Those that abort the process cannot be caught here or anywhere.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise kind(f"{what}: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
 class ProofHandler(Protocol):
     """The three steps of a request, whose files go to its session. The constructor takes the SRSs' folder, if needed.
 
@@ -49,8 +66,8 @@ class ProofHandler(Protocol):
     def witness(self, circuit: Circuit, session: Session) -> None:
         """Runs the model on the session's input and leaves the witness there. Raises ProofError."""
 
-    def prove(self, circuit: Circuit, session: Session, *, compact: bool = True) -> Proof:
-        """Proves the session's witness; `compact`: without what no verification reads. Raises ProofError."""
+    def prove(self, circuit: Circuit, session: Session) -> Proof:
+        """Proves the session's witness; the proof is without what no verification reads. Raises ProofError."""
 
     def verify(self, circuit: Circuit, rows: Any, proof: str, session: Session, signals: str = "") -> Proof:
         """Verifies a proof's wire strings as a validator would who asked with these inputs.

@@ -17,7 +17,7 @@ from pydantic_core import to_json
 from omron_miner.circuits import circom
 from omron_miner.circuits.checksums import fingerprint
 from omron_miner.outside import parse_json
-from omron_miner.proving.proof_handlers.base import Proof, ProofError, VerificationError
+from omron_miner.proving.proof_handlers.base import Proof, ProofError, VerificationError, native_errors
 from omron_miner.proving.proof_handlers.circom_witness import VALUE_BYTES, WitnessProgram, witness_file
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ class CircomHandler:
         values = self._keys(circuit).program.run(self._inputs[session])
         session.path(WITNESS).write_bytes(witness_file(values))
 
-    def prove(self, circuit: Circuit, session: Session, *, compact: bool = True) -> Proof:
-        """Proves the session's witness. Raises ProofError. There is no SRS, and nothing to leave out."""
+    def prove(self, circuit: Circuit, session: Session) -> Proof:
+        """Proves the session's witness. Raises ProofError. There is no SRS."""
         path, settings = session.path(WITNESS), _settings(circuit)
         session.doing("proving", circuit.pk)
         key = self._keys(circuit).key
@@ -130,13 +130,9 @@ def _settings(circuit: Circuit) -> CircomSettings:
 
 
 def _native(function: Callable[[], _Answer], kind: type[ProofError] | type[VerificationError]) -> _Answer:
-    """What native code answers. Raises `kind` for whatever it raises, its panics (BaseExceptions) included."""
-    try:
+    """What native code answers. Raises `kind` for whatever it raises."""
+    with native_errors(kind, "Groth16"):
         return function()
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise kind(f"Groth16: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
 def _proof_text(proof: bytes) -> str:

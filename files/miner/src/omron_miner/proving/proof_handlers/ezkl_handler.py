@@ -19,7 +19,7 @@ from pydantic_core import to_json
 
 from omron_miner.circuits.srs import srs_path
 from omron_miner.outside import parse_json
-from omron_miner.proving.proof_handlers.base import Proof, ProofError, VerificationError
+from omron_miner.proving.proof_handlers.base import Proof, ProofError, VerificationError, native_errors
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -73,10 +73,10 @@ class EzklHandler:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ProofError(f"EZKL wrote an unreadable witness: {error!r}") from error
 
-    def prove(self, circuit: Circuit, session: Session, *, compact: bool = True) -> Proof:
+    def prove(self, circuit: Circuit, session: Session) -> Proof:
         """Proves the session's witness and reads the proof file. Raises ProofError.
 
-        `compact` leaves out EZKL's readable copy of the instances, more than half of the text when inputs are large:
+        EZKL's readable copy of the instances, more than half of the text when inputs are large, is left out:
         verification does not read it, and the caller's clock runs until it has the last byte.
         """
         path, srs = session.path(PROOF), srs_path(self._srs_directory, circuit.settings.logrows)
@@ -89,9 +89,7 @@ class EzklHandler:
             proof_path=str(path),
             srs_path=str(srs),
         )
-        text = path.read_text(encoding="utf-8")
-        if compact:
-            text = _without_readable_instances(text)
+        text = _without_readable_instances(path.read_text(encoding="utf-8"))
         try:
             instances, signals = _instances(text)
         except ValueError as error:
@@ -140,8 +138,7 @@ class EzklHandler:
 def call(function: Callable[..., Any], *arguments: object, **named: object) -> Any:
     """Calls an EZKL function, waiting for it if it is a coroutine.
 
-    Raises ProofError for whatever EZKL raises, its panics (BaseExceptions) included; those that abort the process
-    cannot be caught here or anywhere.
+    Raises ProofError for whatever EZKL raises.
     """
 
     async def run() -> Any:  # 22.0.1 looks for the running loop when it is called, not when it is awaited
@@ -151,13 +148,22 @@ def call(function: Callable[..., Any], *arguments: object, **named: object) -> A
     loop = getattr(_loops, "loop", None)
     if loop is None:
         loop = _loops.loop = asyncio.new_event_loop()
-    try:
+    with native_errors(ProofError, f"EZKL {function.__name__}"):
         return loop.run_until_complete(run())
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        text = " ".join(str(error).split())
-        raise ProofError(f"EZKL {function.__name__}: {text or type(error).__name__}") from error
+
+
+def bare_witness(compiled: Path, rows: object, place: Path) -> dict[str, Any]:
+    """The witness of a compiled model that may have no keys yet; its files are made in `place`. Raises ProofError."""
+    data = place / INPUT
+    data.write_bytes(to_json({"input_data": rows}))
+    made: dict[str, Any] = call(ezkl.gen_witness, data=str(data), model=str(compiled), output=str(place / WITNESS))
+    return made
+
+
+def output_floats(witness: dict[str, Any], scales: Sequence[int]) -> list[list[float]]:
+    """The outputs in a witness, a list for each."""
+    each = zip(witness["outputs"], scales, strict=True)
+    return [[float(ezkl.felt_to_float(felt, scale)) for felt in felts] for felts, scale in each]
 
 
 def check_lookups(settings: dict[str, Any], witness: dict[str, Any]) -> None:
