@@ -166,7 +166,7 @@ def pins(path: Path) -> list[tuple[Requirement, set[str]]]:
     return [(Requirement(pin.strip()), set(hashes)) for pin, *hashes in parted]
 
 
-DASK = {"cloudpickle", "dask", "distributed", "fsspec", "jinja2", "locket", "markupsafe", "partd", "psutil"}
+DASK = {"cloudpickle", "dask", "distributed", "fsspec", "jinja2", "locket", "markupsafe", "partd", "sortedcontainers"}
 EXTRAS = {
     "tune": {"flatbuffers", "ml-dtypes", "onnx", "onnxruntime", "protobuf"},
     "live": {
@@ -174,7 +174,7 @@ EXTRAS = {
         *("pyjwt", "rfc3161-client", "rfc8785", "rich", "securesystemslib", "sigstore", "sigstore-models"),
         *("sigstore-rekor-types", "tuf"),
     },
-    "provers": DASK | {"sortedcontainers", "tblib", "toolz", "tornado", "zict"},
+    "provers": DASK | {"tblib", "toolz", "tornado", "zict"},
 }
 ON_OLD_PYTHONS = {
     ("tune", "3.10"): {"coloredlogs", "humanfriendly", "mpmath", "sympy"},  # of the last onnxruntime for Python 3.10

@@ -34,8 +34,9 @@ from multiprocessing.spawn import import_main_path
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+import psutil
+
 from omron_miner.errors import OmronError
-from omron_miner.host import read_host_memory, read_process
 from omron_miner.progress import LineHandler, say, show
 from omron_miner.proving.session_storage import SessionStorage
 
@@ -166,8 +167,7 @@ class Child:
 
     def cpu_seconds(self) -> float:
         """CPU time it has used so far; 0 when it is gone. Any thread."""
-        process = read_process(self.pid)
-        return process.cpu_seconds if process else 0.0
+        return _cpu_seconds(self.pid)
 
     def is_running(self) -> bool:
         """Whether it has not ended. Any thread."""
@@ -352,7 +352,7 @@ def _why_aborted(short_of_memory: bool) -> str:
 def _is_short_of_memory(said: str) -> bool | None:
     """Whether memory was wanted that this host could have; None when it was not memory that was wanted."""
     found = _NO_ALLOCATION.search(said)
-    return int(found[1]) <= read_host_memory()[0] if found else None
+    return int(found[1]) <= psutil.virtual_memory().total if found else None
 
 
 def _oom_kills() -> int | None:
@@ -368,6 +368,14 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:  # a real-time signal
         return f"signal {number}"
+
+
+def _cpu_seconds(pid: int) -> float:
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)
 
 
 def _working_directory() -> str:

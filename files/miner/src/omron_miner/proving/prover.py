@@ -37,13 +37,15 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import psutil
+
 from omron_miner.backoff import pause_after
 from omron_miner.circuits.checksums import check_files, fingerprint
 from omron_miner.circuits.circuit import ProofSystem, circuit_folder
 from omron_miner.circuits.circuit_store import CircuitStore
 from omron_miner.errors import CircuitError, OmronError, first_line
 from omron_miner.events import LOGGER_NAME, EventLog, FailureKind
-from omron_miner.host import read_memory, read_process
+from omron_miner.host import read_memory
 from omron_miner.proving import schedule
 from omron_miner.proving.isolated import Child, ProcessLostError, ezkl_environment
 from omron_miner.proving.pacing import CircuitPace, Pace
@@ -722,8 +724,10 @@ def threads_per_worker(constants: Constants) -> int:
 
 def _resident(worker: _Worker) -> int:
     """Bytes of memory its process holds; 0 when it is gone."""
-    process = read_process(worker.child.pid) if worker.child else None
-    return process.resident_bytes if process else 0
+    try:
+        return int(psutil.Process(worker.child.pid).memory_info().rss) if worker.child else 0
+    except psutil.Error:
+        return 0
 
 
 def _prove(circuit_id: str, rows: Inputs, deadline: float) -> ProofResult:
