@@ -28,7 +28,7 @@ import tomllib
 from bittensor_wallet import Keypair
 
 from omron_miner.chain.wallet import create_throwaway_hotkey, read_address
-from omron_miner.circuits.inputs import example_inputs
+from omron_miner.circuits.examples import example_inputs
 from omron_miner.constants import (
     Access,
     Axon,

@@ -76,8 +76,8 @@ def circuit_rewrite_command(
     Exit 1 when a sample leaves a table.
     """
     from omron_miner.circuits.run_args import RunArgs, read_run_args
-    from omron_miner.tune.report import to_json, to_text
     from omron_miner.tune.rewrite_file import RewriteJob, rewrite_file
+    from omron_miner.tune.rewrite_report import to_json, to_text
 
     _check_bounds(low, high)
     run_args = read_run_args(settings) if settings else RunArgs()

@@ -39,6 +39,7 @@ from omron_miner.circuits.circuit import (
     id_of,
 )
 from omron_miner.circuits.load import check_compiled_version, load_circuit
+from omron_miner.circuits.onnx_runtime import load_onnxruntime
 from omron_miner.circuits.srs import is_test_only, srs_path, usable_srs
 from omron_miner.competition import inputs as competition_inputs
 from omron_miner.competition import score as competition_score
@@ -54,7 +55,8 @@ from omron_miner.proving.ezkl_srs import ensure_srs
 from omron_miner.proving.isolated import ProcessLostError, killed_after, limit_address_space
 from omron_miner.proving.isolated import run as run_isolated
 from omron_miner.proving.owned_folders import abandoned, own_prefix
-from omron_miner.proving.proof_handlers.base import ProofError, VerificationError
+from omron_miner.proving.proof_handlers import ProofError, VerificationError
+from omron_miner.proving.proof_handlers.ezkl_call import call
 from omron_miner.proving.session_storage import SessionStorage
 from omron_miner.proving.steps import Stopwatch, make_witness, prove_witness
 
@@ -121,7 +123,7 @@ class _Baseline:
         Raises ConfigError when onnxruntime is missing or the model cannot be run.
         """
         try:
-            from omron_miner.circuits.onnx_runtime import onnxruntime
+            onnxruntime = load_onnxruntime()
         except ImportError as error:
             raise ConfigError(
                 "the baseline model is run by onnxruntime, which is not installed",
@@ -319,8 +321,6 @@ def _brief(error: OmronError) -> str:
 def _make_keys(folder: Path, srs: Path, limits: Limits) -> tuple[float, int]:
     """Writes vk.key and pk.key; seconds and peak resident bytes. Raises ProofError, or the process is lost."""
     import ezkl
-
-    from omron_miner.proving.proof_handlers.ezkl_handler import call
 
     limit_address_space(limits.setup_bytes)
     model, vk, pk = (str(folder / name) for name in (COMPILED, VK, PK))

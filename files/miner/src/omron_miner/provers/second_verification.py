@@ -10,19 +10,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from omron_miner.circuits.circuit import ProofSystem
+from omron_miner.circuits.circuit_store import CircuitStore
 from omron_miner.errors import CircuitError, OmronError
 from omron_miner.events import FailureKind, Timings
 from omron_miner.proving import prover
 from omron_miner.proving.proof_handlers import get_handler
+from omron_miner.proving.session_storage import SessionStorage
 from omron_miner.proving.verified_model_session import failed
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from omron_miner.circuits.circuit_store import CircuitStore
     from omron_miner.circuits.inputs import Inputs
     from omron_miner.constants import Constants
-    from omron_miner.proving.session_storage import SessionStorage
     from omron_miner.proving.verified_model_session import ProofResult
 
 
@@ -66,9 +66,6 @@ _state: tuple[Constants, CircuitStore, SessionStorage] | None = None
 
 def _warm_up(constants: Constants) -> None:
     global _state
-    from omron_miner.circuits.circuit_store import CircuitStore
-    from omron_miner.proving.session_storage import SessionStorage
-
     prover.prepare_process(constants)
     get_handler(ProofSystem.EZKL, constants.circuits.srs_directory)
     _state = (constants, CircuitStore(constants), SessionStorage(constants.sessions))

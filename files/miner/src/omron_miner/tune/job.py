@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from omron_miner.building.build import BuildResult
     from omron_miner.competition.score import Standing
-    from omron_miner.tune.measured import Trial
+    from omron_miner.tune.results import Trial
 
 PUBLIC = RunArgs(input_visibility="Public", param_visibility="Fixed")
 """What is not searched, by default: visibilities as in today's validators' circuits, the rest EZKL's own."""

@@ -13,8 +13,8 @@ from omron_miner.circuits.accuracy import accuracy
 from omron_miner.errors import CircuitError, SrsError
 from omron_miner.progress import say
 from omron_miner.tune import trial
-from omron_miner.tune.measure import outputs_of_each, too_large
-from omron_miner.tune.measured import below, digest
+from omron_miner.tune.ask_ezkl import outputs_of_each, too_large
+from omron_miner.tune.results import below, digest
 from omron_miner.tune.search import collapses
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from omron_miner.constants import Constants
     from omron_miner.tune.job import Job
-    from omron_miner.tune.measured import FinishedSteps, Trial
     from omron_miner.tune.prepare import Prepared
     from omron_miner.tune.propose import Proposed
+    from omron_miner.tune.results import FinishedSteps, Trial
 
 _TRIED_PER_BEST = 3
 """So many candidates are set up, for each wanted, until enough can be proved."""

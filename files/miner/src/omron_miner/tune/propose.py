@@ -14,12 +14,12 @@ from omron_miner.errors import CircuitError
 from omron_miner.files import write_output
 from omron_miner.progress import say
 from omron_miner.tune import trial
+from omron_miner.tune.ask_ezkl import too_large
 from omron_miner.tune.compact_search import compact_search
-from omron_miner.tune.measure import too_large
-from omron_miner.tune.measured import Trial
 from omron_miner.tune.passes import FOR_COMPACT
 from omron_miner.tune.prepare import USUAL
 from omron_miner.tune.ranges import Lookups, Magnitudes
+from omron_miner.tune.results import Trial
 from omron_miner.tune.rewrite import rewrite
 from omron_miner.tune.search import Question, changed, cheapest_visibilities, choose, search
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from omron_miner.tune.job import Job
-    from omron_miner.tune.measured import FinishedSteps
     from omron_miner.tune.prepare import Prepared
+    from omron_miner.tune.results import FinishedSteps
     from omron_miner.tune.search import Candidate
 
 _SEARCHED_SAMPLES = 8

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from omron_miner.tune.job import Tuned
-    from omron_miner.tune.measured import Trial
+    from omron_miner.tune.results import Trial
 
 _WIDTH, _HEIGHT = 720, 420
 _LEFT, _RIGHT, _TOP, _BOTTOM = 80, 690, 30, 360

@@ -18,7 +18,7 @@ from omron_miner.competition.score import Standing
 from omron_miner.tune import tune as tuning
 from omron_miner.tune.job import Job, Tuned
 from omron_miner.tune.measure_trials import first_turns
-from omron_miner.tune.measured import Store, Trial, choose_winner, digest
+from omron_miner.tune.results import Store, Trial, choose_winner, digest
 from omron_miner.tune.tune_report import to_json, to_svg, to_text
 from wire_miner import to_toml
 
