@@ -43,8 +43,8 @@ from omron_miner.constants import (
 from omron_miner.errors import ConfigError, OmronError
 from omron_miner.events import LifeEvent, RequestEvent, from_json
 from omron_miner.proving.isolated import die_with_parent
-from omron_miner.proving.prover import threads_per_worker
 from omron_miner.proving.verifier import verify_elsewhere
+from omron_miner.proving.worker_process import threads_per_worker
 from omron_miner.serving.protocol import QueryForCapacities, QueryZkProof
 from omron_miner.serving.query import Dendrite
 
