@@ -39,7 +39,7 @@ def build_winner(
     The builder proves examples of its own and refuses outputs that do not depend on these.
     """
     refused: CircuitError | None = None
-    while winner := choose_winner(trials, job.floor, job.goal, job.reference):
+    while winner := choose_winner(trials, job.goal.floor, job.goal.name, job.goal.reference):
         _warn(trials)
         try:
             one = winner
@@ -94,4 +94,4 @@ def _build(job: Job, constants: Constants, prepared: Prepared, winner: Trial) ->
     samples = [Sample(*one) for one in zip(prepared.rows, prepared.expected, strict=True)]
     reference = Reference(samples, str(job.onnx), [])
     write_output(model.with_suffix(SUFFIX), reference_text(model, reference))
-    return build_circuit(name, model, settings, constants, job.srs, floor=job.floor)
+    return build_circuit(name, model, settings, constants, job.srs, floor=job.goal.floor)
