@@ -30,7 +30,7 @@ from reporting import Command, aim, host_facts, json_option, say, say_aims, say_
 
 sys.path.append(str(ROOT / "tests/unit"))
 
-from omron_miner.monitor.render import to_json
+from omron_miner.monitor import to_json
 from summary_samples import bad_summary, empty_summary, sample_summary
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from omron_miner.circuits.fit import blocks_of, blocks_of_checks, pk_estimate_by
 from omron_miner.circuits.run_args import RunArgs
 from omron_miner.errors import OmronError
 from omron_miner.proving.isolated import run as run_isolated
-from omron_miner.tune.measure import shapes_of_each
+from omron_miner.tune.ask_ezkl import shapes_of_each
 from reporting import Command, host_facts, json_option, percentile, say_host, say_table, write_json
 
 sys.path.append(str(ROOT / "tests/unit"))
@@ -71,8 +71,7 @@ def _run_args(scale: int, drawn: random.Random) -> RunArgs:
 def _key_bytes(content: bytes, run_args: RunArgs) -> int:
     import ezkl
 
-    from omron_miner.building.build import native_run_args
-    from omron_miner.proving.proof_handlers.ezkl_handler import call
+    from omron_miner.proving.proof_handlers.ezkl_call import call, native_run_args
 
     with tempfile.TemporaryDirectory() as folder:
         place = {name: f"{folder}/{name}" for name in ("model", "settings", "compiled", "srs", "vk", "pk")}

@@ -20,7 +20,8 @@ import click
 
 from bench_circuits import CACHE, RECIPES, Recipe, bench_circuit
 from omron_miner.circuits.circuit import BUILD, Circuit
-from omron_miner.circuits.inputs import example_inputs, validate_inputs
+from omron_miner.circuits.examples import example_inputs
+from omron_miner.circuits.inputs import validate_inputs
 from omron_miner.circuits.load import load_circuit
 from omron_miner.constants import Sessions
 from omron_miner.host import peak_memory
@@ -33,7 +34,7 @@ from reporting import Command, host_facts, json_option, say, say_table, write_js
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from omron_miner.proving.proof_handlers.base import ProofHandler
+    from omron_miner.proving.proof_handlers import ProofHandler
 
 CIRCUITS = RECIPES | {
     "tiny14": Recipe("tiny", {"logrows": 14}, "few cells, more rows"),

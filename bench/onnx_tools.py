@@ -25,8 +25,8 @@ from bench_circuits import ROOT  # first: it leads to the tests' helpers
 from building import MODELS
 from omron_miner.circuits.run_args import RunArgs
 from omron_miner.errors import CircuitError
+from omron_miner.tune.ask_ezkl import circuit_size
 from omron_miner.tune.graph import Graph, read_graph
-from omron_miner.tune.measure import circuit_size
 from omron_miner.tune.passes import EXACT
 from omron_miner.tune.running import difference, run_model
 from omron_miner.tune.samples import make_feeds

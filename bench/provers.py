@@ -49,7 +49,8 @@ sys.path[:0] = [str(ROOT / "tests/unit"), str(ROOT / "tests/wire")]
 
 from certificate_samples import Authority  # noqa: E402  the tests' CA
 from omron_miner.circuits.circuit import ezkl_version  # noqa: E402
-from omron_miner.circuits.inputs import example_inputs, validate_inputs  # noqa: E402
+from omron_miner.circuits.examples import example_inputs  # noqa: E402
+from omron_miner.circuits.inputs import validate_inputs  # noqa: E402
 from omron_miner.constants import Circuits, Constants, Deadlines, Log, Prover, Provers, Sessions  # noqa: E402
 from omron_miner.events import Timings  # noqa: E402
 from omron_miner.provers.dask_client import DaskConnection  # noqa: E402

@@ -28,7 +28,7 @@ import tomllib
 from bittensor_wallet import Keypair
 
 from omron_miner.chain.wallet import create_throwaway_hotkey, read_address
-from omron_miner.circuits.inputs import example_inputs
+from omron_miner.circuits.examples import example_inputs
 from omron_miner.constants import (
     Access,
     Axon,
@@ -43,8 +43,8 @@ from omron_miner.constants import (
 from omron_miner.errors import ConfigError, OmronError
 from omron_miner.events import LifeEvent, RequestEvent, from_json
 from omron_miner.proving.isolated import die_with_parent, ezkl_environment
-from omron_miner.proving.prover import threads_per_worker
 from omron_miner.proving.verifier import verify_elsewhere
+from omron_miner.proving.worker_process import threads_per_worker
 from omron_miner.serving.protocol import QueryForCapacities, QueryZkProof
 from omron_miner.serving.query import Dendrite
 

@@ -34,7 +34,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench_circuits import BenchCircuit, bench_circuit
-from omron_miner.circuits.inputs import example_inputs, validate_inputs
+from omron_miner.circuits.examples import example_inputs
+from omron_miner.circuits.inputs import validate_inputs
 from omron_miner.circuits.load import load_circuit
 from omron_miner.circuits.srs import srs_path
 from omron_miner.constants import Sessions

@@ -13,8 +13,8 @@ from typing import Any
 from omron_miner.constants import Constants, read_constants
 from omron_miner.events import Timings
 from omron_miner.provers.dask_server import run_worker
-from omron_miner.proving.prover import Work
 from omron_miner.proving.verified_model_session import ProofResult
+from omron_miner.proving.worker_process import Work
 
 NUMBERS = 12_288
 """The demo's inputs."""

@@ -26,7 +26,7 @@ import click
 import psutil
 
 from bench_circuits import RECIPES, BenchCircuit, bench_circuit
-from omron_miner.circuits.inputs import example_inputs
+from omron_miner.circuits.examples import example_inputs
 from reporting import (
     Command,
     aim,

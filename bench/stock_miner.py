@@ -41,7 +41,7 @@ from omron_miner.circuits.circuit_store import CircuitStore
 from omron_miner.circuits.srs import srs_path
 from omron_miner.constants import Constants, read_constants
 from omron_miner.events import FailureKind, LifeEvent, RequestEvent, Timings, to_json
-from omron_miner.proving.proof_handlers.ezkl_handler import call
+from omron_miner.proving.proof_handlers.ezkl_call import call
 
 
 class QueryZkProof(bittensor.Synapse):  # type: ignore[misc]  # bittensor ships no types we can follow

@@ -22,7 +22,7 @@ from bench_circuits import CACHE, ROOT  # first: it leads to the tests' helpers
 from building import MODELS, render_run_args
 from omron_miner.circuits.run_args import parse_run_args
 from omron_miner.constants import Circuits, Constants, Log, Sessions
-from omron_miner.tune.job import PUBLIC, Job, Tuned
+from omron_miner.tune.job import PUBLIC, Baselines, Goal, Job, Sampling, Search, Tuned
 from omron_miner.tune.tune import tune
 from reporting import Command, aim, host_facts, json_option, say_aims, say_host, say_table, write_json
 
@@ -76,8 +76,8 @@ def main(
         if model in FAMILIES:
             path = place / f"{model}.onnx"
             FAMILIES[model](path)
-        job = Job(path, place / "out", data, base, floor=floor, best=best, proofs=proofs, compact=compact,
-                  margin=margin, baselines=baselines)  # fmt: skip
+        job = Job(path, place / "out", base, Sampling(data), Search(best, compact, margin=margin), Baselines(baselines),
+                  Goal(floor=floor), proofs)  # fmt: skip
         tuned = tune(job, _constants(place))
     found = told(tuned)
     settings = {"model": model, "data": str(data) if data else None, "proofs": proofs, "best": best,

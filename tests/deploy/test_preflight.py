@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
+from building import render_run_args
 from omron_preflight.circuits import (
+    DEFAULT_LOGROWS,
     HIGHEST,
     LOWEST,
     TUNE_OPTIONS,
@@ -67,6 +69,10 @@ def only(problems: list[str]) -> str:
     """The one problem there is: a second one would be noise, none a hole."""
     assert len(problems) == 1, problems
     return problems[0]
+
+
+def test_the_default_logrows_is_what_the_role_renders() -> None:
+    assert json.loads(render_run_args("demo"))["run_args"]["logrows"] == DEFAULT_LOGROWS
 
 
 # --- the host

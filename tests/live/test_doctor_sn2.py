@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from omron_miner.building.downloads import Rules
+from omron_miner.chain.bittensor_chain import look
 from omron_miner.chain.chain import ChainAwayError
-from omron_miner.chain.chain_bittensor import look
 from omron_miner.chain.subnet_list import SubnetList, Validator
 from omron_miner.constants import Constants, Network
-from omron_miner.doctor import Check, Status, examine, sn2
+from omron_miner.doctor import Status, examine, sn2
 from omron_miner.engine import SN2, Engine
 from omron_miner.host import Machine
 from omron_miner.live.circuits import Settings, sync
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from omron_miner.doctor.check import Check
     from stand_in_miner import StandIn
 
 GIB = 1 << 30

@@ -23,7 +23,7 @@ from omron_miner.circuits.circom import FIELD_MODULUS
 from omron_miner.circuits.inputs import validate_inputs
 from omron_miner.circuits.load import load_circuit
 from omron_miner.events import FailureKind
-from omron_miner.proving.proof_handlers.base import ProofError
+from omron_miner.proving.proof_handlers import ProofError
 from omron_miner.proving.proof_handlers.circom_handler import CircomHandler
 from omron_miner.proving.proof_handlers.circom_witness import VALUE_BYTES, WitnessProgram
 from omron_miner.proving.prover import ProverPool

@@ -14,7 +14,7 @@ from building import MODELS, RunArgsFile, constants_below, render_run_args
 from omron_miner.building.build import build_circuit, prove_once
 from omron_miner.circuits import needs as circuit_needs
 from omron_miner.circuits.load import load_circuit
-from omron_miner.circuits.onnx_runtime import onnxruntime
+from omron_miner.circuits.onnx_runtime import load_onnxruntime
 from omron_miner.proving.isolated import run
 from omron_miner.proving.verifier import verify_elsewhere
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 
 def float_outputs(image: np.ndarray) -> list[float]:
-    session = onnxruntime.InferenceSession(MODELS / "demo.onnx")
+    session = load_onnxruntime().InferenceSession(MODELS / "demo.onnx")
     outputs = session.run(None, {"input": image[None]})
     return [float(number) for output in outputs for number in output.ravel()]
 

@@ -58,9 +58,8 @@ def compile_only(model: str, settings_file: str, directory: str) -> None:
     """In another process: settings.json and model.compiled."""
     import ezkl
 
-    from omron_miner.building.build import native_run_args
     from omron_miner.circuits.run_args import read_run_args
-    from omron_miner.proving.proof_handlers.ezkl_handler import call
+    from omron_miner.proving.proof_handlers.ezkl_call import call, native_run_args
 
     settings, out = f"{directory}/settings.json", f"{directory}/model.compiled"
     call(
@@ -272,9 +271,6 @@ def test_a_missing_onnxruntime_is_named_with_what_to_install(
     folder: Path, proving_constants: Constants, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.delitem(
-        sys.modules, "omron_miner.circuits.onnx_runtime", raising=False
-    )  # loaded by a test before this one
     with pytest.raises(ConfigError, match="onnxruntime, which is not installed") as caught:
         judge(folder, proving_constants)
     assert "omron-miner[evaluate]" in (caught.value.hint or "")

@@ -15,9 +15,10 @@ import pytest
 
 import work
 from building import MODELS
-from omron_miner.circuits.inputs import example_inputs, validate_inputs
+from omron_miner.circuits.examples import example_inputs
+from omron_miner.circuits.inputs import validate_inputs
 from omron_miner.circuits.load import load_circuit
-from omron_miner.circuits.onnx_runtime import onnxruntime
+from omron_miner.circuits.onnx_runtime import load_onnxruntime
 from omron_miner.errors import CircuitError
 from omron_miner.events import FailureKind
 from omron_miner.proving.isolated import run
@@ -105,7 +106,7 @@ def test_the_wire_strings_are_what_a_validator_parses(
 
 
 def test_the_outputs_are_the_models(inputs: dict[str, Any], result: ProofResult) -> None:
-    session = onnxruntime.InferenceSession(MODELS / "tiny.onnx")
+    session = load_onnxruntime().InferenceSession(MODELS / "tiny.onnx")
     (expected,) = session.run(None, {"input": np.array([inputs["input_0"]], np.float32)})
     assert result.outputs == pytest.approx(expected.ravel().tolist(), abs=0.05)
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from certificate_samples import Authority
-from omron_miner.circuits.inputs import example_inputs, validate_inputs
+from omron_miner.circuits.examples import example_inputs
+from omron_miner.circuits.inputs import validate_inputs
 from omron_miner.constants import Prover, Provers
 from omron_miner.provers.dask_client import DaskConnection
 from omron_miner.provers.multi_host_pool import MultiHostPool

@@ -20,7 +20,7 @@ from omron_miner.proving.ezkl_srs import ensure_srs
 from omron_miner.tune import propose, trial
 from omron_miner.tune.altered import with_other_weights
 from omron_miner.tune.graph import read_graph
-from omron_miner.tune.job import PUBLIC, Job, Tuned
+from omron_miner.tune.job import PUBLIC, Baselines, Job, Search, Tuned
 from omron_miner.tune.search import changed
 from omron_miner.tune.tune import tune
 from omron_miner.tune.tune_report import write_report
@@ -29,6 +29,7 @@ from tune_models import graph, mlp, node
 pytestmark = pytest.mark.slow
 SMALL = changed(PUBLIC, logrows=12, lookup_range=(-1000, 1000), decomp_base=1024)
 """A stand-in for EZKL's own run args, whose logrows 17 would take minutes here."""
+SMALL_ONLY = Baselines(stock=SMALL, calibrations=())
 
 
 def checked(tuned: Tuned) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def checked(tuned: Tuned) -> dict[str, Any]:
     assert winner.response_s
     assert winner.response_s <= fastest
     assert winner.accuracy
-    assert winner.accuracy >= tuned.job.floor
+    assert winner.accuracy >= tuned.job.goal.floor
     assert read_run_args(out / "run_args.json") == winner.run_args
     assert load_circuit(Path(built.directory)).settings.logrows == winner.run_args.logrows
     assert not any(one.unsound for one in tuned.trials)
@@ -53,7 +54,7 @@ def checked(tuned: Tuned) -> dict[str, Any]:
 
 def test_a_model_is_tuned_and_what_was_measured_is_not_measured_again(tmp_path: Path, progress: list[str]) -> None:
     constants = constants_below(tmp_path / "host")
-    job = Job(MODELS / "tiny.onnx", tmp_path / "out", base=SMALL, stock=SMALL, best=2, proofs=2, calibrations=())
+    job = Job(MODELS / "tiny.onnx", tmp_path / "out", SMALL, search=Search(2), baselines=SMALL_ONLY, proofs=2)
     told = checked(tune(job, constants))
     names = [one["name"] for one in told["trials"]]
     assert {"stock", "stock at logrows 11"} <= set(names)
@@ -76,7 +77,7 @@ def test_a_lookup_table_is_one_that_no_input_can_leave_and_the_compact_arithmeti
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, progress: list[str]
 ) -> None:
     mlp(tmp_path / "mlp.onnx")
-    job = Job(tmp_path / "mlp.onnx", tmp_path / "out", base=SMALL, stock=SMALL, best=1, proofs=2, calibrations=())
+    job = Job(tmp_path / "mlp.onnx", tmp_path / "out", SMALL, search=Search(1), baselines=SMALL_ONLY, proofs=2)
     constants = constants_below(tmp_path / "host")
     told = checked(tune(job, constants))
     candidates = [one for one in told["trials"] if not one["baseline"]]
@@ -86,7 +87,7 @@ def test_a_lookup_table_is_one_that_no_input_can_leave_and_the_compact_arithmeti
 
     # So that the winner is a compact one, or of EZKL's own run args, whose measurements are those from before.
     monkeypatch.setattr(propose, "search", lambda *_: [])
-    told = checked(tune(replace(job, compact=True), constants))
+    told = checked(tune(replace(job, search=replace(job.search, compact=True)), constants))
     (compact,) = [one for one in told["trials"] if one["name"].startswith("compact")]
     assert not compact["failure"], progress
     assert compact["response_s"]
@@ -97,7 +98,7 @@ def test_run_args_that_need_a_larger_srs_than_ones_own_are_out(tmp_path: Path, m
     monkeypatch.setattr(propose, "search", lambda *_: [])
     constants = constants_below(tmp_path / "host")
     srs = Source(ensure_srs(6, tmp_path / "own", "local"), None)
-    job = Job(MODELS / "tiny.onnx", tmp_path / "out", base=SMALL, proofs=2, baselines="given", srs=srs)
+    job = Job(MODELS / "tiny.onnx", tmp_path / "out", SMALL, baselines=Baselines("given"), proofs=2, srs=srs)
     tuned = tune(job, constants)
     (one,) = tuned.trials
     assert (one.name, tuned.winner) == ("as given", None)
@@ -129,7 +130,7 @@ def test_a_forgery_that_verifies_is_refused_loudly(
     monkeypatch.setattr(trial, "prove", lax)
     monkeypatch.setattr(trial, "forge", lambda *_: True)
     monkeypatch.setattr(propose, "search", lambda *_: [])
-    job = Job(MODELS / "tiny.onnx", tmp_path / "out", base=SMALL, stock=SMALL, best=1, proofs=2, calibrations=())
+    job = Job(MODELS / "tiny.onnx", tmp_path / "out", SMALL, search=Search(1), baselines=SMALL_ONLY, proofs=2)
     tuned = tune(job, constants_below(tmp_path / "host"))
     assert (tuned.winner, tuned.built) == (None, None)
     assert ["the first output" in one.failure for one in tuned.trials] == [True, False]
@@ -160,6 +161,6 @@ def test_a_model_that_answers_always_the_same_is_refused(tmp_path: Path) -> None
     constant = graph([node("Mul", ["x", "zero"], ["y"])], {"zero": np.zeros((1, 2), np.float32)}, (1, 2))
     path = tmp_path / "constant.onnx"
     path.write_bytes(constant.to_model().SerializeToString())
-    job = replace(Job(path, tmp_path / "out"), calibrations=())
+    job = Job(path, tmp_path / "out", baselines=Baselines(calibrations=()))
     with pytest.raises(ConfigError, match="the same to every sample"):
         tune(job, constants_below(tmp_path / "host"))

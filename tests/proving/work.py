@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from omron_miner.circuits.inputs import example_inputs, validate_inputs
-from omron_miner.proving.proof_handlers import get_handler
-from omron_miner.proving.proof_handlers.base import VerificationError
+from omron_miner.circuits.examples import example_inputs
+from omron_miner.circuits.inputs import validate_inputs
+from omron_miner.proving.proof_handlers import VerificationError, get_handler
 from omron_miner.proving.session_storage import Session, SessionStorage
 from omron_miner.proving.verified_model_session import ProofResult, prove_verified
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from omron_miner.circuits.circuit import Circuit
     from omron_miner.circuits.inputs import Inputs
     from omron_miner.constants import Constants
-    from omron_miner.proving.proof_handlers.base import Proof
+    from omron_miner.proving.proof_handlers import Proof
 
 
 def prove(circuit: Circuit, inputs: dict[str, Any], constants: Constants, **more: Any) -> ProofResult:
@@ -63,9 +63,8 @@ def demo_outputs(model: str, settings_file: str, images: list[list[float]], dire
     """Outputs of the compiled model in its own arithmetic for each image: compiled and witnessed, no keys, no proof."""
     import ezkl
 
-    from omron_miner.building.build import native_run_args
     from omron_miner.circuits.run_args import read_run_args
-    from omron_miner.proving.proof_handlers.ezkl_handler import call
+    from omron_miner.proving.proof_handlers.ezkl_call import call, native_run_args
 
     place = Path(directory)
     settings, compiled, witness, data = (str(place / name) for name in ("s.json", "m.compiled", "w.json", "i.json"))

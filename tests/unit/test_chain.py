@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from chain_samples import MINER, OWN, VALIDATOR, FakeSubtensor, Lines
+from omron_miner.chain.bittensor_chain import BittensorChain
 from omron_miner.chain.chain import ChainAwayError, ChainError, LocalChain
-from omron_miner.chain.chain_bittensor import BittensorChain
 from omron_miner.chain.open import open_chain
 from omron_miner.chain.watch import ChainWatch
 from omron_miner.constants import Axon, Constants, Network

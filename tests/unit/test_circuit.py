@@ -16,7 +16,8 @@ import pytest
 from circuit_folders import SETTINGS, write_circuit
 from omron_miner.circuits.checksums import check_files, fingerprint, write_checksums
 from omron_miner.circuits.circuit import REQUIRED_FILES, Circuit, CircuitType
-from omron_miner.circuits.inputs import example_inputs, read_input_file, validate_inputs
+from omron_miner.circuits.examples import example_inputs, read_input_file
+from omron_miner.circuits.inputs import validate_inputs
 from omron_miner.circuits.load import check_compiled_version, load_circuit, load_without_key, version_mark
 from omron_miner.errors import CircuitError, InputError
 

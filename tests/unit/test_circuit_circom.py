@@ -15,7 +15,8 @@ from omron_miner.circuits.checksums import check_files, write_checksums
 from omron_miner.circuits.circom import FIELD_MODULUS, CircomSettings, outputs, validators_signals, weights_example
 from omron_miner.circuits.circom import validate_inputs as circom_inputs
 from omron_miner.circuits.circuit import CIRCOM_FILES, Circuit
-from omron_miner.circuits.inputs import example_inputs, validate_inputs
+from omron_miner.circuits.examples import example_inputs
+from omron_miner.circuits.inputs import validate_inputs
 from omron_miner.circuits.load import load_circuit
 from omron_miner.errors import CircuitError, InputError
 from test_outside import ODD, only_messages

@@ -25,9 +25,12 @@ from omron_miner.cli import main
 from omron_miner.competition.status import Status as CompetitionStatus
 from omron_miner.competition.status import write_status
 from omron_miner.constants import Circuits, Constants
-from omron_miner.doctor import Check, Status, circuits, examine, probes, service
+from omron_miner.doctor import Status, circuits, examine, probes, service
+from omron_miner.doctor.check import Check
 from omron_miner.doctor.key_files import key_files
-from omron_miner.host import Machine, is_rotating, run_command, try_connection
+from omron_miner.host import Machine, is_rotating
+from omron_miner.host.commands import run_command
+from omron_miner.host.network import try_connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

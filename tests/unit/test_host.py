@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from omron_miner.host import (
-    CpuTimes,
     SwapDevice,
     installed_version,
     is_bound,
@@ -29,6 +28,7 @@ from omron_miner.host import (
     read_ram_disk,
     read_swap,
 )
+from omron_miner.host.cpu import CpuTimes
 from omron_miner.host.disks import mount_of
 from omron_miner.host.processes import is_miner
 

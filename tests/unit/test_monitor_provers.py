@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from monitor_samples import NOW, fixed_host, host
-from omron_miner import monitor
 from omron_miner.constants import Constants, Log, Monitor, Prover
 from omron_miner.constants import Provers as Settings
+from omron_miner.monitor import one_run
 from omron_miner.monitor.history import open_history
 from omron_miner.monitor.html import to_html
 from omron_miner.monitor.prometheus import to_prometheus
@@ -32,7 +32,7 @@ GONE = replace(REMOTE, gets_work=False, left=True, state="it left: switched off"
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("omron_miner.monitor.time.time", lambda: NOW)
+    monkeypatch.setattr("omron_miner.monitor.one_run.time.time", lambda: NOW)
 
 
 def settings(place: Path, engine: str = "dask", miner: str = "") -> Constants:
@@ -48,7 +48,7 @@ def settings(place: Path, engine: str = "dask", miner: str = "") -> Constants:
 
 def observe(constants: Constants) -> Summary:
     with open_history(constants.monitor.directory) as history:
-        found = monitor.observe(history, constants, fixed_host(host()))
+        found = one_run.observe(history, constants, fixed_host(host()))
         history.commit()
     return found
 

@@ -16,7 +16,7 @@ from monitor_samples import NOW, constants, fixed_host, host
 from omron_miner import monitor
 from omron_miner.cli import main
 from omron_miner.engine import SN2, Engine, engine_of, read_engine
-from omron_miner.monitor import prometheus
+from omron_miner.monitor import one_run, prometheus
 from omron_miner.monitor.history import open_history
 from omron_miner.monitor.schema import SCHEMA_FILE
 from omron_miner.monitor.sn2 import reference
@@ -34,7 +34,7 @@ DEFECT = "activation length mismatch: expected 2050, got 2048"
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("omron_miner.monitor.time.time", lambda: NOW)
+    monkeypatch.setattr("omron_miner.monitor.one_run.time.time", lambda: NOW)
 
 
 def line(ago: float, text: str, level: str = "INFO", target: str = "sn2_miner") -> str:
@@ -168,7 +168,7 @@ def test_lines_are_counted_once_over_runs_rotation_and_compression(tmp_path: Pat
 
 
 def test_a_large_log_is_read_over_several_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monitor, "SN2_READ_BYTES_PER_RUN", 300_000)
+    monkeypatch.setattr(one_run, "SN2_READ_BYTES_PER_RUN", 300_000)
     lines = [alone(3000 - number, 0.5) for number in range(3000)]
     first = look(tmp_path, *lines, catch_up=False)
     assert first.log.unread_bytes > 0

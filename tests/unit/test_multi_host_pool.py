@@ -17,8 +17,8 @@ from omron_miner.provers.hosts import PROTOCOL, HostReport, misfit, release
 from omron_miner.provers.multi_host_pool import MultiHostPool
 from omron_miner.provers.status import CircuitSeconds, HostState, ProversStatus, read_status, write_status
 from omron_miner.proving.pacing import CircuitPace
-from omron_miner.proving.prover import Work
 from omron_miner.proving.verified_model_session import ProofResult
+from omron_miner.proving.worker_process import Work
 from simulated_hosts import OneCircuit, SimulatedHost
 
 if TYPE_CHECKING:

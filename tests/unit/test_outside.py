@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 
 from building import MODELS, constants_below
 from circuit_folders import write_circuit
-from omron_miner.building.build import native_run_args
 from omron_miner.building.compare import read_reference
 from omron_miner.circuits.circuit_store import CircuitStore
-from omron_miner.circuits.inputs import read_input_file
+from omron_miner.circuits.examples import read_input_file
 from omron_miner.circuits.load import load_circuit
 from omron_miner.circuits.run_args import read_run_args
 from omron_miner.cli import main
@@ -30,8 +29,9 @@ from omron_miner.doctor.host_settings import read_wanted
 from omron_miner.errors import OmronError
 from omron_miner.monitor.alerts import read_receivers
 from omron_miner.outside import parse_json, read_json
+from omron_miner.proving.proof_handlers.ezkl_call import native_run_args
 from omron_miner.tune.graph import read_graph
-from omron_miner.tune.measured import Store
+from omron_miner.tune.results import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

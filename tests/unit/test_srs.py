@@ -13,7 +13,7 @@ import pytest
 
 from omron_miner.circuits.srs import check_srs, ensure_srs, is_test_only, srs_path, usable_srs
 from omron_miner.errors import SrsError
-from omron_miner.proving.proof_handlers.base import ProofError
+from omron_miner.proving.proof_handlers import ProofError
 
 if TYPE_CHECKING:
     from pathlib import Path

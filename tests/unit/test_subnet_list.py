@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from chain_samples import MINER, OWN, VALIDATOR, FakeSubtensor, Lines
+from omron_miner.chain.bittensor_chain import BittensorChain
 from omron_miner.chain.chain import ChainError
-from omron_miner.chain.chain_bittensor import BittensorChain
 from omron_miner.chain.subnet_list import RejectedMetagraph, load
 from omron_miner.constants import Constants, Network
 from omron_miner.errors import OmronError

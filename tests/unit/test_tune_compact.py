@@ -9,9 +9,9 @@ import pytest
 
 from omron_miner.circuits.run_args import RunArgs
 from omron_miner.errors import CircuitError
+from omron_miner.tune.ask_ezkl import outputs_of_each, shapes_of_each
 from omron_miner.tune.compact import Precision, compact
 from omron_miner.tune.compact_search import compact_search, run_args_for
-from omron_miner.tune.measure import outputs_of_each, shapes_of_each
 from omron_miner.tune.passes import EXACT, FOR_COMPACT
 from omron_miner.tune.ranges import Lookups, Magnitudes
 from omron_miner.tune.running import run_model

@@ -13,9 +13,9 @@ from onnx import TensorProto
 from building import MODELS, RunArgsFile
 from omron_miner.circuits.run_args import RunArgs, read_run_args
 from omron_miner.cli import main
+from omron_miner.tune.ask_ezkl import Reached, circuit_size
 from omron_miner.tune.graph import Graph, read_graph
 from omron_miner.tune.intervals import bound_tensors
-from omron_miner.tune.measure import Reached, circuit_size
 from omron_miner.tune.passes import Pass
 from omron_miner.tune.passes.constants import fold_constants
 from omron_miner.tune.passes.im2col import convolutions_as_matmul

@@ -12,7 +12,7 @@ from typing import Any
 import prover_work
 from omron_miner.constants import read_constants
 from omron_miner.provers.dask_server import run_worker
-from omron_miner.proving.prover import Work
+from omron_miner.proving.worker_process import Work
 from simulated_hosts import OneCircuit
 
 

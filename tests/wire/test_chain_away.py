@@ -14,7 +14,7 @@ import pytest
 
 from chain_node import NODES, node
 from omron_miner.chain import subnet_list
-from omron_miner.chain.chain_bittensor import BittensorChain
+from omron_miner.chain.bittensor_chain import BittensorChain
 from omron_miner.chain.subnet_list import SubnetList, Validator
 from omron_miner.chain.wallet import read_address
 from omron_miner.circuits.srs import ensure_srs

@@ -20,7 +20,7 @@ from bittensor_wallet import Keypair
 from omron_miner.chain.open import open_chain
 from omron_miner.chain.wallet import create_throwaway_hotkey, open_hotkey
 from omron_miner.circuits.circuit_store import CircuitStore
-from omron_miner.circuits.inputs import example_inputs
+from omron_miner.circuits.examples import example_inputs
 from omron_miner.competition.watch import CompetitionWatch
 from omron_miner.constants import Access, Axon, Circuits, Constants, Deadlines, Log, Network, Prover, Sessions, Wallet
 from omron_miner.events import EventLog, LifeEvent, RequestEvent, from_json

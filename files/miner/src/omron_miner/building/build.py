@@ -52,9 +52,11 @@ from omron_miner.circuits.circuit import (
 )
 from omron_miner.circuits.circuit_store import LOCK
 from omron_miner.circuits.constant_output import is_constant, same_output, spread_inputs
+from omron_miner.circuits.examples import example_inputs, random_inputs, read_input_file
 from omron_miner.circuits.fit import check_fit
-from omron_miner.circuits.inputs import Number, example_inputs, random_inputs, read_input_file, validate_inputs
+from omron_miner.circuits.inputs import Number, validate_inputs
 from omron_miner.circuits.load import load_circuit
+from omron_miner.circuits.onnx_runtime import load_onnxruntime
 from omron_miner.circuits.run_args import RunArgs, read_run_args
 from omron_miner.circuits.srs import check_srs, is_test_only, srs_path, usable_srs
 from omron_miner.errors import CircuitError, ConfigError
@@ -64,7 +66,14 @@ from omron_miner.outside import NOT_OF_ITS_FORM, read_json
 from omron_miner.progress import say
 from omron_miner.proving.ezkl_srs import ensure_srs
 from omron_miner.proving.isolated import ProcessLostError, run_configured
-from omron_miner.proving.proof_handlers.base import ProofError
+from omron_miner.proving.proof_handlers import ProofError
+from omron_miner.proving.proof_handlers.ezkl_call import (
+    bare_witness,
+    call,
+    check_lookups,
+    native_run_args,
+    output_floats,
+)
 from omron_miner.proving.session_storage import SessionStorage
 from omron_miner.proving.steps import Stopwatch, make_witness
 from omron_miner.proving.verified_model_session import ProofResult, prove_verified
@@ -215,8 +224,6 @@ def _build(
     """Everything EZKL does, in `place`. Raises CircuitError."""
     import ezkl
 
-    from omron_miner.proving.proof_handlers.ezkl_handler import call
-
     captured = _CapturedLog()
     logging.getLogger().addHandler(captured)
     work = place / "work"
@@ -263,8 +270,6 @@ def _build(
 
 def _compare(onnx: Path, run_args: RunArgs, folder: Path, reference: Path | None) -> Comparison:
     """The compiled circuit in a folder with its model. Raises as `find_reference` does."""
-    from omron_miner.proving.proof_handlers.ezkl_handler import bare_witness, check_lookups, output_floats
-
     try:
         expected = find_reference(onnx, dict(run_args.variables), reference)
     except NotComparedError as error:
@@ -318,24 +323,6 @@ def _ordered(settings: Path) -> dict[str, Any]:
     return content
 
 
-def native_run_args(run_args: RunArgs) -> Any:
-    """EZKL's own run args object. Raises CircuitError for a run arg the installed EZKL does not know."""
-    import ezkl
-
-    native = ezkl.PyRunArgs()
-    for key, value in run_args.model_dump(exclude_none=True).items():
-        if key == "commitment":  # KZG is the only one that is allowed here, and every version's default
-            continue
-        if not hasattr(native, key):
-            raise CircuitError(f"EZKL {ezkl_version()} has no run arg {key}", "take it out of the circuit's run_args")
-        try:
-            setattr(native, key, list(value) if key == "variables" else value)
-        except (OverflowError, TypeError, ValueError) as error:
-            message = f"EZKL {ezkl_version()} does not take {value!r} as {key}: {error}"
-            raise CircuitError(message, "correct the circuit's run_args") from error
-    return native
-
-
 def _example(onnx: Path, run_args: RunArgs, shape: dict[str, Any], work: Path) -> dict[str, Any]:
     """Random inputs of the model's shapes; private ones are not in settings.json, so EZKL makes those."""
     if run_args.input_visibility == "Public":
@@ -343,8 +330,6 @@ def _example(onnx: Path, run_args: RunArgs, shape: dict[str, Any], work: Path) -
         sizes = [math.prod(one) for one in shape["model_instance_shapes"][: len(scales)]]
         return dict(random_inputs(sizes, shape["input_types"], seed=0))
     import ezkl
-
-    from omron_miner.proving.proof_handlers.ezkl_handler import call
 
     path = work / EXAMPLE_INPUT
     call(
@@ -437,9 +422,7 @@ def model_hint(said: str, onnx: Path) -> str:
 def _symbols(onnx: Path) -> str:
     """The names of its inputs' sizes, where onnxruntime is here to read them."""
     try:
-        from omron_miner.circuits.onnx_runtime import onnxruntime
-
-        inputs = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"]).get_inputs()
+        inputs = load_onnxruntime().InferenceSession(str(onnx), providers=["CPUExecutionProvider"]).get_inputs()
     except Exception:  # not installed, or of a kind of its own: the hint does without
         return ""
     names = dict.fromkeys(size for one in inputs for size in one.shape if isinstance(size, str))

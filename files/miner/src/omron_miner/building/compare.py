@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from omron_miner.circuits.accuracy import accuracy
-from omron_miner.circuits.inputs import random_inputs
+from omron_miner.circuits.examples import random_inputs
+from omron_miner.circuits.onnx_runtime import load_onnxruntime
 from omron_miner.errors import CircuitError, ConfigError
 from omron_miner.outside import NOT_OF_ITS_FORM, read_json
 
@@ -106,7 +107,7 @@ def ask_model(model: Path, variables: Mapping[str, int], seeds: Iterable[int] = 
     Raises NotComparedError when it is not installed or does not take the model, CircuitError when no answer is finite.
     """
     try:
-        from omron_miner.circuits.onnx_runtime import onnxruntime
+        onnxruntime = load_onnxruntime()
     except ImportError as error:
         raise NotComparedError(
             f"neither {model.with_suffix(SUFFIX).name} nor onnxruntime is here (pip install 'omron-miner[evaluate]')"

@@ -1,7 +1,7 @@
 """The one seam to the chain: who may ask, whether we are registered, telling validators where we are, committing.
 
 Two chains stand behind the same small face: `LocalChain`, a fixed list from the constants, and
-`chain_bittensor.BittensorChain`, the only one that knows the SDK's Subtensor; `open` chooses. What may be slow is
+`bittensor_chain.BittensorChain`, the only one that knows the SDK's Subtensor; `open` chooses. What may be slow is
 called at start, and then by `watch.ChainWatch` in a thread of its own or by another one; what the axon asks every time
 (`validator`) only looks into the last reading, so that the miner goes on proving while the chain is away.
 """

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from omron_miner.chain.bittensor_chain import BittensorChain, look
 from omron_miner.chain.chain import LocalChain
-from omron_miner.chain.chain_bittensor import BittensorChain, look
 from omron_miner.chain.subnet_list import SubnetList
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import queue
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +17,22 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def _thread_queues() -> Iterator[None]:
+def thread_queues() -> Iterator[None]:
+    """Gives this thread a thread's queue for each `multiprocessing.Queue` it asks for."""
     modules: Any = multiprocessing
-    kept, modules.Queue = modules.Queue, lambda maxsize=0: queue.Queue(max(0, maxsize))
+    kept, importer = modules.Queue, threading.get_ident()
+
+    def make(maxsize: int = 0) -> Any:
+        return queue.Queue(max(0, maxsize)) if threading.get_ident() == importer else kept(maxsize)
+
+    modules.Queue = make
     try:
         yield
     finally:
         modules.Queue = kept
 
 
-with _thread_queues():
+with thread_queues():
     import bittensor
 
 __all__ = ["bittensor"]

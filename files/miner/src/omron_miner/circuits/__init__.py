@@ -7,6 +7,7 @@ __all__ = [
     "circuit",
     "circuit_store",
     "constant_output",
+    "examples",
     "fit",
     "inputs",
     "load",

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from omron_miner.circuits.inputs import random_inputs
+from omron_miner.circuits.examples import random_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -41,7 +41,7 @@ def spread_inputs(sizes: Sequence[int], types: Sequence[str]) -> Iterator[dict[s
     """Inputs of `sizes` numbers each that differ as much as they can, for `is_constant`; always the same ones.
 
     `types` are EZKL's names. Floats are in [-1, 1] first, as lookup tables should hold them, and up to 512 at the end;
-    others are 0 or 1. The first of `inputs.example_inputs` (seed 0) is not among them.
+    others are 0 or 1. The first of `examples.example_inputs` (seed 0) is not among them.
     """
     yield from (random_inputs(sizes, types, seed) for seed in range(1, JUDGED_OVER))
     shapes: list[Callable[[int, int], float]] = [

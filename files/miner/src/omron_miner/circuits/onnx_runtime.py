@@ -1,14 +1,17 @@
-"""onnxruntime without its telemetry, which its Linux build (1.32) sends to its maker unless it is disabled.
-
-Told by the environment, which is read when the library is loaded: nothing about an operator's models leaves the host.
-"""
+"""onnxruntime without its telemetry, which its Linux build (1.32) sends to its maker unless it is disabled."""
 
 from __future__ import annotations
 
 import os
+from typing import Any
 
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-import onnxruntime
+def load_onnxruntime() -> Any:
+    """The module `onnxruntime`; nothing about an operator's models leaves the host. Raises ImportError.
 
-__all__ = ["onnxruntime"]
+    It is told by the environment, which it reads when it is loaded and at no other time.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime
+
+    return onnxruntime

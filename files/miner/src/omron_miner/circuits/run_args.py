@@ -21,7 +21,7 @@ Scale = Annotated[int, Field(ge=-30, le=30)]
 
 
 class RunArgs(BaseModel):
-    """Run args; the defaults are EZKL 22.0.1's own, settings.json.j2 has ours."""
+    """Run args. What a file leaves out is EZKL 22.0.1's default; files of the role leave out nothing that has one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 

@@ -83,7 +83,7 @@ def circuit_and_inputs(
 
 def inputs_of(circuit: Circuit, input_file: Path | None) -> dict[str, Any]:
     """The inputs in the file, or an example's. Raises InputError."""
-    from omron_miner.circuits.inputs import example_inputs, read_input_file
+    from omron_miner.circuits.examples import example_inputs, read_input_file
 
     return dict(read_input_file(input_file) if input_file else example_inputs(circuit))
 

@@ -51,24 +51,24 @@ def monitor_command(
 
     With --log-file nothing is written and no alert is sent: one table compares the logs with this miner.
     """
-    from omron_miner import monitor
     from omron_miner.engine import HOST_FILE, SN2, read_engine
+    from omron_miner.monitor import compare_logs, run, to_json, to_text
 
     if as_json and as_text:
         raise click.UsageError("--json and --print cannot be asked for at once")
     if log_files:
         if catch_up:
             raise click.UsageError("--log-file and --catch-up cannot be asked for at once")
-        click.echo(monitor.compare_logs(log_files, constants_of(context), as_json), nl=False)
+        click.echo(compare_logs(log_files, constants_of(context), as_json), nl=False)
         return
     engine = read_engine(context.obj.parent / HOST_FILE)
     if sn2_log is not None:
         engine = replace(engine, name=SN2, log_file=sn2_log)
-    summary = monitor.run(constants_of(context), catch_up, engine=engine)
+    summary = run(constants_of(context), catch_up, engine=engine)
     if as_json:
-        click.echo(monitor.to_json(summary), nl=False)
+        click.echo(to_json(summary), nl=False)
     elif as_text:
-        click.echo(monitor.to_text(summary), nl=False)
+        click.echo(to_text(summary), nl=False)
 
 
 @click.command("doctor")
@@ -76,9 +76,9 @@ def monitor_command(
 @click.pass_context
 def doctor_command(context: click.Context, as_json: bool) -> None:
     """Check this host; exit 1 when something must be mended before the miner can work."""
-    from omron_miner import doctor
+    from omron_miner.doctor import Status, examine, to_json, to_text
 
-    checks = doctor.examine(context.obj)
-    click.echo(doctor.to_json(checks) if as_json else doctor.to_text(checks), nl=False)
-    if any(check.status is doctor.Status.FAIL for check in checks):
+    checks = examine(context.obj)
+    click.echo(to_json(checks) if as_json else to_text(checks), nl=False)
+    if any(check.status is Status.FAIL for check in checks):
         context.exit(1)

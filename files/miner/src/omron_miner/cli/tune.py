@@ -76,8 +76,8 @@ def circuit_rewrite_command(
     Exit 1 when a sample leaves a table.
     """
     from omron_miner.circuits.run_args import RunArgs, read_run_args
-    from omron_miner.tune.report import to_json, to_text
     from omron_miner.tune.rewrite_file import RewriteJob, rewrite_file
+    from omron_miner.tune.rewrite_report import to_json, to_text
 
     _check_bounds(low, high)
     run_args = read_run_args(settings) if settings else RunArgs()
@@ -178,7 +178,7 @@ def circuit_tune_command(
     from omron_miner.building.build import Source
     from omron_miner.circuits.run_args import read_run_args
     from omron_miner.competition.report import read_reference
-    from omron_miner.tune.job import PUBLIC, Job
+    from omron_miner.tune.job import PUBLIC, Baselines, Goal, Job, Sampling, Search
     from omron_miner.tune.trial import Limits
     from omron_miner.tune.tune import tune
     from omron_miner.tune.tune_report import to_json, to_text, write_report
@@ -191,13 +191,13 @@ def circuit_tune_command(
     base = read_run_args(settings) if settings else PUBLIC
     limits = Limits(limit_seconds, int(limit_gib * (1 << 30)))
     job = Job(
-        model, out, data, base, low, high, seed, floor, best, proofs, limits,
-        compact=compact,
-        margin=margin,
-        free_visibilities=free_visibilities,
-        goal=goal,
-        reference=read_reference(reference) if reference else None,
-        baselines=baselines,
+        model, out, base,
+        sampling=Sampling(data, low, high, seed),
+        search=Search(best, compact, free_visibilities, margin),
+        baselines=Baselines(baselines),
+        goal=Goal(goal, floor, read_reference(reference) if reference else None),
+        proofs=proofs,
+        limits=limits,
         srs=Source(srs_file, srs_sha256),
     )  # fmt: skip
     tuned = tune(job, constants_of(context))

@@ -37,6 +37,7 @@ from omron_miner.circuits.circuit import (
     id_of,
 )
 from omron_miner.circuits.load import check_compiled_version, load_circuit
+from omron_miner.circuits.onnx_runtime import load_onnxruntime
 from omron_miner.circuits.srs import is_test_only, srs_path, usable_srs
 from omron_miner.competition import inputs as competition_inputs
 from omron_miner.competition import score as competition_score
@@ -52,7 +53,8 @@ from omron_miner.progress import say
 from omron_miner.proving.ezkl_srs import ensure_srs
 from omron_miner.proving.isolated import ProcessLostError, killed_after, limit_address_space, run_configured
 from omron_miner.proving.owned_folders import abandoned, own_prefix
-from omron_miner.proving.proof_handlers.base import ProofError, VerificationError
+from omron_miner.proving.proof_handlers import ProofError, VerificationError
+from omron_miner.proving.proof_handlers.ezkl_call import WITNESS, call
 from omron_miner.proving.session_storage import SessionStorage
 from omron_miner.proving.steps import Stopwatch, make_witness, prove_witness
 
@@ -119,7 +121,7 @@ class _Baseline:
         Raises ConfigError when onnxruntime is missing or the model cannot be run.
         """
         try:
-            from omron_miner.circuits.onnx_runtime import onnxruntime
+            onnxruntime = load_onnxruntime()
         except ImportError as error:
             raise ConfigError(
                 "the baseline model is run by onnxruntime, which is not installed",
@@ -299,8 +301,6 @@ def _make_keys(folder: Path, srs: Path, limits: Limits) -> tuple[float, int]:
     """Writes vk.key and pk.key; seconds and peak resident bytes. Raises ProofError, or the process is lost."""
     import ezkl
 
-    from omron_miner.proving.proof_handlers.ezkl_handler import call
-
     limit_address_space(limits.setup_bytes)
     model, vk, pk = (str(folder / name) for name in (COMPILED, VK, PK))
     begun = time.perf_counter()
@@ -341,7 +341,7 @@ def _run(
     srs_directory: Path,
     step_seconds: float,
 ) -> Run:
-    from omron_miner.proving.proof_handlers.ezkl_handler import WITNESS, EzklHandler
+    from omron_miner.proving.proof_handlers.ezkl_handler import EzklHandler
 
     handler, watch = EzklHandler(srs_directory), Stopwatch(lambda: killed_after(step_seconds))
     with storage.session() as session:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from omron_miner.circuits.inputs import read_input_file
+from omron_miner.circuits.examples import read_input_file
 from omron_miner.errors import ConfigError, InputError
 
 if TYPE_CHECKING:

@@ -4,14 +4,13 @@ The readers take the folders that hold the kernel's files, by default /proc and 
 None, never 0. Sizes are bytes, durations seconds.
 """
 
-from omron_miner.host.commands import run_command
-from omron_miner.host.cpu import CpuTimes, read_core_count, read_cpu_times, read_governors, read_pressure
+from omron_miner.host.cpu import read_core_count, read_cpu_times, read_governors, read_pressure
 from omron_miner.host.disks import Disk, RamDisk, file_system_bytes, is_rotating, read_disks, read_ram_disk
-from omron_miner.host.kernel_files import PROC, SYS, read_line
+from omron_miner.host.kernel_files import PROC, read_line
 from omron_miner.host.machine import Machine
 from omron_miner.host.memory import Memory, peak_memory, read_host_memory, read_memory
-from omron_miner.host.network import default_interfaces, is_bound, is_listening, try_connection
-from omron_miner.host.processes import Process, miner_tree, read_disk_reads, read_process
+from omron_miner.host.network import default_interfaces, is_bound, is_listening
+from omron_miner.host.processes import Process, miner_tree, read_disk_reads
 from omron_miner.host.swap import SwapDevice, read_swap
 from omron_miner.host.system import (
     installed_version,
@@ -23,8 +22,6 @@ from omron_miner.host.system import (
 
 __all__ = [
     "PROC",
-    "SYS",
-    "CpuTimes",
     "Disk",
     "Machine",
     "Memory",
@@ -51,10 +48,7 @@ __all__ = [
     "read_memory",
     "read_os_release",
     "read_pressure",
-    "read_process",
     "read_ram_disk",
     "read_swap",
     "read_uptime",
-    "run_command",
-    "try_connection",
 ]

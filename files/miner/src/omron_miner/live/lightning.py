@@ -45,7 +45,8 @@ _HEADER = struct.Struct(">BI")
 _HANDSHAKE_BYTES = 1 << 16
 """More than any handshake response has (about 400)."""
 
-logging.getLogger("quic").addHandler(logging.NullHandler())  # aioquic's: its warnings are our errors
+_QUIET = logging.NullHandler()
+"""For aioquic's log, whose warnings are our errors."""
 
 
 class LightningError(OmronError):
@@ -203,6 +204,7 @@ async def connect(address: tuple[Any, ...], window_bytes: int = 1 << 20) -> Asyn
     `window_bytes` is what the peer may send before it is read. It is closed at the end, and the peer informed.
     Raises OSError when there is no route.
     """
+    logging.getLogger("quic").addHandler(_QUIET)  # once, however often this is called
     configuration = QuicConfiguration(
         is_client=True,
         alpn_protocols=[ALPN],

@@ -24,7 +24,7 @@ from omron_miner.provers.prover_service import ProverService
 if TYPE_CHECKING:
     from omron_miner.constants import Constants
     from omron_miner.provers.hosts import Catalogue
-    from omron_miner.proving.prover import Work
+    from omron_miner.proving.worker_process import Work
 
 _PAUSE_SECONDS = 0.5
 """Between two attempts to connect to the scheduler."""

@@ -15,7 +15,8 @@ import omron_miner
 from omron_miner.circuits.checksums import fingerprint
 from omron_miner.circuits.circuit import ezkl_version
 from omron_miner.circuits.circuit_store import CircuitStore
-from omron_miner.circuits.inputs import example_inputs, validate_inputs
+from omron_miner.circuits.examples import example_inputs
+from omron_miner.circuits.inputs import validate_inputs
 from omron_miner.files import sha256
 
 if TYPE_CHECKING:

@@ -39,7 +39,7 @@ from omron_miner.provers.status import (
     read_status,
     write_status,
 )
-from omron_miner.proving.prover import ProverPool, Work
+from omron_miner.proving.prover import ProverPool
 from omron_miner.proving.verified_model_session import failed
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from omron_miner.constants import Constants
     from omron_miner.provers.hosts import HostReport, ProverHost
     from omron_miner.proving.verified_model_session import ProofResult
+    from omron_miner.proving.worker_process import Work
 
     Connector = Callable[["MultiHostPool"], Coroutine[Any, Any, None]]
 

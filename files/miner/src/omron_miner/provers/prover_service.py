@@ -16,7 +16,7 @@ from omron_miner.circuits.circuit import ezkl_version
 from omron_miner.errors import OmronError
 from omron_miner.events import LOGGER_NAME, FailureKind
 from omron_miner.provers.hosts import PROTOCOL, Catalogue, HostReport, StoredCircuits, host_name, prove_in, release
-from omron_miner.proving.prover import ProverPool, Work
+from omron_miner.proving.prover import ProverPool
 from omron_miner.proving.verified_model_session import failed
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from omron_miner.circuits.inputs import Inputs
     from omron_miner.constants import Constants
     from omron_miner.proving.verified_model_session import ProofResult
+    from omron_miner.proving.worker_process import Work
 
 _log = logging.getLogger(LOGGER_NAME)
 _LOOK_SECONDS = 10.0

@@ -10,32 +10,33 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from omron_miner.circuits.circuit import ProofSystem
+from omron_miner.circuits.circuit_store import CircuitStore
 from omron_miner.errors import CircuitError, OmronError
 from omron_miner.events import FailureKind, Timings
-from omron_miner.proving import prover
 from omron_miner.proving.proof_handlers import get_handler
+from omron_miner.proving.prover import ProverPool
+from omron_miner.proving.session_storage import SessionStorage
 from omron_miner.proving.verified_model_session import failed
+from omron_miner.proving.worker_process import Work, prepare_process
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from omron_miner.circuits.circuit_store import CircuitStore
     from omron_miner.circuits.inputs import Inputs
     from omron_miner.constants import Constants
-    from omron_miner.proving.session_storage import SessionStorage
     from omron_miner.proving.verified_model_session import ProofResult
 
 
 class SecondVerification:
     """One process that verifies. Any thread."""
 
-    def __init__(self, constants: Constants, work: prover.Work | None = None) -> None:
+    def __init__(self, constants: Constants, work: Work | None = None) -> None:
         """`work` is what the process does: real verification unless told otherwise. Starts nothing yet."""
         limit = constants.deadlines.circuit_timeout_seconds
         deadlines = constants.deadlines.model_copy(update={"external_queue_seconds": limit})
         settings = constants.prover.model_copy(update={"workers": 1, "recycle_after_tasks": 1000})
         constants = constants.model_copy(update={"deadlines": deadlines, "prover": settings})
-        self._pool = prover.ProverPool(constants, None, work or prover.Work(_warm_up, _verify), second_try=False)
+        self._pool = ProverPool(constants, None, work or Work(_warm_up, _verify), second_try=False)
 
     def start(self) -> None:
         """Starts the process and waits until it is warm. Raises OmronError."""
@@ -66,10 +67,7 @@ _state: tuple[Constants, CircuitStore, SessionStorage] | None = None
 
 def _warm_up(constants: Constants) -> None:
     global _state
-    from omron_miner.circuits.circuit_store import CircuitStore
-    from omron_miner.proving.session_storage import SessionStorage
-
-    prover.prepare_process(constants)
+    prepare_process(constants)
     get_handler(ProofSystem.EZKL, constants.circuits.srs_directory)
     _state = (constants, CircuitStore(constants), SessionStorage(constants.sessions))
 

@@ -12,4 +12,5 @@ __all__ = [
     "steps",
     "verified_model_session",
     "verifier",
+    "worker_process",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from omron_miner.circuits import srs
+from omron_miner.proving.proof_handlers.ezkl_call import call
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,8 +27,6 @@ def make_srs(path: Path, logrows: int, for_tests: bool) -> None:
     EZKL checks a download against the hashes it was built with.
     """
     import ezkl
-
-    from omron_miner.proving.proof_handlers.ezkl_handler import call
 
     if for_tests:
         call(ezkl.gen_srs, str(path), logrows)

@@ -206,7 +206,7 @@ class Child:
         return answer
 
     def _hung(self, seconds: float) -> ProcessLostError:
-        message = f"EZKL's process hung: it did nothing for {seconds:g} s{self._last_words()}"
+        message = f"the proving process hung: it did nothing for {seconds:g} s{self._last_words()}"
         return ProcessLostError(message, "an input or a file it cannot take; see the values and the run args")
 
     def _lost(self) -> ProcessLostError:
@@ -221,12 +221,12 @@ class Child:
             message = f"a process ended while it started (exit code {code}){said}"
             return ProcessLostError(message, "run omron-miner doctor", None, host_fault=True, started=False)
         if code >= 0:
-            return ProcessLostError(f"EZKL's process ended with {code}{said}", "run omron-miner doctor")
+            return ProcessLostError(f"the proving process ended with {code}{said}", "run omron-miner doctor")
         number = -code
         if number == signal.SIGKILL:
-            hint, message = _who_killed(self._ooms), f"EZKL's process was killed{said}"
+            hint, message = _who_killed(self._ooms), f"the proving process was killed{said}"
             return ProcessLostError(message, hint, number, host_fault=True)
-        message = f"EZKL's process died of {_signal_name(number)}{said}"
+        message = f"the proving process died of {_signal_name(number)}{said}"
         short = _is_short_of_memory(said)
         hint = _why_aborted(short) if short is not None else _HINTS.get(number, _KERNEL_LOG)
         return ProcessLostError(message, hint, number, host_fault=bool(short) or not self._ready)

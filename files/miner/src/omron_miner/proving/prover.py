@@ -15,6 +15,7 @@ begins now, is refused or waits, is `schedule`'s; how long proofs take, `pacing`
 hangs, or whose host failed it, is tried once more on another worker while there is time; a circuit that loses worker
 after worker is set aside (`set_aside`).
 
+A worker and its job are in `worker`, what its process does in `worker_process`.
 Not for: HTTP, circuits' files, or what a proof is. The interface is four calls (submit, cancel, capacity, close);
 `provers.multi_host_pool` offers the same for several hosts, each with such a pool.
 """
@@ -24,42 +25,38 @@ from __future__ import annotations
 import logging
 import os
 import queue
-import signal
 import threading
 import time
 from collections import deque
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
-
-import psutil
 
 from omron_miner.backoff import pause_after
 from omron_miner.circuits.checksums import check_files, fingerprint
-from omron_miner.circuits.circuit import ProofSystem, circuit_folder
-from omron_miner.circuits.circuit_store import CircuitStore
+from omron_miner.circuits.circuit import circuit_folder
 from omron_miner.errors import CircuitError, OmronError, first_line
-from omron_miner.events import LOGGER_NAME, EventLog, FailureKind
+from omron_miner.events import LOGGER_NAME, FailureKind
 from omron_miner.host import read_memory
 from omron_miner.proving import schedule
-from omron_miner.proving.isolated import Child, ProcessLostError, ezkl_environment
+from omron_miner.proving.isolated import Child, ProcessLostError
 from omron_miner.proving.pacing import CircuitPace, Pace
-from omron_miner.proving.proof_handlers import get_handler
 from omron_miner.proving.session_storage import SessionStorage
 from omron_miner.proving.set_aside import SetAside
-from omron_miner.proving.verified_model_session import ProofResult, failed, prove_verified
-from omron_miner.proving.warm_up import keep_memory, load_keys, read_through
+from omron_miner.proving.worker import WantedProof, Worker
+from omron_miner.proving.worker_process import Work, prove, warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from omron_miner.circuits.inputs import Inputs
     from omron_miner.constants import Constants
+    from omron_miner.proving.verified_model_session import ProofResult
 
 _log = logging.getLogger(LOGGER_NAME)
 _TICK_SECONDS = 1.0
@@ -68,86 +65,12 @@ _LONGEST_PAUSE_SECONDS = 30.0
 """Upper bound of the pause before another worker is tried when workers do not become ready."""
 _MOST_AT_A_TIME = 4
 """Workers when `prover.workers` is 0, cores permitting: more would share what four fill."""
-_SHARE_OF_START = 0.5
-"""Of `prover.start_seconds`, after which no further key is loaded: the first request then loads it."""
 _OVERDUE = 2
 """A worn worker is replaced when the pool is idle, or at the latest after this many times its proofs."""
-_OOM_SCORE_ADJUSTMENT = "500"
-"""Short of memory, the kernel should end a worker, which is replaced, rather than the miner."""
-_PROGRESS_CPU_SECONDS = 0.05
-"""A process that used less than this did nothing."""
 _LOOK_SECONDS = 2.0
 """How often the files of a circuit that is set aside are looked at."""
 _GONE_SECONDS = 5.0
 """How long a close waits for killed processes to be gone."""
-
-
-@dataclass(eq=False, kw_only=True)
-class _Job(schedule.Job):
-    """A proof that is wanted, and whom to tell."""
-
-    rows: Inputs
-    queued: float = field(default_factory=time.monotonic)
-    submitted: float = field(default_factory=time.monotonic)
-    dispatched: float | None = None
-    waited: float = 0.0
-    """Seconds in the queue before it was begun, over its tries."""
-    tries: int = 0
-    answer: Future[ProofResult] = field(default_factory=Future)
-
-    def begin(self, worker: int) -> None:
-        self.dispatched = time.monotonic()
-        self.waited += self.dispatched - self.queued
-        self.tries += 1
-        self.tried_by = worker
-        self.concurrency_seconds = self.done = 0.0
-
-    def wait_again(self, why: str) -> None:
-        self.lost, self.queued, self.dispatched = why or "the first try failed", time.monotonic(), None
-
-    def fail(self, failure: FailureKind, detail: str) -> None:
-        waits = 0.0 if self.dispatched else time.monotonic() - self.queued
-        self.answer.set_result(failed(self.circuit_id, failure, detail, self.waited + waits, self.tries))
-
-
-@dataclass(eq=False)
-class _Worker:
-    """One process, and the thread that talks to it. The keeper's, except `child` and `tasks`."""
-
-    number: int
-    begun: float = field(default_factory=time.monotonic)
-    ready: bool = False
-    job: _Job | None = None
-    jobs_done: int = 0
-    ended: bool = False
-    child: Child | None = None
-    tasks: queue.SimpleQueue[_Job | None] = field(default_factory=queue.SimpleQueue)
-    thread: threading.Thread | None = None
-    cpu_seconds: float = 0.0
-    progressed: float = 0.0
-    """When its process was last seen to have used CPU time."""
-
-    @property
-    def idle(self) -> bool:
-        return self.ready and self.job is None
-
-    def dead(self) -> bool:
-        """Whether its process is gone; while it starts or proves, its thread says so."""
-        return self.idle and self.child is not None and not self.child.is_running()
-
-    def end(self) -> None:
-        """Kills the process and has the thread finish. Returns at once."""
-        self.ended = True
-        if self.child:
-            self.child.kill()
-        self.tasks.put(None)
-
-    def idle_seconds(self, now: float) -> float:
-        """For how long its process has used no CPU, as far as this was called."""
-        used = self.child.cpu_seconds() if self.child else 0.0
-        if abs(used - self.cpu_seconds) > _PROGRESS_CPU_SECONDS:
-            self.cpu_seconds, self.progressed = used, now
-        return now - self.progressed
 
 
 @dataclass(frozen=True)
@@ -201,7 +124,7 @@ class ProverPool:
         self._second_try = second_try
         self._constants = constants
         self._on_worker_lost = on_worker_lost or (lambda _detail: None)
-        self._work = work or Work(_warm_up, _prove)
+        self._work = work or Work(warm_up, prove)
         self._storage = SessionStorage(constants.sessions)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -209,10 +132,10 @@ class ProverPool:
         self._keeper = threading.Thread(target=self._keep, name="prover-pool", daemon=True)
         self._all_ready: Future[None] = Future()
         # The keeper's own; nobody else changes these.
-        self._pending: deque[_Job] = deque()
-        self._workers: list[_Worker] = []
-        self._successor: _Worker | None = None
-        self._leaving: list[_Worker] = []
+        self._pending: deque[WantedProof] = deque()
+        self._workers: list[Worker] = []
+        self._successor: Worker | None = None
+        self._leaving: list[Worker] = []
         self._numbers = count()
         self._pace = Pace(worker_count(constants))
         self._set_aside = SetAside()
@@ -251,7 +174,7 @@ class ProverPool:
         so often that the circuit is set aside), CANCELLED, STOPPING, or whatever `prove_verified` found.
         `timings.queue_s` is the wait for a worker; `label` is empty when no worker took it.
         """
-        job = _Job(circuit_id=circuit_id, rows=rows, deadline=deadline)
+        job = WantedProof(circuit_id=circuit_id, rows=rows, deadline=deadline)
         job.answer.set_running_or_notify_cancel()
         if not self._tell(partial(self._take_in, job)):
             job.fail(FailureKind.STOPPING, "the miner is stopping")
@@ -347,7 +270,7 @@ class ProverPool:
         if self._closing is None and now >= self._next_start:
             self._keep_up_numbers()
 
-    def _check(self, worker: _Worker, now: float) -> None:
+    def _check(self, worker: Worker, now: float) -> None:
         job = worker.job
         if job and now >= job.deadline:
             budget = job.deadline - job.submitted
@@ -361,7 +284,7 @@ class ProverPool:
             seconds = self._constants.prover.start_seconds
             self._lose(worker, FailureKind.WORKER_CRASHED, f"a worker was not ready within {seconds:.0f} s")
 
-    def _is_worth_another_try(self, worker: _Worker, job: _Job, now: float) -> bool:
+    def _is_worth_another_try(self, worker: Worker, job: WantedProof, now: float) -> bool:
         start_seconds = 0.0 if any(one.idle for one in self._workers) else self._start_seconds
         return schedule.is_worth_another_try(job, now, worker.idle_seconds(now), self._pace, start_seconds)
 
@@ -376,7 +299,7 @@ class ProverPool:
             now,
             list(self._pending),
             self._running(),
-            [schedule.IdleWorker(one.number, one.jobs_done, _resident(one)) for one in idle],
+            [schedule.IdleWorker(one.number, one.jobs_done, one.resident_bytes()) for one in idle],
             self._pace,
             queue_seconds=self._constants.deadlines.external_queue_seconds,
             available_bytes=read_memory().available_bytes,
@@ -397,11 +320,11 @@ class ProverPool:
                 self._begin(job, workers[number])
 
     def _standing(self) -> Standing:
-        held = sum(_resident(worker) for worker in self._workers if worker.idle)
+        held = sum(worker.resident_bytes() for worker in self._workers if worker.idle)
         ready = sum(worker.ready for worker in self._workers)
         return Standing(ready, read_memory().available_bytes + held, self._pace.of_circuits())
 
-    def _running(self) -> list[_Job]:
+    def _running(self) -> list[WantedProof]:
         return [worker.job for worker in self._workers if worker.job]
 
     def _count(self, now: float) -> None:
@@ -409,13 +332,13 @@ class ProverPool:
         passed, self._counted = now - self._counted, now
         schedule.note_progress(self._running(), self._pace, passed)
 
-    def _begin(self, job: _Job, worker: _Worker) -> None:
+    def _begin(self, job: WantedProof, worker: Worker) -> None:
         self._pending.remove(job)
         job.begin(worker.number)
         worker.job, worker.progressed = job, time.monotonic()
         worker.tasks.put(job)
 
-    def _finish(self, worker: _Worker, job: _Job, outcome: ProofResult | Exception) -> None:
+    def _finish(self, worker: Worker, job: WantedProof, outcome: ProofResult | Exception) -> None:
         if worker.job is not job:
             return  # already answered: killed or cancelled
         self._count(time.monotonic())
@@ -440,7 +363,7 @@ class ProverPool:
         timings = replace(outcome.timings, queue_s=job.waited)
         job.answer.set_result(replace(outcome, timings=timings, tries=outcome.tries + job.tries - 1))
 
-    def _take_in(self, job: _Job) -> None:
+    def _take_in(self, job: WantedProof) -> None:
         if self._closing is not None:
             job.fail(FailureKind.STOPPING, "the miner is stopping")
         elif (seconds := self._set_aside.seconds_left(job.circuit_id, time.monotonic())) is not None:
@@ -461,7 +384,7 @@ class ProverPool:
 
     # --- workers that are lost ----------------------------------------------------------------------------------------
 
-    def _lose(self, worker: _Worker, failure: FailureKind, detail: str) -> None:
+    def _lose(self, worker: Worker, failure: FailureKind, detail: str) -> None:
         """Ends a worker, sees to the job it may have, makes way for another worker."""
         self._count(time.monotonic())
         self._workers.remove(worker)
@@ -481,7 +404,7 @@ class ProverPool:
                     OmronError(f"the prover did not start: {detail}", "run omron-miner doctor")
                 )
 
-    def _note_loss(self, job: _Job, detail: str) -> None:
+    def _note_loss(self, job: WantedProof, detail: str) -> None:
         """Tries a job again whose worker was lost, unless its circuit has lost too many by now."""
         circuit_id, now = job.circuit_id, time.monotonic()
         if not self._set_aside.note_loss(circuit_id, now):
@@ -495,7 +418,7 @@ class ProverPool:
             self._pending.remove(other)
             other.fail(FailureKind.WORKER_CRASHED, f"the circuit is set aside for {seconds:.0f} s")
 
-    def _retry_or_fail(self, job: _Job, failure: FailureKind, detail: str) -> None:
+    def _retry_or_fail(self, job: WantedProof, failure: FailureKind, detail: str) -> None:
         """Puts a job that the host failed at the head of the queue, once; the schedule knows whether there is time."""
         if job.lost or not self._second_try:
             job.fail(failure, detail)
@@ -506,7 +429,7 @@ class ProverPool:
         job.wait_again(detail)
         self._pending.appendleft(job)
 
-    def _gone(self, worker: _Worker, detail: str) -> None:
+    def _gone(self, worker: Worker, detail: str) -> None:
         """A worker's thread says that its process is gone."""
         if worker is self._successor:
             self._drop_successor(detail)
@@ -520,7 +443,7 @@ class ProverPool:
             with suppress(Exception):
                 _log.exception("the loss of a worker could not be reported: %s", detail)
 
-    def _end(self, worker: _Worker) -> None:
+    def _end(self, worker: Worker) -> None:
         """Kills the process; its thread clears up after it."""
         worker.end()
         alive = [one for one in self._leaving if one.thread and one.thread.is_alive()]
@@ -600,8 +523,8 @@ class ProverPool:
         self._successor, self._next_successor = None, time.monotonic() + _LONGEST_PAUSE_SECONDS
         self._say_lost(f"a successor did not start, the worn worker goes on: {detail}")
 
-    def _start_worker(self) -> _Worker:
-        worker = _Worker(next(self._numbers))
+    def _start_worker(self) -> Worker:
+        worker = Worker(next(self._numbers))
         worker.thread = threading.Thread(target=self._talk, args=(worker,), name="prover-worker", daemon=True)
         try:
             worker.thread.start()
@@ -610,7 +533,7 @@ class ProverPool:
             self._inbox.put(partial(self._gone, worker, f"a worker did not start: {error}"))
         return worker
 
-    def _talk(self, worker: _Worker) -> None:
+    def _talk(self, worker: Worker) -> None:
         """A worker's thread: starts its process, hands it jobs, tells the keeper what became of them.
 
         The process lives no longer than this thread, and nothing waits for it but this thread.
@@ -628,7 +551,7 @@ class ProverPool:
         with suppress(OSError):
             self._storage.sweep()
 
-    def _talk_to(self, child: Child, worker: _Worker) -> None:
+    def _talk_to(self, child: Child, worker: Worker) -> None:
         if worker.ended:
             return
         child.call(self._work.warm_up, self._constants)
@@ -643,7 +566,7 @@ class ProverPool:
                 outcome = error
             self._tell(partial(self._finish, worker, job, outcome))
 
-    def _welcome(self, worker: _Worker) -> None:
+    def _welcome(self, worker: Worker) -> None:
         worker.ready = True
         self._start_seconds = time.monotonic() - worker.begun
         self._failed_starts = 0
@@ -662,84 +585,6 @@ class ProverPool:
         return max(0.0, min(due) - now)
 
 
-# What runs in the worker process.
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a worker process does. Both are importable functions: they are called in another process."""
-
-    warm_up: Callable[[Constants], None]
-    """Called once, before the first job."""
-    prove: Callable[[str, Inputs, float], ProofResult]
-    """Called for each job, with what `ProverPool.submit` was given."""
-
-
-@dataclass(frozen=True)
-class _WorkerState:
-    """What a worker keeps between jobs."""
-
-    constants: Constants
-    store: CircuitStore
-    storage: SessionStorage
-
-
-_state: _WorkerState | None = None
-
-
-def _warm_up(constants: Constants) -> None:
-    """Makes the process ready: whatever a first request would otherwise wait for. Order matters, see the comments."""
-    global _state
-    prepare_process(constants)
-    # Loads EZKL: the slow part, here rather than in the first request.
-    get_handler(ProofSystem.EZKL, constants.circuits.srs_directory)
-    _state = _WorkerState(constants, CircuitStore(constants), SessionStorage(constants.sessions))
-    usable = _state.store.usable()
-    read_through(usable, constants.circuits.srs_directory)
-    load_keys(usable, constants.circuits.srs_directory, _SHARE_OF_START * constants.prover.start_seconds)
-
-
-def prepare_process(constants: Constants) -> None:
-    """Signals, memory, threads and the log of a process that is to use EZKL. Before EZKL is loaded."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # pm2 and Ctrl-C signal the whole tree; the miner decides
-        signal.signal(number, signal.SIG_IGN)
-    with suppress(OSError):  # not allowed in some containers
-        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE_ADJUSTMENT, encoding="ascii")
-    keep_memory()
-    # EZKL and its thread pool read these once, when they are first used.
-    os.environ.update(ezkl_environment(constants.circuits.ezkl_directory))
-    os.environ["RAYON_NUM_THREADS"] = str(threads_per_worker(constants))
-    EventLog(constants.log, patient=True)  # a worker without a log still proves
-
-
 def worker_count(constants: Constants) -> int:
     """Worker processes: as configured, or as many as there are cores for, at most four."""
     return constants.prover.workers or min(len(os.sched_getaffinity(0)), _MOST_AT_A_TIME)
-
-
-def threads_per_worker(constants: Constants) -> int:
-    """Threads each worker proves with: as configured, or all cores we may use."""
-    return constants.prover.threads_per_worker or len(os.sched_getaffinity(0))
-
-
-def _resident(worker: _Worker) -> int:
-    """Bytes of memory its process holds; 0 when it is gone."""
-    try:
-        return int(psutil.Process(worker.child.pid).memory_info().rss) if worker.child else 0
-    except psutil.Error:
-        return 0
-
-
-def _prove(circuit_id: str, rows: Inputs, deadline: float) -> ProofResult:
-    """One job. `deadline` is the parent's `time.monotonic`, which is the same clock in every process on Linux."""
-    if _state is None:
-        raise RuntimeError("the worker was not warmed up")
-    constants = _state.constants
-    circuit = _state.store.get(circuit_id)
-    return prove_verified(
-        circuit,
-        rows,
-        _state.storage,
-        constants.circuits.srs_directory,
-        deadline=deadline,
-    )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from omron_miner.circuits.circuit import Circuit
-    from omron_miner.proving.proof_handlers.base import Proof, ProofHandler
+    from omron_miner.proving.proof_handlers import Proof, ProofHandler
     from omron_miner.proving.session_storage import Session
 
     Phase = Callable[[str], AbstractContextManager[object]]

@@ -17,8 +17,7 @@ from omron_miner.circuits.needs import needs_of
 from omron_miner.errors import OmronError
 from omron_miner.events import LOGGER_NAME, FailureKind, Timings
 from omron_miner.host import peak_memory
-from omron_miner.proving.proof_handlers import get_handler
-from omron_miner.proving.proof_handlers.base import Proof, ProofError, VerificationError
+from omron_miner.proving.proof_handlers import Proof, ProofError, VerificationError, get_handler
 from omron_miner.proving.steps import make_witness, prove_witness
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
     from omron_miner.circuits.circuit import Circuit
     from omron_miner.circuits.inputs import Inputs
-    from omron_miner.proving.proof_handlers.base import ProofHandler
+    from omron_miner.proving.proof_handlers import ProofHandler
     from omron_miner.proving.session_storage import Session, SessionStorage
 
 _log = logging.getLogger(LOGGER_NAME)

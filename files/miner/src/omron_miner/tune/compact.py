@@ -28,7 +28,7 @@ import numpy as np
 
 from omron_miner.errors import CircuitError
 from omron_miner.tune.graph import Graph, attributes
-from omron_miner.tune.passes.im2col import window_indices
+from omron_miner.tune.passes import window_indices
 from omron_miner.tune.ranges import TABULATED, Place
 
 if TYPE_CHECKING:

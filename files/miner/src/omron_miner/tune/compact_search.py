@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from omron_miner.circuits.fit import einsum_cells
 from omron_miner.errors import CircuitError
 from omron_miner.progress import say
+from omron_miner.tune.ask_ezkl import shapes_of_each
 from omron_miner.tune.compact import PLACES, Precision, compact
-from omron_miner.tune.measure import shapes_of_each
 from omron_miner.tune.ranges import Lookups
 from omron_miner.tune.search import arithmetics, changed, layouts, unchecked
 

@@ -28,7 +28,7 @@ class Cost:
 
 
 def cost(run_args: RunArgs, shape: dict[str, Any]) -> Cost | None:
-    """What a circuit with `shape` (`measure.shapes_of_each`) costs at `run_args`; None when it does not fit."""
+    """What a circuit with `shape` (`ask_ezkl.shapes_of_each`) costs at `run_args`; None when it does not fit."""
     columns = table_columns(run_args, shape)
     instances = sum(math.prod(one) for one in shape["model_instance_shapes"])
     if columns > MOST_TABLE_COLUMNS or instances > run_args.usable_rows:

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from omron_miner.tune.graph import attributes, set_attributes
-from omron_miner.tune.passes.max_pool import MONOTONE
+from omron_miner.tune.passes import MONOTONE
 from omron_miner.tune.running import NotRunError, run_node
 
 if TYPE_CHECKING:

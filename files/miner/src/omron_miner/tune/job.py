@@ -15,45 +15,73 @@ if TYPE_CHECKING:
 
     from omron_miner.building.build import BuildResult
     from omron_miner.competition.score import Standing
-    from omron_miner.tune.measured import Trial
+    from omron_miner.tune.results import Trial
 
 PUBLIC = RunArgs(input_visibility="Public", param_visibility="Fixed")
 """What is not searched, by default: visibilities as in today's validators' circuits, the rest EZKL's own."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """What is asked for: the model `onnx` tuned into the folder `out`; inputs hold numbers within `low` and `high`."""
+class Sampling:
+    """The inputs that models are run on: those of `data`, or random ones; all hold numbers within `low` and `high`."""
 
-    onnx: Path
-    out: Path
     data: Path | None = None
-    base: RunArgs = PUBLIC
     low: float = -1.0
     high: float = 1.0
     seed: int = 0
-    floor: float = 0.99
+
+
+@dataclass(frozen=True)
+class Search:
+    """Which candidates are looked for, and how many of them are proved with."""
+
     best: int = 4
-    proofs: int = 3
-    limits: Limits = field(default_factory=Limits)
-    stock: RunArgs = PUBLIC
-    """The baseline that is known as stock, whose visibilities and variables become those of `base`."""
     compact: bool = False
     """Whether the compact arithmetic is tried too."""
-    calibrations: tuple[str, ...] = TARGETS
-    """Targets of EZKL's calibrate_settings to measure as well."""
-    baselines: str = "all"
-    """What candidates are compared with. all: EZKL's own run args, one logrows less, calibrate_settings' and those
-    given; given: the last alone."""
-    srs: Source = field(default_factory=Source)
-    goal: str = "time"
-    """What the winner is best in: time, of a response, or score, a competition's."""
-    reference: Standing | None = None
-    """The competition's circuit to beat."""
     free_visibilities: bool = False
     """Whether the visibilities of inputs and parameters may be other than those of `base`, where that is cheaper."""
     margin: float = SAMPLED_MARGIN
     """How many times what samples reach tables hold where they are sized by samples."""
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """What candidates are compared with."""
+
+    which: str = "all"
+    """all: EZKL's own run args, one logrows less, calibrate_settings' and those given; given: the last alone."""
+    stock: RunArgs = PUBLIC
+    """The baseline that is known as stock, whose visibilities and variables become those of `base`."""
+    calibrations: tuple[str, ...] = TARGETS
+    """Targets of EZKL's calibrate_settings to measure as well."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What the winner must be."""
+
+    name: str = "time"
+    """What it is best in: time, of a response, or score, a competition's."""
+    floor: float = 0.99
+    """The least accuracy."""
+    reference: Standing | None = None
+    """The competition's circuit to beat."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is asked for: the model `onnx` tuned into the folder `out`."""
+
+    onnx: Path
+    out: Path
+    base: RunArgs = PUBLIC
+    sampling: Sampling = field(default_factory=Sampling)
+    search: Search = field(default_factory=Search)
+    baselines: Baselines = field(default_factory=Baselines)
+    goal: Goal = field(default_factory=Goal)
+    proofs: int = 3
+    limits: Limits = field(default_factory=Limits)
+    srs: Source = field(default_factory=Source)
 
     @property
     def work(self) -> Path:

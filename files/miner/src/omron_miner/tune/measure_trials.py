@@ -13,8 +13,8 @@ from omron_miner.circuits.accuracy import accuracy
 from omron_miner.errors import CircuitError, SrsError
 from omron_miner.progress import say
 from omron_miner.tune import trial
-from omron_miner.tune.measure import outputs_of_each, too_large
-from omron_miner.tune.measured import below, digest
+from omron_miner.tune.ask_ezkl import outputs_of_each, too_large
+from omron_miner.tune.results import below, digest
 from omron_miner.tune.search import collapses
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from omron_miner.constants import Constants
     from omron_miner.tune.job import Job
-    from omron_miner.tune.measured import FinishedSteps, Trial
     from omron_miner.tune.prepare import Prepared
     from omron_miner.tune.propose import Proposed
+    from omron_miner.tune.results import FinishedSteps, Trial
 
 _TRIED_PER_BEST = 3
 """So many candidates are set up, for each wanted, until enough can be proved."""
@@ -55,10 +55,10 @@ def first_turns(trials: Sequence[Trial], job: Job, take: Callable[[Trial], None]
     for one in trials:
         alive = sum(bool(other.proofs) and not other.failure for other in candidates)
         tried = sum(other.accurate for other in candidates)
-        wanted = alive < job.best and tried < _TRIED_PER_BEST * job.best
+        wanted = alive < job.search.best and tried < _TRIED_PER_BEST * job.search.best
         if one.baseline or (wanted and _arithmetic(one) not in coarse):
             take(one)
-            if not one.baseline and one.accuracy is not None and one.accuracy < job.floor:
+            if not one.baseline and one.accuracy is not None and one.accuracy < job.goal.floor:
                 coarse.add(_arithmetic(one))
     return [one for one in trials if one.proofs or one.failure]
 
@@ -123,8 +123,8 @@ class _Steps:
             raise CircuitError(f"{len(lost) + len(beyond)} of {len(answers)} samples cannot be proved")
         outputs = [[number for row in answer["outputs"] for number in row] for answer in answers]
         one.accuracy = fmean(map(accuracy, outputs, expected))
-        if not one.baseline and one.accuracy < self.job.floor:  # a baseline is reported all the same
-            raise CircuitError(below(one.accuracy, self.job.floor))
+        if not one.baseline and one.accuracy < self.job.goal.floor:  # a baseline is reported all the same
+            raise CircuitError(below(one.accuracy, self.job.goal.floor))
         if collapses(outputs, expected):
             raise CircuitError("different samples have the same outputs, a circuit so coarse is refused")
         one.accurate = True

@@ -50,7 +50,7 @@ class Prepared:
 def prepare(job: Job) -> Prepared:
     """Reads the model, makes samples and rewrites it. Raises ConfigError or OSError."""
     graph = read_graph(job.onnx, dict(job.base.variables))
-    feeds = _own_first(make_feeds(graph, job.data, job.low, job.high, job.seed))
+    feeds = _own_first(make_feeds(graph, job.sampling.data, job.sampling.low, job.sampling.high, job.sampling.seed))
     names = [one.name for one in graph.inputs]
     rows = [[feed[name].ravel().tolist() for name in names] for feed in feeds.values()]
     answers = run_model(graph, list(feeds.values()))
@@ -70,7 +70,7 @@ def prepare(job: Job) -> Prepared:
 def _write(job: Job, name: str, graph: Graph, feeds: dict[str, Feed]) -> Model:
     path = job.out / f"{name}.onnx"
     write_output(path, graph.to_model().SerializeToString(deterministic=True))
-    return Model(graph, path, Magnitudes(graph, feeds, job.low, job.high))
+    return Model(graph, path, Magnitudes(graph, feeds, job.sampling.low, job.sampling.high))
 
 
 def _own_first(feeds: dict[str, Feed]) -> dict[str, Feed]:

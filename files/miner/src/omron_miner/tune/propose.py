@@ -14,12 +14,12 @@ from omron_miner.errors import CircuitError
 from omron_miner.files import write_output
 from omron_miner.progress import say
 from omron_miner.tune import trial
+from omron_miner.tune.ask_ezkl import too_large
 from omron_miner.tune.compact_search import compact_search
-from omron_miner.tune.measure import too_large
-from omron_miner.tune.measured import Trial
 from omron_miner.tune.passes import FOR_COMPACT
 from omron_miner.tune.prepare import USUAL
 from omron_miner.tune.ranges import Lookups, Magnitudes
+from omron_miner.tune.results import Trial
 from omron_miner.tune.rewrite import rewrite
 from omron_miner.tune.search import Question, changed, cheapest_visibilities, choose, search
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from omron_miner.tune.job import Job
-    from omron_miner.tune.measured import FinishedSteps
     from omron_miner.tune.prepare import Prepared
+    from omron_miner.tune.results import FinishedSteps
     from omron_miner.tune.search import Candidate
 
 _SEARCHED_SAMPLES = 8
@@ -53,7 +53,7 @@ def propose(job: Job, prepared: Prepared, finished: FinishedSteps) -> Proposed:
     }
     trials = _baselines(job, prepared, finished)
     numbers = {kind: count(1) for kind in ("candidate", "compact")}
-    for one in choose(_candidates(job, prepared), _ASKED_PER_BEST * job.best, job.goal):
+    for one in choose(_candidates(job, prepared), _ASKED_PER_BEST * job.search.best, job.goal.name):
         kind = "compact" if isinstance(one.question.magnitudes, Lookups) else "candidate"
         model = prepared.rewritten.path
         if kind == "compact":
@@ -67,14 +67,14 @@ def propose(job: Job, prepared: Prepared, finished: FinishedSteps) -> Proposed:
 def _baselines(job: Job, prepared: Prepared, finished: FinishedSteps) -> list[Trial]:
     base, model = job.base, prepared.given.path
     same = ("input_visibility", "param_visibility", "variables")
-    if job.baselines == "given":
+    if job.baselines.which == "given":
         return [Trial("as given", True, model, base)]
-    stock = changed(job.stock, **{key: getattr(base, key) for key in same})
+    stock = changed(job.baselines.stock, **{key: getattr(base, key) for key in same})
     made, less = [Trial("stock", True, model, stock)], stock.logrows - 1
     made.append(Trial(f"stock at logrows {less}", True, model, changed(stock, logrows=less)))
     if base != stock:
         made.append(Trial("as given", True, model, base))
-    for target in job.calibrations:
+    for target in job.baselines.calibrations:
         one = Trial(f"calibrate {target}", True, model, stock)
         try:
             found = finished.once(one, one.name, lambda: _calibrate(job, prepared, stock, target))  # noqa: B023
@@ -101,22 +101,24 @@ def _candidates(job: Job, prepared: Prepared) -> list[Candidate]:
     few, model = slice(_SEARCHED_SAMPLES), prepared.rewritten
     base = _base(job, model.path)
     question = Question(model.path.read_bytes(), base, prepared.rows[few], prepared.expected[few], model.magnitudes,
-                        job.floor, job.seed, margin=job.margin)  # fmt: skip
+                        job.goal.floor, job.sampling.seed, margin=job.search.margin)  # fmt: skip
     found: list[Candidate] = []
     if why := too_large(model.path, base, job.limits.space_bytes):
         say(f"EZKL's own arithmetic is not searched: {why}")
     else:
         found += search(question)
-    if job.compact:
+    if job.search.compact:
         other = rewrite(prepared.given.graph, prepared.feeds, base, FOR_COMPACT).graph
-        graphs = [(one, Magnitudes(one, prepared.feeds, job.low, job.high)) for one in (model.graph, other)]
+        graphs = [
+            (one, Magnitudes(one, prepared.feeds, job.sampling.low, job.sampling.high)) for one in (model.graph, other)
+        ]
         found += compact_search(question, graphs)
     return found
 
 
 def _base(job: Job, model: Path) -> RunArgs:
     """Where candidates have everything from that is not searched."""
-    if not job.free_visibilities:
+    if not job.search.free_visibilities:
         return job.base
     found = cheapest_visibilities(model.read_bytes(), job.base)
     say(f"fewest cells with inputs {found.input_visibility} and parameters {found.param_visibility}")

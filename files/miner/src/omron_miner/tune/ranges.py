@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from omron_miner.tune.ask_ezkl import Reached, reached_numbers
 from omron_miner.tune.graph import FLOAT, attributes
 from omron_miner.tune.intervals import bound_tensors
-from omron_miner.tune.measure import Reached, reached_numbers
 from omron_miner.tune.running import run_model
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from omron_miner.errors import CircuitError, ConfigError
 from omron_miner.progress import say
-from omron_miner.tune.measure import Size, circuit_size
+from omron_miner.tune.ask_ezkl import Size, circuit_size
 from omron_miner.tune.passes import EXACT, Pass
 from omron_miner.tune.running import NotRunError, difference, run_model
 

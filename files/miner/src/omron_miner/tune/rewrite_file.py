@@ -11,8 +11,8 @@ from omron_miner.files import write_output
 from omron_miner.progress import say
 from omron_miner.tune.graph import read_graph
 from omron_miner.tune.ranges import find_ranges
-from omron_miner.tune.report import Report
 from omron_miner.tune.rewrite import rewrite
+from omron_miner.tune.rewrite_report import Report
 from omron_miner.tune.samples import make_feeds
 
 if TYPE_CHECKING:

@@ -7,15 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
+from omron_miner.circuits.onnx_runtime import load_onnxruntime
 from omron_miner.errors import ConfigError
 from omron_miner.tune.graph import Graph  # noqa: TC001  it says what to install when onnx is missing
-
-try:
-    from omron_miner.circuits.onnx_runtime import onnxruntime
-except ImportError as error:
-    raise ConfigError(
-        "rewritten models are checked with onnxruntime, which is not installed", "pip install 'omron-miner[tune]'"
-    ) from error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,20 +26,28 @@ class NotRunError(Exception):
 
 
 def run_model(graph: Graph, feeds: Sequence[Feed], wanted: Sequence[str] | None = None) -> list[list[Array]]:
-    """For each feed the tensors `wanted`, by default the model's outputs. Raises NotRunError."""
+    """For each feed the tensors `wanted`, by default the model's outputs.
+
+    Raises NotRunError, ConfigError when onnxruntime is not installed.
+    """
+    onnxruntime = _onnxruntime()
     model = graph.to_model()
     names = list(wanted or graph.output_names)
     known = set(graph.output_names)
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
     try:
-        session = _session(model)
+        session = _session(onnxruntime, model)
         return [[np.asarray(one) for one in session.run(names, dict(feed))] for feed in feeds]
     except Exception as error:  # onnxruntime's errors have no common class of their own
         raise NotRunError(str(error)[:300]) from error
 
 
 def run_node(node: onnx.NodeProto, values: Mapping[str, Array], opset: int) -> list[Array]:
-    """What one node computes of `values`, which name its inputs. Raises NotRunError."""
+    """What one node computes of `values`, which name its inputs.
+
+    Raises NotRunError, ConfigError when onnxruntime is not installed.
+    """
+    onnxruntime = _onnxruntime()
     inputs = {name: values[name] for name in node.input if name}
     infos = [
         onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
@@ -56,7 +58,7 @@ def run_node(node: onnx.NodeProto, values: Mapping[str, Array], opset: int) -> l
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=_IR_VERSION)
     try:
-        return [np.asarray(one) for one in _session(model).run(None, inputs)]
+        return [np.asarray(one) for one in _session(onnxruntime, model).run(None, inputs)]
     except Exception as error:  # as above
         raise NotRunError(f"{node.op_type}: {str(error)[:300]}") from error
 
@@ -76,7 +78,16 @@ def difference(ours: Sequence[Sequence[Array]], theirs: Sequence[Sequence[Array]
     return largest
 
 
-def _session(model: onnx.ModelProto) -> Any:
+def _onnxruntime() -> Any:
+    try:
+        return load_onnxruntime()
+    except ImportError as error:
+        raise ConfigError(
+            "rewritten models are checked with onnxruntime, which is not installed", "pip install 'omron-miner[tune]'"
+        ) from error
+
+
+def _session(onnxruntime: Any, model: onnx.ModelProto) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # its warnings about how a model was exported are not for here
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # each node as written

@@ -21,8 +21,8 @@ from omron_miner.circuits.fit import einsum_cells
 from omron_miner.circuits.run_args import USABLE_ROWS_LESS, RunArgs
 from omron_miner.competition.score import Standing, best_of_each, score
 from omron_miner.progress import count, say
+from omron_miner.tune.ask_ezkl import outputs_of_each, shapes_of_each
 from omron_miner.tune.cost import Cost, cost
-from omron_miner.tune.measure import outputs_of_each, shapes_of_each
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -34,6 +34,8 @@ from omron_miner.host import peak_memory
 from omron_miner.proving.ezkl_srs import ensure_srs
 from omron_miner.proving.isolated import ProcessLostError, killed_after, limit_address_space, run_configured
 from omron_miner.proving.isolated import run as run_isolated
+from omron_miner.proving.proof_handlers import ProofError, VerificationError
+from omron_miner.proving.proof_handlers.ezkl_call import call, native_run_args
 from omron_miner.proving.session_storage import SessionStorage
 from omron_miner.proving.steps import Stopwatch, make_witness, prove_witness
 
@@ -129,8 +131,6 @@ def _within(run: Callable[..., Any], limits: Limits | None, function: Callable[.
 
 
 def _limited(limits: Limits | None, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    from omron_miner.proving.proof_handlers.base import ProofError, VerificationError
-
     try:
         if limits is None:
             return function(*arguments)
@@ -143,9 +143,6 @@ def _limited(limits: Limits | None, function: Callable[..., Any], arguments: tup
 
 def _calibrate(model: Path, base: RunArgs, rows: list[list[float]], target: str, place: Path) -> str:
     import ezkl
-
-    from omron_miner.building.build import native_run_args
-    from omron_miner.proving.proof_handlers.ezkl_handler import call
 
     settings, data = place / SETTINGS, place / "data.json"
     data.write_text(json.dumps({"input_data": rows}), encoding="utf-8")
@@ -161,9 +158,6 @@ def _calibrate(model: Path, base: RunArgs, rows: list[list[float]], target: str,
 
 def _set_up(model: Path, run_args: RunArgs, place: Path, srs: Path) -> dict[str, Any]:
     import ezkl
-
-    from omron_miner.building.build import native_run_args
-    from omron_miner.proving.proof_handlers.ezkl_handler import call
 
     begun = time.perf_counter()
     settings, compiled, vk, pk = (str(place / name) for name in (SETTINGS, COMPILED, VK, PK))
@@ -210,8 +204,7 @@ def _forge(
 ) -> bool | None:
     import ezkl
 
-    from omron_miner.proving.proof_handlers.base import ProofError
-    from omron_miner.proving.proof_handlers.ezkl_handler import EzklHandler, call
+    from omron_miner.proving.proof_handlers.ezkl_handler import EzklHandler
 
     handler, circuit, mixed = EzklHandler(srs_directory), load_circuit(folder), place / folder.name
     mixed.mkdir(parents=True)

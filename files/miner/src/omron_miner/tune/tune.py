@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 from omron_miner.errors import ConfigError
 from omron_miner.tune.job import Job, Tuned
 from omron_miner.tune.measure_trials import measure_trials
-from omron_miner.tune.measured import FinishedSteps, Store, digest
 from omron_miner.tune.prepare import prepare
 from omron_miner.tune.propose import propose
+from omron_miner.tune.results import FinishedSteps, Store, digest
 from omron_miner.tune.winner import build_winner
 
 if TYPE_CHECKING:

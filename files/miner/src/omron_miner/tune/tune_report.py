@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from omron_miner.tune.job import Tuned
-    from omron_miner.tune.measured import Trial
+    from omron_miner.tune.results import Trial
 
 _WIDTH, _HEIGHT = 720, 420
 _LEFT, _RIGHT, _TOP, _BOTTOM = 80, 690, 30, 360
@@ -34,10 +34,10 @@ def to_json(tuned: Tuned) -> str:
     content = {
         "model": str(job.onnx),
         "ezkl": ezkl_version(),
-        "seed": job.seed,
-        "floor": job.floor,
-        "goal": job.goal,
-        "reference": asdict(job.reference) if job.reference else None,
+        "seed": job.sampling.seed,
+        "floor": job.goal.floor,
+        "goal": job.goal.name,
+        "reference": asdict(job.goal.reference) if job.goal.reference else None,
         "limits": {"seconds": job.limits.seconds, "space_bytes": job.limits.space_bytes},
         "samples": tuned.samples,
         "winner": winner.name if winner else None,
@@ -80,9 +80,9 @@ def _conclusion(tuned: Tuned) -> list[str]:
     for one in others:
         if one.response_s and winner.response_s:
             lines.append(f"response time, {one.name} / winner: {one.response_s / winner.response_s:.2f}")
-    if tuned.job.goal == "score":
+    if tuned.job.goal.name == "score":
         best = "one with the best accuracy and time of all that pass"
-        compared_with = "the reference" if tuned.job.reference else best
+        compared_with = "the reference" if tuned.job.goal.reference else best
         lines.append(f"score: as a competition weighs accuracy and time, compared with {compared_with}")
     if not winner.weights_tried:
         lines.append("no changed weight changes an answer, so that such an answer could not be tried as a forgery")
@@ -121,7 +121,7 @@ def to_svg(tuned: Tuned) -> str:
     """
     shown = [one for one in tuned.trials if one.response_s is not None and one.accuracy is not None]
     times = round_ticks(max((one.response_s or 0.0 for one in shown), default=1.0))
-    lowest = min([tuned.job.floor, *(one.accuracy or 0.0 for one in shown)])
+    lowest = min([tuned.job.goal.floor, *(one.accuracy or 0.0 for one in shown)])
     bottom = max(0.0, lowest - 0.1 * max(1e-6, 1 - lowest))
 
     def x(seconds: float) -> float:
@@ -131,8 +131,8 @@ def to_svg(tuned: Tuned) -> str:
         return _BOTTOM - (_BOTTOM - _TOP) * (accuracy - bottom) / max(1e-9, 1 - bottom)
 
     drawn = [_label(x(one), _BOTTOM + 18, f"{one:g}", "middle") for one in times]
-    for one in sorted({bottom, tuned.job.floor, 1.0}):
-        drawn += [_line(_LEFT, y(one), _RIGHT, y(one), dashed=one == tuned.job.floor)]
+    for one in sorted({bottom, tuned.job.goal.floor, 1.0}):
+        drawn += [_line(_LEFT, y(one), _RIGHT, y(one), dashed=one == tuned.job.goal.floor)]
         drawn += [_label(_LEFT - 6, y(one) + 4, f"{one:.5g}", "end")]
     drawn.append(_label((_LEFT + _RIGHT) / 2, _BOTTOM + 42, "witness and proof, s", "middle"))
     drawn.append(_label(_LEFT, _TOP - 12, "accuracy; dashed: the floor", "start"))

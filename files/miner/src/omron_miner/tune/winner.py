@@ -16,7 +16,7 @@ from omron_miner.progress import say
 from omron_miner.tune import trial
 from omron_miner.tune.altered import with_other_weights
 from omron_miner.tune.graph import read_graph
-from omron_miner.tune.measured import choose_winner
+from omron_miner.tune.results import choose_winner
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from omron_miner.building.build import BuildResult
     from omron_miner.constants import Constants
     from omron_miner.tune.job import Job
-    from omron_miner.tune.measured import FinishedSteps, Trial
     from omron_miner.tune.prepare import Prepared
+    from omron_miner.tune.results import FinishedSteps, Trial
 
 _ALTERED = 3
 """Tensors of weights that are changed, one after another, until an answer changes."""
@@ -39,7 +39,7 @@ def build_winner(
     The builder proves examples of its own and refuses outputs that do not depend on these.
     """
     refused: CircuitError | None = None
-    while winner := choose_winner(trials, job.floor, job.goal, job.reference):
+    while winner := choose_winner(trials, job.goal.floor, job.goal.name, job.goal.reference):
         _warn(trials)
         try:
             one = winner
@@ -94,4 +94,4 @@ def _build(job: Job, constants: Constants, prepared: Prepared, winner: Trial) ->
     samples = [Sample(*one) for one in zip(prepared.rows, prepared.expected, strict=True)]
     reference = Reference(samples, str(job.onnx), [])
     write_output(model.with_suffix(SUFFIX), reference_text(model, reference))
-    return build_circuit(name, model, settings, constants, job.srs, floor=job.floor)
+    return build_circuit(name, model, settings, constants, job.srs, floor=job.goal.floor)

@@ -1,4 +1,7 @@
-"""One file per proof system behind one small interface: witness, prove, verify."""
+"""One file per proof system behind one small interface: witness, prove, verify.
+
+`ezkl_call` is for code that asks EZKL for more than proofs. `ezkl_handler` loads EZKL, so it is handed on as a module.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from omron_miner.circuits.circuit import ProofSystem
+from omron_miner.proving.proof_handlers.base import Proof, ProofError, ProofHandler, VerificationError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from omron_miner.proving.proof_handlers.base import ProofHandler
+__all__ = ["Proof", "ProofError", "ProofHandler", "VerificationError", "ezkl_call", "ezkl_handler", "get_handler"]
 
 
 @lru_cache(maxsize=len(ProofSystem))

@@ -1,42 +1,38 @@
 """EZKL: witness, prove and verify through its Python library, on files, as validators expect them.
 
-Works with 22.0.1, whose calls are coroutines that need a running event loop, and with 23.x, whose calls are plain.
 Only circuits of the installed version may come here (`circuit.load_circuit` sees to that): a file of another version
 aborts the process. Importing this module loads EZKL's native code.
 """
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import json
-import threading
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ezkl
 from pydantic_core import to_json
 
 from omron_miner.circuits.srs import srs_path
 from omron_miner.outside import parse_json
-from omron_miner.proving.proof_handlers.base import Proof, ProofError, VerificationError, native_errors
+from omron_miner.proving.proof_handlers.base import Proof, ProofError, VerificationError
+from omron_miner.proving.proof_handlers.ezkl_call import INPUT, WITNESS, call, check_lookups
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from omron_miner.circuits.circuit import Circuit
     from omron_miner.circuits.inputs import Number
     from omron_miner.proving.session_storage import Session
 
-INPUT, WITNESS, PROOF, REBUILT_PROOF = "input.json", "witness.json", "proof.json", "rebuilt_proof.json"
+PROOF, REBUILT_PROOF = "proof.json", "rebuilt_proof.json"
 _HEAD = '{"protocol":null,"instances":'
 """How EZKL's compact proof files begin; JSON of the same meaning in another form is parsed in full."""
 _TRANSCRIPT_KEY, _TRANSCRIPT = '"transcript_type":', '"transcript_type":"EVM"'
 """Upstream verifies with the EVM transcript whatever the proof says."""
 _READABLE_KEY = '"pretty_public_inputs":'
 _decoder = json.JSONDecoder()
-_loops = threading.local()
 
 
 class EzklHandler:
@@ -133,48 +129,6 @@ class EzklHandler:
         if verified is not True:
             raise VerificationError("EZKL says it does not verify")
         return Proof(proof, json.dumps([wanted], separators=(",", ":")), _outputs(circuit, wanted))
-
-
-def call(function: Callable[..., Any], *arguments: object, **named: object) -> Any:
-    """Calls an EZKL function, waiting for it if it is a coroutine.
-
-    Raises ProofError for whatever EZKL raises.
-    """
-
-    async def run() -> Any:  # 22.0.1 looks for the running loop when it is called, not when it is awaited
-        answer: Awaitable[Any] | Any = function(*arguments, **named)
-        return await answer if inspect.isawaitable(answer) else answer
-
-    loop = getattr(_loops, "loop", None)
-    if loop is None:
-        loop = _loops.loop = asyncio.new_event_loop()
-    with native_errors(ProofError, f"EZKL {function.__name__}"):
-        return loop.run_until_complete(run())
-
-
-def bare_witness(compiled: Path, rows: object, place: Path) -> dict[str, Any]:
-    """The witness of a compiled model that may have no keys yet; its files are made in `place`. Raises ProofError."""
-    data = place / INPUT
-    data.write_bytes(to_json({"input_data": rows}))
-    made: dict[str, Any] = call(ezkl.gen_witness, data=str(data), model=str(compiled), output=str(place / WITNESS))
-    return made
-
-
-def output_floats(witness: dict[str, Any], scales: Sequence[int]) -> list[list[float]]:
-    """The outputs in a witness, a list for each."""
-    each = zip(witness["outputs"], scales, strict=True)
-    return [[float(ezkl.felt_to_float(felt, scale)) for felt in felts] for felts, scale in each]
-
-
-def check_lookups(settings: dict[str, Any], witness: dict[str, Any]) -> None:
-    """Raises ProofError for a value no table holds: EZKL 22.0.1 would witness it and then never return from prove.
-
-    `settings` is all of settings.json.
-    """
-    low, high = settings["run_args"]["lookup_range"]
-    found = (witness["min_lookup_inputs"], witness["max_lookup_inputs"])
-    if settings["required_lookups"] and not (low <= found[0] and found[1] <= high):
-        raise ProofError(f"the input leads to values {found[0]}..{found[1]} outside lookup_range {low}..{high}")
 
 
 def _instances(proof: str) -> tuple[list[str], str]:

@@ -14,8 +14,8 @@ from omron_miner.tune.passes.attributes import write_attributes
 from omron_miner.tune.passes.batch_norm import fold_batch_norm
 from omron_miner.tune.passes.constants import fold_constants
 from omron_miner.tune.passes.conv_layouts import convolutions_by_rows, convolutions_by_tiles
-from omron_miner.tune.passes.im2col import convolutions_as_matmul
-from omron_miner.tune.passes.max_pool import pool_before_activation
+from omron_miner.tune.passes.im2col import convolutions_as_matmul, window_indices
+from omron_miner.tune.passes.max_pool import MONOTONE, pool_before_activation
 from omron_miner.tune.passes.merge import merge_products
 from omron_miner.tune.passes.pads import fold_pads
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from omron_miner.tune.graph import Graph
+
+__all__ = ["EXACT", "FOR_COMPACT", "MONOTONE", "Pass", "window_indices"]
 
 ROUNDING = 1e-5
 """What sums of 32-bit floats in another order may differ by, relative to the largest output."""

@@ -16,9 +16,9 @@ from omron_miner.circuits.run_args import RunArgs
 from omron_miner.cli import main
 from omron_miner.competition.score import Standing
 from omron_miner.tune import tune as tuning
-from omron_miner.tune.job import Job, Tuned
+from omron_miner.tune.job import Job, Search, Tuned
 from omron_miner.tune.measure_trials import first_turns
-from omron_miner.tune.measured import Store, Trial, choose_winner, digest
+from omron_miner.tune.results import Store, Trial, choose_winner, digest
 from omron_miner.tune.tune_report import to_json, to_svg, to_text
 from wire_miner import to_toml
 
@@ -120,9 +120,9 @@ def test_the_command_hands_on_what_it_was_asked_and_fails_when_nothing_passes(
     assert done.exit_code == (0 if passes else 1), done.output
     assert json.loads(done.stdout) == json.loads((tmp_path / "report.json").read_text())
     (job,) = asked
-    assert (job.floor, job.best, job.seed) == (0.9, 7, 5)
-    assert (job.goal, job.compact, job.free_visibilities) == ("time", False, False)
-    assert (job.baselines, job.srs) == ("given", Source(Path("own.srs"), "ab"))
+    assert (job.goal.floor, job.search.best, job.sampling.seed) == (0.9, 7, 5)
+    assert (job.goal.name, job.search.compact, job.search.free_visibilities) == ("time", False, False)
+    assert (job.baselines.which, job.srs) == ("given", Source(Path("own.srs"), "ab"))
     assert (job.limits.seconds, job.limits.space_bytes) == (9.0, 2 << 30)
     assert job.base.input_visibility == "Public"
     assert {path.name for path in tmp_path.glob("report.*")} == {"report.txt", "report.json", "report.svg"}
@@ -155,6 +155,6 @@ def test_what_is_too_coarse_is_passed_over_in_every_layout_until_one_is_accurate
         Trial(name, False, tmp_path / "m.onnx", RunArgs(input_scale=scale, logrows=logrows))
         for name, scale, logrows in laid_out
     ]
-    tried_ones = first_turns(trials, Job(tmp_path / "m.onnx", tmp_path, best=1, proofs=1), take)
+    tried_ones = first_turns(trials, Job(tmp_path / "m.onnx", tmp_path, search=Search(1), proofs=1), take)
     assert asked == ["5 at 16", "7 at 16"]
     assert [one.name for one in tried_ones] == asked, "what was not tried is not reported"

@@ -1,4 +1,4 @@
-"""What was measured of one set of run args, and the file in which finished steps outlive an interrupted run."""
+"""What a trial came to, which of them wins, and the file in which finished steps outlive an interrupted run."""
 
 from __future__ import annotations
 

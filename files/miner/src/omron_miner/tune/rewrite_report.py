@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from omron_miner.formatting import table
-from omron_miner.tune.measure import Reached
+from omron_miner.tune.ask_ezkl import Reached
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from omron_miner.circuits.run_args import RunArgs
-    from omron_miner.tune.measure import Size
+    from omron_miner.tune.ask_ezkl import Size
     from omron_miner.tune.ranges import Range, Ranges
     from omron_miner.tune.rewrite import Rewritten
 

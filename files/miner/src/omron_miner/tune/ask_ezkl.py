@@ -6,8 +6,9 @@ Each question is asked in a process of its own, since EZKL aborts on what it doe
 from __future__ import annotations
 
 import json
+import math
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from omron_miner.errors import CircuitError
 from omron_miner.formatting import size
 from omron_miner.proving.isolated import ProcessLostError
 from omron_miner.proving.isolated import run as run_isolated
+from omron_miner.proving.proof_handlers import ProofError
+from omron_miner.proving.proof_handlers.ezkl_call import bare_witness, call, native_run_args, output_floats
 from omron_miner.tune.cost import cost
 
 if TYPE_CHECKING:
@@ -147,14 +150,8 @@ def _scales(lookups: list[Any]) -> dict[str, int]:
             ((name, values),) = lookup.items()
             factor = values.get("scale") if isinstance(values, dict) else None
             if isinstance(factor, int | float) and factor > 0:
-                scales[name] = max(scales.get(name, -64), round(_log2(factor)))
+                scales[name] = max(scales.get(name, -64), round(math.log2(factor)))
     return scales
-
-
-def _log2(number: float) -> float:
-    import math
-
-    return math.log2(number)
 
 
 # --- in the process of its own --------------------------------------------------------------------------------------
@@ -163,8 +160,6 @@ def _log2(number: float) -> float:
 def _ask_each(
     ask: Callable[..., Any], place: str, each: list[RunArgs], more: tuple[object, ...], send: Callable[[str], None]
 ) -> None:
-    from omron_miner.proving.proof_handlers.base import ProofError
-
     for run_args in each:
         try:
             answer = ask(place, run_args, *more)
@@ -181,17 +176,11 @@ def _shape(place: str, run_args: RunArgs) -> dict[str, Any]:
 
 
 def _answers(place: str, run_args: RunArgs, rows: list[list[list[float]]]) -> list[Any]:
-    from dataclasses import asdict
-
     return [one if isinstance(one, str) else asdict(one) for one in _witnesses(place, run_args, rows)]
 
 
 def _settings(place: str, run_args: RunArgs) -> dict[str, Any]:
     import ezkl
-
-    from omron_miner.building.build import native_run_args
-    from omron_miner.proving.proof_handlers.base import ProofError
-    from omron_miner.proving.proof_handlers.ezkl_handler import call
 
     path = Path(place) / SETTINGS
     model = str(Path(place) / "model.onnx")
@@ -205,9 +194,6 @@ def _settings(place: str, run_args: RunArgs) -> dict[str, Any]:
 
 def _witnesses(place: str, run_args: RunArgs, rows: list[list[list[float]]]) -> list[Reached | str]:
     import ezkl
-
-    from omron_miner.proving.proof_handlers.base import ProofError
-    from omron_miner.proving.proof_handlers.ezkl_handler import bare_witness, call, output_floats
 
     folder = Path(place)
     scales = _settings(place, run_args)["model_output_scales"]
