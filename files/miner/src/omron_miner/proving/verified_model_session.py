@@ -22,13 +22,15 @@ from omron_miner.proving.proof_handlers.base import Proof, ProofError, Verificat
 from omron_miner.proving.steps import make_witness, prove_witness
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from omron_miner.circuits.circuit import Circuit
+    from omron_miner.circuits.circuit import Circuit, ProofSystem
     from omron_miner.circuits.inputs import Inputs
     from omron_miner.proving.proof_handlers.base import ProofHandler
     from omron_miner.proving.session_storage import Session, SessionStorage
+
+    HandlerOf = Callable[[ProofSystem, Path], ProofHandler]
 
 _log = logging.getLogger(LOGGER_NAME)
 _LONGEST_DETAIL = 300
@@ -112,13 +114,14 @@ class _Request:
     srs_directory: Path
     verify_retries: int
     compact: bool
+    handler_of: HandlerOf
     clock: _Clock
     tries: int = 0
 
     def run(self, rows: Inputs, storage: SessionStorage) -> Proof:
         """Tries until a proof verifies. Raises OmronError or OSError."""
         with self.clock.phase("input"):
-            handler = get_handler(self.circuit.proof_system, self.srs_directory)
+            handler = self.handler_of(self.circuit.proof_system, self.srs_directory)
         try:
             return self._tries(handler, rows, storage)
         except _RamDiskFullError:
@@ -182,15 +185,17 @@ def prove_verified(
     verify_retries: int = 1,
     deadline: float | None = None,
     compact: bool = True,
+    handler_of: HandlerOf = get_handler,
 ) -> ProofResult:
     """Proves `circuit` for a request's inputs and verifies the proof by the validator's own criterion.
 
-    `rows` passed `inputs.validate_inputs`; `compact` leaves out of the proof what no verification reads.
+    `rows` passed `inputs.validate_inputs`; `compact` leaves out of the proof what no verification reads; `handler_of`
+    gives the handler of a proof system.
     A proof that does not verify is made again up to `verify_retries` times, if as long as the last try still ends
     before `deadline` (`time.monotonic` seconds; None: no limit). Never raises for a request's fault: `failure` is
     PROVING_FAILED, VERIFICATION_FAILED, TIMEOUT, or INTERNAL_ERROR when the host let us down.
     """
-    request = _Request(circuit, srs_directory, verify_retries, compact, _Clock(deadline))
+    request = _Request(circuit, srs_directory, verify_retries, compact, handler_of, _Clock(deadline))
     try:
         return request.result(request.run(rows, storage))
     except _OutOfTime as error:
