@@ -52,19 +52,18 @@ class BreakableChain(LocalChain):
 
 
 @pytest.fixture(scope="module")
-def chain(proving_constants: Constants) -> BreakableChain:
-    return BreakableChain(proving_constants.network.local_validator_hotkeys)
+def constants(tmp_path_factory: pytest.TempPathFactory, proving_constants: Constants) -> Constants:
+    return constants_in(tmp_path_factory.mktemp("wire"), proving_constants.circuits)
 
 
 @pytest.fixture(scope="module")
-def shared_miner(
-    tmp_path_factory: pytest.TempPathFactory,
-    proving_constants: Constants,
-    tiny_circuit: Circuit,
-    chain: BreakableChain,
-) -> Iterator[Miner]:
+def chain(constants: Constants) -> BreakableChain:
+    return BreakableChain(constants.network.local_validator_hotkeys)
+
+
+@pytest.fixture(scope="module")
+def shared_miner(constants: Constants, tiny_circuit: Circuit, chain: BreakableChain) -> Iterator[Miner]:
     """One miner for all tests that do not need other constants."""
-    constants = constants_in(tmp_path_factory.mktemp("wire"), proving_constants.circuits)
     with running(constants, tiny_circuit, chain) as made:
         yield made
 
