@@ -55,7 +55,7 @@ def test_the_packages_unit_tests_import_nothing_of_the_control_nodes() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_the_packages_unit_tests_pass_on_the_oldest_python(long_forms: bool) -> None:
     python = find_python(VERSION)
     if python is None:
