@@ -60,6 +60,7 @@ from omron_miner.provers.prover_service import pool_constants  # noqa: E402
 from omron_miner.proving.pacing import CircuitPace  # noqa: E402
 from omron_miner.proving.prover import ProverPool  # noqa: E402
 from omron_miner.proving.verified_model_session import ProofResult  # noqa: E402
+from simulated_hosts import Door  # noqa: E402
 from wire_miner import free_port, to_toml  # noqa: E402
 
 if TYPE_CHECKING:
@@ -244,22 +245,23 @@ class SleepingHost:
             raise OSError("the host died")
 
 
-def join(pool: MultiHostPool, hosts: list[SleepingHost]) -> None:
+def join(pool: MultiHostPool, door: Door, hosts: list[SleepingHost]) -> None:
     """Has simulated hosts join and waits until all may get work."""
     for host in hosts:
-        pool._loop.call_soon_threadsafe(pool.join, host)
+        door.join(host)
     wait_for_hosts(pool, len(hosts))
 
 
 def with_many(place: Path, requests: int, number: int = 200, at_a_time: int = 256) -> dict[str, Any]:
     """Many requests to many hosts of which some die."""
-    pool = MultiHostPool(constants_in(place / "miner"), work=sleeping(), catalogue=OneCircuit())
+    door = Door()
+    pool = MultiHostPool(constants_in(place / "miner"), connect=door.run, work=sleeping(), catalogue=OneCircuit())
     pool.placement_seconds = []
     hosts = [SleepingHost(f"host {one}", 0.1 + one / 1000, dies=one % 50 == 7) for one in range(number)]
     rows: Any = [[0.2]]
     memory: list[int] = []
     with opened(pool):
-        join(pool, hosts)
+        join(pool, door, hosts)
         waiting: set[Any] = set()
         results: list[ProofResult] = []
         begun = time.perf_counter()
@@ -297,11 +299,12 @@ def in_time(place: Path, scale: float) -> dict[str, Any]:
     for number in (1, 2, 4):
         constants = constants_in(place / str(number), local_workers=1)
         task: Any = [[seconds * scale]]
-        pool = MultiHostPool(constants, work=sleeping(), catalogue=OneCircuit())
+        door = Door()
+        pool = MultiHostPool(constants, connect=door.run, work=sleeping(), catalogue=OneCircuit())
         with opened(pool):
             for _ in range(2):  # so that this host's pace is known
                 pool.submit("c", task, time.monotonic() + 600).result()
-            join(pool, [SleepingHost(f"host {one}", seconds * scale) for one in range(number - 1)])
+            join(pool, door, [SleepingHost(f"host {one}", seconds * scale) for one in range(number - 1)])
             asked = [pool.submit("c", task, time.monotonic() + deadline * scale) for _ in range(requests)]
             answered = sum(one.result().verified for one in asked)
         allowed = min(requests, number * int(deadline // seconds))

@@ -11,6 +11,8 @@ import jinja2
 from omron_miner.constants import Circuits, Constants, Log, Monitor, Network, Sessions, Wallet
 
 ROOT = Path(__file__).parents[1]
+NEEDS = ROOT / "files/miner/src/omron_miner/circuits/needs.json"
+"""What preflight judges circuits by."""
 MODELS = ROOT / "files/miner/models"
 FAST_ANSIBLE = {
     "ANSIBLE_STRATEGY": "mitogen_linear",

@@ -24,7 +24,7 @@ from moto.server import create_backend_app
 from werkzeug.serving import make_server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 ACCESS_KEY, SECRET_KEY = "AKIAOMRONTEST", "hush-this-is-the-secret/key"
@@ -34,14 +34,17 @@ _ACCOUNT = "123456789012"
 
 @dataclass
 class S3Server:
-    """`switch` is one of ok, refuse and wait; it may be set at any time."""
+    """`switch` is one of ok, refuse and wait; it may be set at any time. URLs end by `clock`."""
 
     endpoint: str = ""
     bucket: str = field(default_factory=lambda: f"circuits-{uuid.uuid4().hex[:8]}")
     switch: str = "ok"
     puts: list[str] = field(default_factory=list)
     """The paths that were written to, parts of an upload included."""
+    not_served: threading.Event = field(default_factory=threading.Event)
+    """Somebody was refused by the switch, or waits."""
     released: threading.Event = field(default_factory=threading.Event)
+    clock: Callable[[], float] = time.time
 
     @property
     def objects(self) -> dict[str, bytes]:
@@ -62,9 +65,11 @@ def s3_server() -> Iterator[S3Server]:
     storage = create_backend_app("s3")
 
     def application(environ: dict[str, Any], start: Any) -> Any:
+        if server.switch != "ok":
+            server.not_served.set()
         if server.switch == "wait":
             server.released.wait(60)
-        refused = "AccessDenied" if server.switch == "refuse" else _refusal(environ)
+        refused = "AccessDenied" if server.switch == "refuse" else _refusal(environ, server.clock())
         if refused:
             start("403 Forbidden", [("Content-Type", "application/xml")])
             return [f"<Error><Code>{refused}</Code><Message>No</Message></Error>".encode()]
@@ -87,12 +92,12 @@ def s3_server() -> Iterator[S3Server]:
         thread.join()
 
 
-def _refusal(environ: dict[str, Any]) -> str | None:
+def _refusal(environ: dict[str, Any], now: float) -> str | None:
     query = parse_qsl(environ["QUERY_STRING"], keep_blank_values=True)
     named = dict(query)
     if "X-Amz-Signature" in named:
         made = timegm(time.strptime(named["X-Amz-Date"], "%Y%m%dT%H%M%SZ"))
-        if time.time() > made + int(named["X-Amz-Expires"]):
+        if now > made + int(named["X-Amz-Expires"]):
             return "AccessDenied"
         scope, headers = named["X-Amz-Credential"], named["X-Amz-SignedHeaders"]
         given, when, digest = named["X-Amz-Signature"], named["X-Amz-Date"], "UNSIGNED-PAYLOAD"

@@ -18,6 +18,7 @@ CHECKS = {
     "ruff lint": ["ruff", "check"],
     "ruff format": ["ruff", "format", "--check"],
     "types": ["mypy"],
+    "types on the oldest Python": ["mypy", "--python-version", "3.10", "files/miner/src"],
     "declared dependencies": ["deptry", "files/miner/src", "--config", "files/miner/pyproject.toml"],
     "yaml style": ["yamllint", "--strict", "."],
     "shell syntax": ["bash", "-n", "bin/lib.sh", "bin/up", "bin/down", "bin/test", ".ci/run"],

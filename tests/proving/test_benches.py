@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from building import ROOT
+from building import NEEDS, ROOT
 from omron_miner.circuits import needs as circuit_needs
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def test_proofs_at_a_time_are_counted_for_each_way_of_sharing_the_cores(tmp_path
 
 def test_needs_tells_what_a_proof_takes_alone_and_in_a_worker(tmp_path: Path) -> None:
     tiny = run("needs", tmp_path, "--proofs", "2")["circuits"]["tiny"]
-    numbers = circuit_needs._numbers()["built_in_models"]["tiny"]
+    numbers = json.loads(NEEDS.read_text())["built_in_models"]["tiny"]
     assert {key: tiny[key] for key in numbers} == numbers, "what preflight judges the built-in model by"
     needed = circuit_needs.needs(tiny["pk_bytes"], tiny["logrows"], tiny["instances"])
     assert needed.memory_low < tiny["peak_bytes"]

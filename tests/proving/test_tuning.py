@@ -17,7 +17,7 @@ from omron_miner.circuits.load import load_circuit
 from omron_miner.circuits.run_args import read_run_args
 from omron_miner.errors import CircuitError, ConfigError
 from omron_miner.proving.ezkl_srs import ensure_srs
-from omron_miner.tune import propose, trial
+from omron_miner.tune import trial
 from omron_miner.tune.altered import with_other_weights
 from omron_miner.tune.graph import read_graph
 from omron_miner.tune.job import PUBLIC, Baselines, Job, Search, Tuned
@@ -74,7 +74,7 @@ def test_a_model_is_tuned_and_what_was_measured_is_not_measured_again(tmp_path: 
 
 @pytest.mark.timeout(600)  # two tunings
 def test_a_lookup_table_is_one_that_no_input_can_leave_and_the_compact_arithmetic_is_measured_when_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, progress: list[str]
+    tmp_path: Path, progress: list[str]
 ) -> None:
     mlp(tmp_path / "mlp.onnx")
     job = Job(tmp_path / "mlp.onnx", tmp_path / "out", SMALL, search=Search(1), baselines=SMALL_ONLY, proofs=2)
@@ -86,19 +86,19 @@ def test_a_lookup_table_is_one_that_no_input_can_leave_and_the_compact_arithmeti
     assert not any("compact" in one["name"] for one in told["trials"])
 
     # So that the winner is a compact one, or of EZKL's own run args, whose measurements are those from before.
-    monkeypatch.setattr(propose, "search", lambda *_: [])
-    told = checked(tune(replace(job, search=replace(job.search, compact=True)), constants))
+    told = checked(tune(replace(job, search=replace(job.search, compact=True)), constants, searching=lambda _: []))
     (compact,) = [one for one in told["trials"] if one["name"].startswith("compact")]
     assert not compact["failure"], progress
     assert compact["response_s"]
     assert compact["ranges"] != "exceeded"
 
 
-def test_run_args_that_need_a_larger_srs_than_ones_own_are_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(propose, "search", lambda *_: [])
+def test_run_args_that_need_a_larger_srs_than_ones_own_are_out(tmp_path: Path) -> None:
     constants = constants_below(tmp_path / "host")
     srs = Source(ensure_srs(6, tmp_path / "own", "local"), None)
-    job = Job(MODELS / "tiny.onnx", tmp_path / "out", SMALL, baselines=Baselines("given"), proofs=2, srs=srs)
+    job = Job(
+        MODELS / "tiny.onnx", tmp_path / "out", SMALL, search=Search(0), baselines=Baselines("given"), proofs=2, srs=srs
+    )
     tuned = tune(job, constants)
     (one,) = tuned.trials
     assert (one.name, tuned.winner) == ("as given", None)
@@ -118,25 +118,30 @@ def test_ezkls_own_calibration_is_read_as_run_args(tmp_path: Path) -> None:
     assert (found.input_scale, found.logrows) != (SMALL.input_scale, SMALL.logrows)
 
 
-def test_a_forgery_that_verifies_is_refused_loudly(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, progress: list[str]
-) -> None:
-    real = trial.prove
-
-    def lax(folder: Path, *given: Any) -> dict[str, Any]:
-        stock = load_circuit(folder).settings.logrows == SMALL.logrows
-        return {**real(folder, *given), "forged": ["the first output changed"] if stock else []}
-
-    monkeypatch.setattr(trial, "prove", lax)
-    monkeypatch.setattr(trial, "forge", lambda *_: True)
-    monkeypatch.setattr(propose, "search", lambda *_: [])
-    job = Job(MODELS / "tiny.onnx", tmp_path / "out", SMALL, search=Search(1), baselines=SMALL_ONLY, proofs=2)
-    tuned = tune(job, constants_below(tmp_path / "host"))
+def test_a_forgery_that_verifies_is_refused_loudly(tmp_path: Path, progress: list[str]) -> None:
+    """No EZKL is known that lets one pass, so the measurements are changed: to two that do, each in its way."""
+    constants = constants_below(tmp_path / "host")
+    job = Job(MODELS / "tiny.onnx", tmp_path / "out", SMALL, search=Search(0), baselines=SMALL_ONLY, proofs=2)
+    winner = tune(job, constants).winner
+    assert winner
+    steps = [json.loads(line) for line in (job.out / "measurements.jsonl").read_text().splitlines()]
+    for one in steps:
+        if one["step"] == "weights":
+            assert one["name"] == winner.name
+            one["result"] = {"verified": True}
+        elif one["step"].startswith("proof") and one["name"] != winner.name:
+            one["result"]["forged"] = ["the first output changed"]
+    again = replace(job, out=tmp_path / "again")
+    again.out.mkdir()
+    (again.out / "measurements.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in steps))
+    progress.clear()
+    tuned = tune(again, constants)
     assert (tuned.winner, tuned.built) == (None, None)
-    assert ["the first output" in one.failure for one in tuned.trials] == [True, False]
-    assert ["other weights" in one.failure for one in tuned.trials] == [False, True]
+    failures = {one.name == winner.name: one.failure for one in tuned.trials}
+    assert "an answer by other weights" in failures[True]
+    assert "the first output changed" in failures[False]
     assert sum("WARNING" in line and "UNSOUND" in line for line in progress) >= 2
-    assert not (job.out / "run_args.json").exists()
+    assert not (again.out / "run_args.json").exists()
 
 
 def test_an_answer_by_other_weights_is_found_out_and_so_is_a_key_that_lets_it_pass(tmp_path: Path) -> None:

@@ -32,6 +32,11 @@ def write_circuit(directory: Path, body: bytes = b"weights", **run_args: Any) ->
 class FakeChain:
     """The part of a chain that a competition needs. `switch` is one of ok, away and hang."""
 
+    asked: int = 0
+    """For its commitment."""
+    hanging: threading.Event = field(default_factory=threading.Event)
+    """A call waits now."""
+
     committed: str | None = None
     switch: str = "ok"
     commits: list[str] = field(default_factory=list)
@@ -39,6 +44,7 @@ class FakeChain:
     released: threading.Event = field(default_factory=threading.Event)
 
     def commitment(self) -> str | None:
+        self.asked += 1
         self._perhaps_fail()
         return self.committed
 
@@ -50,6 +56,8 @@ class FakeChain:
 
     def _perhaps_fail(self) -> None:
         if self.switch == "hang":
+            self.hanging.set()
             self.released.wait(60)
+            self.hanging.clear()
         if self.switch == "away":
             raise ChainError("could not ask the chain")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,9 @@ from omron_miner.proving.verified_model_session import ProofResult, failed
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+
+    from omron_miner.provers.hosts import ProverHost
+    from omron_miner.provers.multi_host_pool import MultiHostPool
 
 DIGEST = "as the miner's"
 
@@ -29,6 +33,25 @@ class OneCircuit:
 
     def example(self, _circuit_id: str) -> Any:
         return {"seconds": 0.0}
+
+
+class Door:
+    """A connector: through it hosts come to a pool and go, from any thread."""
+
+    def __init__(self) -> None:
+        self._open = threading.Event()
+
+    async def run(self, pool: MultiHostPool) -> None:
+        self._pool, self._loop = pool, asyncio.get_running_loop()
+        self._open.set()
+        await asyncio.Event().wait()
+
+    def join(self, host: ProverHost) -> None:
+        assert self._open.wait(10)
+        self._loop.call_soon_threadsafe(self._pool.join, host)
+
+    def leave(self, name: str, why: str) -> None:
+        self._loop.call_soon_threadsafe(self._pool.leave, name, why)
 
 
 class SimulatedHost:

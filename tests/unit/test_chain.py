@@ -16,7 +16,7 @@ from chain_samples import MINER, OWN, VALIDATOR, FakeSubtensor, Lines
 from omron_miner.chain.bittensor_chain import BittensorChain
 from omron_miner.chain.chain import ChainAwayError, ChainError, LocalChain
 from omron_miner.chain.open import open_chain
-from omron_miner.chain.watch import ChainWatch
+from omron_miner.chain.watch import ChainWatch, Rhythm
 from omron_miner.constants import Axon, Constants, Network
 
 if TYPE_CHECKING:
@@ -30,9 +30,7 @@ NETWORK = Network(
 )
 
 
-@pytest.fixture(autouse=True)
-def registration_is_checked_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("omron_miner.chain.watch._REGISTRATION_CHECK_SECONDS", 0.05)
+OFTEN = Rhythm(first_pause=0.02, registration_check=0.05)
 
 
 def wait_until(true: Callable[[], Any], seconds: float = 5.0) -> None:
@@ -115,17 +113,22 @@ def test_nonsense_is_not_believed_and_the_last_reading_stays(wrong: dict[str, An
     assert chain.read_at() == before
 
 
-def test_a_chain_that_hangs_is_given_up_and_the_next_call_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chain_that_hangs_is_given_up_and_the_next_call_is_served() -> None:
     release, subtensor = threading.Event(), FakeSubtensor()
-    monkeypatch.setattr(subtensor, "is_hotkey_registered", lambda *_, **__: release.wait(10))
-    monkeypatch.setattr(subtensor, "close", lambda: release.wait(10))
+    ended = threading.Event()
+
+    def hang(*_: Any, **__: Any) -> None:
+        release.wait(60)
+        ended.set()
+
+    subtensor.is_hotkey_registered = hang  # type: ignore[assignment]
+    subtensor.close = hang  # type: ignore[method-assign]
     chain = chain_of(subtensor, call_seconds=0.1)
-    began = time.monotonic()
     for _ in range(2):
         with pytest.raises(ChainAwayError, match=r"could not look up our registration on finney: no answer in 0\.1 s"):
             chain.is_registered()
     chain.refresh()
-    assert time.monotonic() - began < 2
+    assert not ended.is_set(), "a call that hangs was waited for"
     release.set()
 
 
@@ -262,13 +265,14 @@ def watch(
     lines: Lines,
     until: Callable[[], bool],
     begun: Callable[[ChainWatch], None] = lambda watcher: watcher.start(),
+    rhythm: Rhythm = OFTEN,
     **settings: Any,
 ) -> BittensorChain:
     """Runs a watch until something is so."""
     log = logging.Logger("test")
     log.addHandler(lines)
     chain = chain_of(subtensor, **settings)
-    watcher = ChainWatch(chain, NETWORK.model_copy(update=settings), ("192.0.2.1", 8091), log)
+    watcher = ChainWatch(chain, NETWORK.model_copy(update=settings), ("192.0.2.1", 8091), log, rhythm)
     begun(watcher)
     try:
         wait_until(until)
@@ -308,8 +312,7 @@ def test_an_ipv6_address_is_announced_and_said_in_brackets(lines: Lines) -> None
     assert subtensor.served
 
 
-def test_the_watch_survives_a_chain_that_is_away(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("omron_miner.chain.watch._FIRST_PAUSE_SECONDS", 0.02)
+def test_the_watch_survives_a_chain_that_is_away(lines: Lines) -> None:
     subtensor = FakeSubtensor(fails=TimeoutError("away"))
     watch(subtensor, lines, lambda: len(lines.lines) >= 3)
     assert all("The chain is away" in line for line in lines.lines)
@@ -317,23 +320,22 @@ def test_the_watch_survives_a_chain_that_is_away(lines: Lines, monkeypatch: pyte
     watch(subtensor, lines, lambda: bool(subtensor.served))
 
 
-def test_each_try_waits_longer_than_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("omron_miner.chain.watch._FIRST_PAUSE_SECONDS", 0.01)
+def test_each_try_waits_longer_than_the_one_before() -> None:
     times: list[float] = []
 
-    def metagraph(**_: Any) -> Any:
+    def metagraph(netuid: int, lite: bool) -> Any:
         times.append(time.monotonic())
         raise TimeoutError("away")
 
     subtensor = FakeSubtensor()
-    monkeypatch.setattr(subtensor, "metagraph", lambda netuid, lite: metagraph())
-    watch(subtensor, Lines(), lambda: len(times) == 5, lambda watcher: watcher.start(stale=True))
+    subtensor.metagraph = metagraph  # type: ignore[method-assign]
+    rhythm = Rhythm(first_pause=0.01)
+    watch(subtensor, Lines(), lambda: len(times) >= 5, lambda watcher: watcher.start(stale=True), rhythm)
     waits = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert all(wait >= 0.01 * 2**power for power, wait in enumerate(waits))
 
 
-def test_a_chain_that_comes_back_is_said_and_read(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("omron_miner.chain.watch._FIRST_PAUSE_SECONDS", 0.02)
+def test_a_chain_that_comes_back_is_said_and_read(lines: Lines) -> None:
     subtensor = FakeSubtensor(fails=TimeoutError("away"))
 
     def come_back() -> bool:
@@ -346,39 +348,49 @@ def test_a_chain_that_comes_back_is_said_and_read(lines: Lines, monkeypatch: pyt
 
 
 def test_a_refused_address_does_not_hold_up_the_rest(lines: Lines) -> None:
-    subtensor = FakeSubtensor(success=False, registered=False)
+    subtensor, rhythm = FakeSubtensor(success=False, registered=False), Rhythm(registration_check=0.05)
     said = "no longer registered"
-    watch(subtensor, lines, lambda: any(said in line for line in lines.lines), metagraph_sync_seconds=60.0)
+    watch(
+        subtensor, lines, lambda: any(said in line for line in lines.lines), rhythm=rhythm, metagraph_sync_seconds=60.0
+    )
     assert sum("refused to announce" in line for line in lines.lines) == 1, "it was tried again too soon"
 
 
 @pytest.mark.parametrize("refused", [0, 1, 1000])
 def test_refusals_have_the_list_read_early_but_not_often(refused: int) -> None:
-    subtensor, count = FakeSubtensor(address=("192.0.2.1", 8091)), [0]
-    original = subtensor.metagraph
+    subtensor, reads, checks, early = FakeSubtensor(address=("192.0.2.1", 8091)), [0], [0], 0.1
+    read, check = subtensor.metagraph, subtensor.is_hotkey_registered
 
     def metagraph(netuid: int, lite: bool) -> Any:
-        count[0] += 1
-        return original(netuid, lite)
+        reads[0] += 1
+        return read(netuid, lite)
+
+    def is_hotkey_registered(hotkey: str, netuid: int) -> bool:
+        checks[0] += 1
+        return check(hotkey, netuid)
 
     subtensor.metagraph = metagraph  # type: ignore[method-assign]
+    subtensor.is_hotkey_registered = is_hotkey_registered  # type: ignore[method-assign]
+    began: list[float] = []
 
     def begun(watcher: ChainWatch) -> None:
+        began.append(time.monotonic())
         watcher.start()
-        until = time.monotonic() + 0.5
-        while time.monotonic() < until:
+
+        def enough() -> bool:
             for _ in range(refused):
                 watcher.want_refresh()
-            time.sleep(0.01)
+            return reads[0] >= 3 if refused else checks[0] >= 10  # thrice as long as an early reading takes
 
-    settings = {"metagraph_sync_seconds": 60.0, "early_sync_seconds": 0.2}
-    watch(subtensor, Lines(), lambda: True, begun, **settings)
-    assert count[0] <= 2
-    assert (count[0] > 0) is (refused > 0)
+        wait_until(enough)
+
+    settings = {"metagraph_sync_seconds": 60.0, "early_sync_seconds": early}
+    watch(subtensor, Lines(), lambda: True, begun, rhythm=Rhythm(registration_check=early / 3), **settings)
+    assert reads[0] * early <= time.monotonic() - began[0], "more often than the setting says"
+    assert (reads[0] > 0) is (refused > 0)
 
 
-def test_a_watch_survives_what_nobody_foresaw(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("omron_miner.chain.watch._FIRST_PAUSE_SECONDS", 0.01)
+def test_a_watch_survives_what_nobody_foresaw(lines: Lines) -> None:
     subtensor = FakeSubtensor()
     faults = iter([ZeroDivisionError()])
 
@@ -391,7 +403,7 @@ def test_a_watch_survives_what_nobody_foresaw(lines: Lines, monkeypatch: pytest.
     log = logging.Logger("test")
     log.addHandler(lines)
     chain = Chain(NETWORK, SimpleNamespace(ss58_address=OWN), lambda: subtensor)
-    watcher = ChainWatch(chain, NETWORK, ("192.0.2.1", 8091), log)
+    watcher = ChainWatch(chain, NETWORK, ("192.0.2.1", 8091), log, OFTEN)
     watcher.start(stale=True)
     wait_until(lambda: subtensor.served)
     watcher.stop()
@@ -407,12 +419,17 @@ def test_a_slow_chain_does_not_hold_up_who_may_ask(lines: Lines) -> None:
     subtensor = FakeSubtensor()
     chain = chain_of(subtensor)
     chain.refresh()
-    release = threading.Event()
-    subtensor.is_hotkey_registered = lambda *_, **__: release.wait(5)  # type: ignore[method-assign]
+    asked, release = threading.Event(), threading.Event()
+
+    def is_hotkey_registered(hotkey: str, netuid: int) -> bool:
+        asked.set()
+        return release.wait(60)
+
+    subtensor.is_hotkey_registered = is_hotkey_registered  # type: ignore[method-assign]
     asking = threading.Thread(target=chain.is_registered)
     asking.start()
-    began = time.monotonic()
+    assert asked.wait(10)
     assert chain.validator(VALIDATOR) is not None
-    assert time.monotonic() - began < 0.05
+    assert asking.is_alive(), "who may ask was looked up only after the chain had answered"
     release.set()
     asking.join()

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 
 from circuit_folders import write_circuit, write_srs
-from omron_miner.circuits import circuit_store
-from omron_miner.circuits.circuit_store import CircuitStore
+from omron_miner.circuits.circuit_store import LOCK, CircuitStore
 from omron_miner.circuits.load import load_circuit
 from omron_miner.constants import Axon, Circuits, Constants, Network
 from omron_miner.errors import CircuitError
@@ -26,35 +25,40 @@ A, B, C = ("abc"[index] * 64 for index in range(3))
 
 
 @pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The ids read from disk, in order."""
-    seen: list[str] = []
-
-    def load(directory: Path) -> Circuit:
-        seen.append(directory.name.removeprefix("model_"))
-        return load_circuit(directory)
-
-    monkeypatch.setattr(circuit_store, "load_circuit", load)
-    return seen
+def read() -> list[str]:
+    """The ids read from disk by a store that was given it, in order."""
+    return []
 
 
-def store_of(directory: Path, size: int = 32, ignored: tuple[str, ...] = (), network: Name = "local") -> CircuitStore:
-    """A store of the circuits in `directory`, whose SRS is there and trusted."""
+def store_of(
+    directory: Path,
+    size: int = 32,
+    ignored: tuple[str, ...] = (),
+    network: Name = "local",
+    read: list[str] | None = None,
+) -> CircuitStore:
+    """A store of the circuits in `directory`, whose SRS is there and trusted. Notes in `read` what it reads."""
+
+    def load(folder: Path) -> Circuit:
+        if read is not None:
+            read.append(folder.name.removeprefix("model_"))
+        return load_circuit(folder)
+
     srs = directory / "srs"
     write_srs(srs)
     circuits = Circuits(directory=directory, srs_directory=srs, ignored=ignored)
     constants = Constants(network=Network(name=network), axon=Axon(external_ip="203.0.113.7"), circuits=circuits)
-    return CircuitStore(constants, size)
+    return CircuitStore(constants, size, load)
 
 
 def test_a_circuit_is_read_once(tmp_path: Path, read: list[str]) -> None:
     write_circuit(tmp_path)
-    store = store_of(tmp_path)
+    store = store_of(tmp_path, read=read)
     assert store.get(A) is store.get(A)
     assert read == [A]
 
 
-def test_a_changed_folder_is_read_again(tmp_path: Path, read: list[str]) -> None:
+def test_a_changed_folder_is_read_again(tmp_path: Path) -> None:
     directory = write_circuit(tmp_path)
     store = store_of(tmp_path)
     store.get(A)
@@ -69,7 +73,7 @@ def test_a_changed_folder_is_read_again(tmp_path: Path, read: list[str]) -> None
 def test_the_least_recently_used_circuit_is_forgotten(tmp_path: Path, read: list[str]) -> None:
     for digit in "abc":
         write_circuit(tmp_path, digit)
-    store = store_of(tmp_path, size=2)
+    store = store_of(tmp_path, read=read, size=2)
     for circuit_id in (A, B, A, C, A, B):
         store.get(circuit_id)
     assert read == [A, B, C, B]
@@ -77,7 +81,7 @@ def test_the_least_recently_used_circuit_is_forgotten(tmp_path: Path, read: list
 
 def test_a_refused_circuit_is_read_once_too(tmp_path: Path, read: list[str]) -> None:
     (write_circuit(tmp_path) / "vk.key").write_bytes(b"")
-    store = store_of(tmp_path)
+    store = store_of(tmp_path, read=read)
     for _ in range(3):
         with pytest.raises(CircuitError, match=r"vk\.key is not a verification key"):
             store.get(A)
@@ -141,7 +145,7 @@ def test_the_local_network_takes_a_generated_srs_but_not_a_missing_one(tmp_path:
 
 def test_looking_at_the_srs_opens_the_circuit_no_second_time(tmp_path: Path, read: list[str]) -> None:
     write_circuit(tmp_path)
-    store = store_of(tmp_path, network="finney")
+    store = store_of(tmp_path, read=read, network="finney")
     spoil(tmp_path / "srs/kzg11.srs", "missing")
     for _ in range(3):
         assert store.ids() == []
@@ -225,5 +229,5 @@ def test_many_threads_get_the_same_circuits(tmp_path: Path) -> None:
 def test_a_circuit_that_made_way_for_one_that_never_came_is_put_back(tmp_path: Path) -> None:
     parked = write_circuit(tmp_path)
     parked.rename(tmp_path / f"{PARKED}{parked.name}")
-    (tmp_path / circuit_store.LOCK).touch()
+    (tmp_path / LOCK).touch()
     assert store_of(tmp_path).ids() == [A]

@@ -7,15 +7,15 @@ import json
 import logging
 import time
 import urllib.request
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from bittensor_wallet import Keypair
 
 from competition_samples import FakeChain, write_circuit
-from omron_miner.competition import watch as module
-from omron_miner.competition.status import read_status, to_text
-from omron_miner.competition.watch import NO_URLS, NOT_COMMITTED, NOTHING_PREPARED, CompetitionWatch
+from omron_miner.competition.status import read_status, to_text, write_status
+from omron_miner.competition.watch import NO_URLS, NOT_COMMITTED, NOTHING_PREPARED, CompetitionWatch, Rhythm
 from omron_miner.constants import Competition
 from omron_miner.errors import OmronError
 from s3_server import SECRET_KEY, S3Server, s3_server
@@ -26,12 +26,16 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 HOTKEY = Keypair.create_from_uri("//Dave")
+QUICK = Rhythm(first_pause=0.05, longest_pause=0.2, commit_pauses=(0.01, 0.01))
 
 
 class Scene:
-    """A folder, storage and a chain, with a watch over them."""
+    """A folder, storage and a chain, with a watch over them, and a clock, `ahead` of the system's."""
 
-    def __init__(self, directory: Path, server: S3Server, chain: FakeChain) -> None:
+    def __init__(
+        self, directory: Path, server: S3Server, chain: FakeChain, rhythm: Rhythm = QUICK, **settings: float
+    ) -> None:
+        self.ahead = 0.0
         self.folder, self.server, self.chain = directory / "circuit", server, chain
         self.folder.mkdir(exist_ok=True)
         credentials = directory / "keys"
@@ -43,10 +47,10 @@ class Scene:
             bucket=server.bucket,
             credentials_file=credentials,
             status_file=directory / "competition.json",
-            settle_seconds=0.2,
-            recheck_seconds=0.2,
+            **{"settle_seconds": 0.2, "recheck_seconds": 0.2, **settings},  # type: ignore[arg-type]
         )
-        self.watch = CompetitionWatch(self.competition, chain, HOTKEY, logging.getLogger("competition-test"))  # type: ignore[arg-type]
+        log = logging.getLogger("competition-test")
+        self.watch = CompetitionWatch(self.competition, chain, HOTKEY, log, rhythm, lambda: time.time() + self.ahead)  # type: ignore[arg-type]
 
     def wait_for(self, true: Callable[[], Any], seconds: float = 15.0) -> None:
         until = time.monotonic() + seconds
@@ -68,18 +72,21 @@ class Scene:
 
 
 @pytest.fixture
-def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    monkeypatch.setattr(module, "_FIRST_PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(module, "_LONGEST_PAUSE_SECONDS", 0.2)
-    monkeypatch.setattr(module, "_COMMIT_PAUSE_SECONDS", 0.01)
+def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
+    """A mark `parametrize` may say what is otherwise about it, indirectly."""
     with s3_server() as server:
         chain = FakeChain()
-        made = Scene(tmp_path, server, chain)
+        made = Scene(tmp_path, server, chain, **getattr(request, "param", {}))
         try:
             yield made
         finally:
             made.watch.stop()
             chain.released.set()
+
+
+def otherwise(**what: Any) -> pytest.MarkDecorator:
+    """The scene with another rhythm or other settings."""
+    return pytest.mark.parametrize("scene", [pytest.param(what, id="")], indirect=True)
 
 
 def test_a_circuit_is_uploaded_then_committed_then_offered_and_left_alone(scene: Scene) -> None:
@@ -92,7 +99,8 @@ def test_a_circuit_is_uploaded_then_committed_then_offered_and_left_alone(scene:
     scene.wait_for(lambda: scene.offers(content))
     digest = hashlib.sha256(content).hexdigest()
     assert in_storage == [f"{digest}/model.compiled", f"{digest}/settings.json"], "committed before it was there"
-    time.sleep(1.0)  # five looks at storage and chain
+    looks = scene.chain.asked
+    scene.wait_for(lambda: scene.chain.asked >= looks + 5)
     assert scene.chain.commits == [digest]
     assert len(scene.server.puts) == 2
 
@@ -138,10 +146,11 @@ def test_the_circuit_before_is_offered_until_the_new_one_is_committed(scene: Sce
     scene.wait_for(lambda: scene.watch.status().problem is None)
 
 
+@otherwise(settle_seconds=0.6)
 def test_a_file_still_being_written_is_not_taken(scene: Scene) -> None:
     write_circuit(scene.folder)
     scene.watch.start()
-    for _ in range(10):  # half a second, more than twice what counts as at rest
+    for _ in range(24):  # twice as long as what counts as at rest
         with (scene.folder / "model.compiled").open("ab") as file:
             file.write(b"more")
         time.sleep(0.05)
@@ -163,11 +172,11 @@ def test_a_broken_circuit_is_told_and_the_one_before_stays(scene: Scene) -> None
     assert scene.offers(content)
 
 
-def test_a_commitment_that_something_else_replaced_is_made_again(scene: Scene) -> None:
+@otherwise(recheck_seconds=3600, rhythm=replace(QUICK, look_again=0.1))
+def test_soon_after_a_commitment_one_that_something_else_replaced_is_made_again(scene: Scene) -> None:
     content = write_circuit(scene.folder)
     scene.watch.start()
     scene.wait_for(lambda: scene.offers(content))
-    scene.watch._next_check = 0.0  # not in a minute, as after a commitment
     scene.chain.committed = None  # as another program that commits for the hotkey leaves it
     scene.wait_for(lambda: len(scene.chain.commits) == 2)
     scene.wait_for(lambda: scene.offers(content))
@@ -178,10 +187,10 @@ def test_a_chain_that_is_away_leaves_an_error_and_hangs_nobody(scene: Scene) -> 
     write_circuit(scene.folder)
     scene.watch.start()
     scene.wait_for(lambda: scene.watch.status().prepared)
-    start = time.perf_counter()
+    assert scene.chain.hanging.wait(15)
     answers = {scene.watch.answer().error for _ in range(1000)}
-    assert time.perf_counter() - start < 0.5
     assert answers == {NOT_COMMITTED}
+    assert scene.chain.hanging.is_set(), "an answer waited for the chain"
 
 
 @pytest.mark.parametrize("switch", ["refuse", "wait"])
@@ -189,7 +198,7 @@ def test_storage_that_refuses_or_hangs_leaves_an_error(scene: Scene, switch: str
     content = write_circuit(scene.folder)
     scene.server.switch = switch
     scene.watch.start()
-    time.sleep(0.5)
+    assert scene.server.not_served.wait(15)
     assert scene.watch.answer().error == NOTHING_PREPARED
     assert scene.chain.commits == []
     scene.server.switch = "ok"
@@ -198,9 +207,8 @@ def test_storage_that_refuses_or_hangs_leaves_an_error(scene: Scene, switch: str
 
 
 def test_what_is_offered_is_an_error_while_its_storage_refuses_and_is_uploaded_again_when_it_is_gone(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+    scene: Scene,
 ) -> None:
-    monkeypatch.setattr(module, "_LOOK_AGAIN_SECONDS", 0.1)
     content = write_circuit(scene.folder)
     scene.watch.start()
     scene.wait_for(lambda: scene.offers(content))
@@ -224,28 +232,29 @@ def test_credentials_may_come_late_and_be_replaced(scene: Scene) -> None:
     scene.wait_for(lambda: scene.offers(content))
 
 
-def test_urls_are_renewed_before_they_expire_even_while_the_chain_hangs(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "WRITE_SECONDS", 0.1)
+@otherwise(rhythm=replace(QUICK, renewal=0.1))
+def test_urls_are_renewed_before_they_expire_even_while_the_chain_hangs(scene: Scene) -> None:
     content = write_circuit(scene.folder)
     scene.watch.start()
     scene.wait_for(lambda: scene.offers(content))
-    scene.watch._next_check, scene.chain.switch = 0.0, "hang"
-    time.sleep(1.5)
+    scene.chain.switch = "hang"
+    assert scene.chain.hanging.wait(15)
     first = scene.watch.status().urls_until
-    time.sleep(1.5)
     assert first
-    assert (scene.watch.status().urls_until or 0) > first
+    scene.ahead = 3000
+    scene.wait_for(lambda: (scene.watch.status().urls_until or 0) >= first + 3000)
+    assert scene.chain.hanging.is_set()
     assert scene.offers(content)
 
 
-def test_an_expired_url_is_never_given(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+@otherwise(rhythm=replace(QUICK, renewal=3600))
+def test_an_expired_url_is_never_given(scene: Scene) -> None:
     content = write_circuit(scene.folder)
     scene.watch.start()
     scene.wait_for(lambda: scene.offers(content))
-    later = time.time() + 3601
-    monkeypatch.setattr("omron_miner.competition.watch.time.time", lambda: later)
+    scene.chain.switch = "hang"
+    assert scene.chain.hanging.wait(15)  # so that nothing renews them
+    scene.ahead = 3601
     assert scene.watch.answer().error == NO_URLS
 
 
@@ -269,8 +278,7 @@ def test_status_and_log_tell_all_but_secrets(scene: Scene, caplog: pytest.LogCap
     assert digest in told
     assert "X-Amz" not in told
     assert SECRET_KEY not in told + caplog.text
-    stale = status.written + 3600
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("omron_miner.competition.status.time.time", lambda: stale)
-        with pytest.raises(OmronError, match="no miner keeps it up to date"):
-            read_status(scene.competition)
+    left_behind = scene.competition.model_copy(update={"status_file": scene.folder.parent / "stale.json"})
+    write_status(left_behind.status_file, replace(status, written=status.written - 3600))
+    with pytest.raises(OmronError, match="no miner keeps it up to date"):
+        read_status(left_behind)

@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from omron_miner.competition import storage as competition_storage
 from omron_miner.competition.storage import (
     Credentials,
     Storage,
@@ -74,23 +73,23 @@ def test_what_was_put_is_held_and_fetched_by_its_url_alone(server: S3Server) -> 
 
 
 @pytest.mark.slow
-def test_a_url_has_an_end(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("omron_miner.competition.storage.URL_SECONDS", 600)
-    storage = storage_at(server)
+def test_a_url_has_an_end(server: S3Server) -> None:
+    storage = Storage(Competition(endpoint=server.endpoint, bucket=server.bucket), CREDENTIALS, url_seconds=600)
     put(storage, "cd/model.compiled", b"a circuit")
     url = storage.url("cd/model.compiled")
-    now = time.time
-    monkeypatch.setattr("s3_server.time.time", lambda: now() + 590)
+    made = time.time()
+    server.clock = lambda: made + 590
     assert status_of(url) == 200
-    monkeypatch.setattr("s3_server.time.time", lambda: now() + 610)
+    server.clock = lambda: made + 610
     assert status_of(url) == 403
+    server.clock = time.time
 
 
 @pytest.mark.slow
-def test_a_large_file_goes_in_parts_and_arrives_whole(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(competition_storage, "_PART_BYTES", 5 << 20)  # the least that storage takes
+def test_a_large_file_goes_in_parts_and_arrives_whole(server: S3Server) -> None:
+    competition, least = Competition(endpoint=server.endpoint, bucket=server.bucket), 5 << 20  # that storage takes
     content, before = os.urandom(11 << 20), len(server.puts)
-    digest = put(storage_at(server), "ef/model.compiled", content)
+    digest = put(Storage(competition, CREDENTIALS, part_bytes=least), "ef/model.compiled", content)
     assert len(server.puts) - before == 3
     assert server.objects["ef/model.compiled"] == content
     assert storage_at(server).holds("ef/model.compiled", len(content), digest)

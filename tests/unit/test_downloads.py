@@ -15,7 +15,6 @@ import pytest
 
 from file_server import Handler, cut, honest, partial, redirect, serving, status
 from omron_miner.addresses import is_public
-from omron_miner.building import downloads
 from omron_miner.building.downloads import DownloadError, Rules, check_url, fetch
 
 if TYPE_CHECKING:
@@ -177,13 +176,13 @@ def trickle(handler: Handler) -> None:
 
 def hang(handler: Handler) -> None:
     handler.answer(200, Content_Length=len(CONTENT))
-    time.sleep(1.5)
+    handler.connection.settimeout(60)
+    handler.connection.recv(1)  # which returns when the caller has gone
 
 
-def test_a_long_download_says_how_far_it_is(part: Path, progress: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downloads, "_TELL_SECONDS", 0.0)
+def test_a_long_download_says_how_far_it_is(part: Path, progress: list[str]) -> None:
     with serving(CONTENT) as server:
-        fetch(server.url, part, RULES)
+        fetch(server.url, part, replace(RULES, tell_seconds=0.0))
     _, *lines = progress
     assert all(
         re.fullmatch(r"pk\.key: [\d.]+ \w+ of [\d.]+ KiB, \d+ %, \d+ s left, [\d.]+ \w+/s", line) for line in lines
@@ -209,7 +208,7 @@ def test_a_server_that_trickles_cannot_take_longer_than_allowed(part: Path) -> N
     begun = time.monotonic()
     with serving(CONTENT, trickle) as server, pytest.raises(DownloadError, match=r"took longer than 0\.7 s"):
         fetch(server.url, part, replace(RULES, total_seconds=0.7))
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 15, "it hung"
 
 
 def test_a_server_that_is_not_there_is_given_up_with_a_word(part: Path) -> None:
@@ -289,7 +288,7 @@ def test_a_server_that_trickles_headers_cannot_take_longer_than_allowed(part: Pa
     begun = time.monotonic()
     with serving(CONTENT, trickled_headers) as server, pytest.raises(DownloadError, match=r"took longer than 0\.7 s"):
         fetch(server.url, part, replace(RULES, total_seconds=0.7))
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 15, "it hung"
 
 
 @pytest.mark.parametrize("number", ["\u00b2", "9" * 5000, "-1", "1_0", ""])

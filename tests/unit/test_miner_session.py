@@ -26,9 +26,8 @@ from omron_miner.constants import Access, Axon, Circuits, Constants, Deadlines, 
 from omron_miner.errors import CircuitError
 from omron_miner.events import EventLog, FailureKind, Timings
 from omron_miner.proving.verified_model_session import ProofResult
-from omron_miner.serving import http_server
 from omron_miner.serving.admission import RefusalLines, refusal
-from omron_miner.serving.http_server import ServedRequest
+from omron_miner.serving.http_server import ServedRequest, serving
 from omron_miner.serving.miner_session import MinerSession
 from omron_miner.serving.protocol import ProofOfWeightsSynapse, QueryForCapacities, QueryZkProof, WireProofSystem
 
@@ -129,7 +128,9 @@ class Pool:
 
 
 @contextmanager
-def session_of(place: Path, store: Any = None, network: Any = "finney", **deadlines: float) -> Iterator[MinerSession]:
+def session_of(
+    place: Path, store: Any = None, pool: Any = None, network: Any = "finney", **deadlines: float
+) -> Iterator[MinerSession]:
     """A session that listens nowhere, over the circuits in `place` and their SRS in ``srs``."""
     constants = Constants(
         network=Network(name=network),
@@ -140,7 +141,7 @@ def session_of(place: Path, store: Any = None, network: Any = "finney", **deadli
     )
     events = EventLog(constants.log)
     wallet = SimpleNamespace(hotkey=Keypair.create_from_uri("//Alice"))
-    pool: Any = Pool()
+    pool = pool or Pool()
     yield MinerSession(constants, wallet, LocalChain(()), pool, store or CircuitStore(constants), events)
     events.close()
 
@@ -149,8 +150,8 @@ def served(handle: Callable[[], Awaitable[Any]]) -> tuple[Any, ServedRequest]:
     """What the handler answers, and its request."""
 
     async def run() -> Any:
-        http_server._current.set(request)
-        return await handle()
+        with serving(request):
+            return await handle()
 
     request = ServedRequest("/")
     return asyncio.run(run()), request
@@ -165,16 +166,17 @@ def test_a_circuit_whose_srs_is_for_tests_is_neither_proved_nor_offered_until_th
 ) -> None:
     write_circuit(tmp_path)
     write_srs(tmp_path / "srs", trusted=False)
-    with session_of(tmp_path) as session:
+    pool = Pool()
+    with session_of(tmp_path, pool=pool) as session:
         answer, request = served(lambda: session.query_zk_proof(asked_for(A, [1, 2, 3, 4])))
         assert answer.query_output == "Circuit not found"
         assert request.outcome.result.failure is FailureKind.UNKNOWN_CIRCUIT
         assert "not a trusted SRS" in request.outcome.result.detail
         assert served(lambda: session.query_for_capacities(QueryForCapacities()))[0].capacities == {}
-        assert session._pool.asked == []  # type: ignore[attr-defined]
+        assert pool.asked == []
         write_srs(tmp_path / "srs")
         served(lambda: session.query_zk_proof(asked_for(A, [1, 2, 3, 4])))
-        assert session._pool.asked == [A]  # type: ignore[attr-defined]
+        assert pool.asked == [A]
         assert served(lambda: session.query_for_capacities(QueryForCapacities()))[0].capacities == {A: 2}
 
 

@@ -10,6 +10,8 @@ import sqlite3
 import subprocess
 import sys
 import time
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,13 +23,23 @@ from omron_miner import monitor
 from omron_miner.constants import Constants, Monitor
 from omron_miner.errors import OmronError
 from omron_miner.events import FailureKind, LifeEvent, RequestEvent, to_json
-from omron_miner.monitor import history as history_module
-from omron_miner.monitor.history import ALL, CIRCUIT, FILE_NAME, VALIDATOR, Bucket, Limits, Outcome, open_history
+from omron_miner.monitor.history import (
+    ALL,
+    CIRCUIT,
+    FILE_NAME,
+    MOST_DAMAGED_FILES,
+    MOST_KEYS,
+    VALIDATOR,
+    Bucket,
+    History,
+    Limits,
+    Outcome,
+    connect,
+    open_history,
+)
 from omron_miner.monitor.sketch import RELATIVE_ERROR, SMALLEST, Sketch
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from omron_miner.monitor.model import Totals
 
 
@@ -201,14 +213,12 @@ def test_damage_in_any_page_is_noticed_and_costs_no_request(
 
 def test_damaged_files_are_kept_never_over_an_earlier_one_and_only_so_many(tmp_path: Path) -> None:
     settings = constants(tmp_path)
-    for number in range(history_module.MOST_DAMAGED_FILES + 2):
+    for number in range(MOST_DAMAGED_FILES + 2):
         (tmp_path / FILE_NAME).write_bytes(b"damaged %d" % number * 100)
         (tmp_path / f"{FILE_NAME}-journal").write_bytes(b"its journal")
         monitor.run(settings, collect=fixed_host(host()))
     kept = sorted(one for one in tmp_path.glob(f"{FILE_NAME}.broken*") if "journal" not in one.name)
-    assert [one.read_bytes()[:9] for one in kept] == [
-        b"damaged %d" % number for number in range(history_module.MOST_DAMAGED_FILES)
-    ]
+    assert [one.read_bytes()[:9] for one in kept] == [b"damaged %d" % number for number in range(MOST_DAMAGED_FILES)]
     assert not (tmp_path / f"{FILE_NAME}-journal").exists()
 
 
@@ -227,8 +237,8 @@ def test_a_history_of_a_newer_version_is_kept_and_a_new_one_begun(tmp_path: Path
 def test_a_bug_in_a_run_is_no_damage(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), open_history(tmp_path):
         raise ZeroDivisionError
-    with pytest.raises(OmronError, match="cannot use"), open_history(tmp_path) as history:
-        history._sql.execute("SELECT ?", ())
+    with pytest.raises(OmronError, match="cannot use"), open_history(tmp_path):
+        sqlite3.connect(":memory:").execute("SELECT ?", ())
     assert not list(tmp_path.glob("*.broken*"))
 
 
@@ -241,24 +251,22 @@ def test_a_full_disk_leaves_the_old_summary_and_counts_later(tmp_path: Path) -> 
     names = [f"circuit {number} " + "x" * 500 for number in range(200)]
     with settings.log.events.open("a") as log:
         log.writelines(f"{to_json(request(circuit=name, circuit_id=name))}\n" for name in names)
-    plain = history_module.connect
 
     def on_a_full_disk(path: Path, wait_seconds: float) -> sqlite3.Connection:
-        connection = plain(path, wait_seconds)
+        connection = connect(path, wait_seconds)
         connection.execute("PRAGMA max_page_count = 12")
         return connection
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(history_module, "connect", on_a_full_disk)
-        with pytest.raises(OmronError, match="full"):
-            monitor.run(settings)
+    with pytest.raises(OmronError, match="full"):
+        monitor.run(settings, history_in=partial(open_history, connecting=on_a_full_disk))
     assert (tmp_path / "summary.json").read_text() == before
     monitor.run(settings)
     assert total(settings) == 203
 
 
 def test_what_is_kept_is_bounded_by_its_settings() -> None:
-    history = memory_history()
+    connection = connect(Path(":memory:"))
+    history = History(connection)
     for day in range(12):
         at = NOW + day * 86_400
         take_events(history, [request(time=at + minute * 60) for minute in range(0, 1440, 20)], now=at + 86_400)
@@ -266,7 +274,7 @@ def test_what_is_kept_is_bounded_by_its_settings() -> None:
             history.add_sample(at + minute * 60, {"cpu_percent": 50.0})
         history.prune(1.0, 8.0)
     asked = "SELECT (SELECT count(DISTINCT start) FROM bucket WHERE span = ?1), count(*) FROM sample WHERE span = ?1"
-    hours, tens, minutes = (history._sql.execute(asked, (span,)).fetchone() for span in (3600, 600, 60))
+    hours, tens, minutes = (connection.execute(asked, (span,)).fetchone() for span in (3600, 600, 60))
     assert hours == (8 * 24, 8 * 24)
     assert tens == (144, 144)
     assert max(minutes) <= 1440
@@ -329,8 +337,8 @@ def test_callers_cannot_fill_the_disk_with_names() -> None:
     take_events(history, events)
     for kind in (CIRCUIT, VALIDATOR):
         buckets = history.total(0, kind)
-        assert len(buckets) == history_module.MOST_KEYS + 1
-        assert buckets[""].count == 1000 - history_module.MOST_KEYS
+        assert len(buckets) == MOST_KEYS + 1
+        assert buckets[""].count == 1000 - MOST_KEYS
 
 
 def test_the_newest_entries_are_kept_in_order() -> None:

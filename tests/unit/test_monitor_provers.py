@@ -30,11 +30,6 @@ REMOTE = replace(LOCAL, name="prover-1", address="tls://10.0.0.2:8785", workers=
 GONE = replace(REMOTE, gets_work=False, left=True, state="it left: switched off", workers=0, running=0)
 
 
-@pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("omron_miner.monitor.one_run.time.time", lambda: NOW)
-
-
 def settings(place: Path, engine: str = "dask", miner: str = "") -> Constants:
     return Constants.model_validate(
         {
@@ -48,7 +43,7 @@ def settings(place: Path, engine: str = "dask", miner: str = "") -> Constants:
 
 def observe(constants: Constants) -> Summary:
     with open_history(constants.monitor.directory) as history:
-        found = one_run.observe(history, constants, fixed_host(host()))
+        found = one_run.observe(history, constants, fixed_host(host()), clock=lambda: NOW)
         history.commit()
     return found
 

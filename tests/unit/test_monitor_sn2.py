@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jsonschema  # type: ignore[import-untyped]
@@ -16,7 +18,7 @@ from monitor_samples import NOW, constants, fixed_host, host
 from omron_miner import monitor
 from omron_miner.cli import main
 from omron_miner.engine import SN2, Engine, engine_of, read_engine
-from omron_miner.monitor import one_run, prometheus
+from omron_miner.monitor import prometheus
 from omron_miner.monitor.history import open_history
 from omron_miner.monitor.schema import SCHEMA_FILE
 from omron_miner.monitor.sn2 import reference
@@ -30,11 +32,6 @@ A, B = "ab" * 32, "cd" * 32
 VALIDATOR = "5F3sa2TJAWMqDhXG6jhV4N8ko9SxwGy8TpaNS1repo5EYjQX"
 OTHER = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
 DEFECT = "activation length mismatch: expected 2050, got 2048"
-
-
-@pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("omron_miner.monitor.one_run.time.time", lambda: NOW)
 
 
 def line(ago: float, text: str, level: str = "INFO", target: str = "sn2_miner") -> str:
@@ -69,13 +66,21 @@ def alone(ago: float, seconds: float, name: str = "slice_1", circuit: str = A) -
 ANNOUNCED = "axon registered on chain block=0x1 ip=203.0.113.7 port=8091"
 
 
-def look(folder: Path, *lines: str, on: Host | None = None, append: bool = False, catch_up: bool = True) -> Summary:
+def look(
+    folder: Path,
+    *lines: str,
+    on: Host | None = None,
+    append: bool = False,
+    catch_up: bool = True,
+    read_bytes: int | None = None,
+) -> Summary:
     """A run of the monitor after the miner wrote `lines`."""
     path = folder / "sn2-miner.log"
     with path.open("a" if append else "w", encoding="utf-8") as file:
         file.write("".join(lines))
     found = on or replace(host(), port_listening=True)
-    return monitor.run(constants(folder), catch_up, fixed_host(found), Engine(SN2, log_file=path))
+    engine = Engine(SN2, log_file=path)
+    return monitor.run(constants(folder), catch_up, fixed_host(found), engine, clock=lambda: NOW, read_bytes=read_bytes)
 
 
 def firing(summary: Summary) -> dict[str, str]:
@@ -167,15 +172,14 @@ def test_lines_are_counted_once_over_runs_rotation_and_compression(tmp_path: Pat
     assert fourth.totals.requests["proving_failed"] == 1
 
 
-def test_a_large_log_is_read_over_several_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(one_run, "SN2_READ_BYTES_PER_RUN", 300_000)
-    lines = [alone(3000 - number, 0.5) for number in range(3000)]
-    first = look(tmp_path, *lines, catch_up=False)
+def test_a_large_log_is_read_over_several_runs(tmp_path: Path) -> None:
+    look_again = partial(look, tmp_path, append=True, catch_up=False, read_bytes=300_000)
+    first = look_again(*(alone(3000 - number, 0.5) for number in range(3000)))
     assert first.log.unread_bytes > 0
     assert first.alerts == []
     counts = [first.requests.count]
-    while look(tmp_path, append=True, catch_up=False).log.unread_bytes:
-        counts.append(look(tmp_path, append=True, catch_up=False).requests.count)
+    while look_again().log.unread_bytes:
+        counts.append(look_again().requests.count)
     assert look(tmp_path, append=True).requests.count == 3000
     assert counts == sorted(set(counts))
 
@@ -393,7 +397,8 @@ def test_host_toml_names_the_engine(tmp_path: Path, text: str, expected: Engine)
 def test_the_command_reads_the_log_that_it_is_given(tmp_path: Path) -> None:
     config: Any = tmp_path / "constants.toml"
     config.write_text(f'[log]\ndirectory = "{tmp_path}"\n[monitor]\ndirectory = "{tmp_path}"\n')
-    (tmp_path / "other.log").write_text(started(900) + alone(800, 2.0))
+    now = NOW - time.time()  # as `ago` says it
+    (tmp_path / "other.log").write_text(started(now + 900) + alone(now + 800, 2.0))
     done = CliRunner().invoke(
         main, ["--config", str(config), "monitor", "--json", "--sn2-log", f"{tmp_path}/other.log"]
     )

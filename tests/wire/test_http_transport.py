@@ -111,18 +111,18 @@ def test_a_query_that_cannot_be_proved_gets_upstreams_words_and_status(
     assert miner.event_after(before).failure is failure
 
 
-def test_bad_input_costs_no_proof_and_a_failure_is_no_200(miner: Miner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_input_costs_no_proof_and_a_failure_is_no_200(miner: Miner) -> None:
     before = len(miner.requests())
     status, said = ask(miner, "query-zk-proof", query(miner.circuit.id, ["0.1", 0.2, 0.3, 0.4]))
     assert (status, "not a usable number" in said) == (422, True)
     assert miner.event_after(before).tries == 0
 
-    def fail(*_: object) -> None:
+    def fail(*_: object) -> Any:
         raise RuntimeError("a secret of ours")
 
-    monkeypatch.setattr(miner.pool, "submit", fail)
     row = row_of(miner.circuit, 4)
-    assert ask(miner, "query-zk-proof", query(miner.circuit.id, row)) == (500, "An error occurred")
+    with miner.pool.diverted(fail):
+        assert ask(miner, "query-zk-proof", query(miner.circuit.id, row)) == (500, "An error occurred")
 
 
 @pytest.mark.parametrize("header", ["nonce", "signature", "validator-hotkey", "miner-hotkey"])

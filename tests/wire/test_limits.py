@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from omron_miner.proving.prover import ProverPool
 from omron_miner.serving.allowance import Allowances
 from omron_miner.serving.axon_server import LastNonces, too_deep
 from omron_miner.serving.http_transport import SeenNonces
@@ -148,19 +149,16 @@ def test_a_busy_hotkey_is_held_back_on_both_transports_and_no_other(miner: Miner
 
 
 @slow
-def test_a_request_in_progress_counts_until_it_is_done_on_either_transport(
-    miner: Miner, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    row, submit = row_of(miner.circuit, 1), miner.pool.submit
+def test_a_request_in_progress_counts_until_it_is_done_on_either_transport(miner: Miner) -> None:
+    row = row_of(miner.circuit, 1)
     jobs: list[Future[ProofResult]] = []
     held: Future[ProofResult] = Future()
 
     def hold(*job: Any) -> Future[ProofResult]:
-        jobs.append(submit(*job))
+        jobs.append(ProverPool.submit(miner.pool, *job))
         return held
 
-    monkeypatch.setattr(miner.pool, "submit", hold)
-    with ThreadPoolExecutor() as threads:
+    with miner.pool.diverted(hold), ThreadPoolExecutor() as threads:
         asking = threads.submit(miner.ask_for_proof, row)
         wait_until(lambda: jobs)
         answered = capacities(miner), capacities(miner, OTHER_VALIDATOR)

@@ -33,10 +33,13 @@ from omron_miner.serving.start import read_chain, watch_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import Future
     from pathlib import Path
 
     from omron_miner.chain.chain import Chain
     from omron_miner.circuits.circuit import Circuit
+    from omron_miner.circuits.inputs import Inputs
+    from omron_miner.proving.verified_model_session import ProofResult
     from omron_miner.serving.axon_server import AxonServer
 
 MAX_BODY_BYTES = 100_000
@@ -176,7 +179,7 @@ class Caller:
 class Miner(Caller):
     """A miner in this process."""
 
-    pool: ProverPool
+    pool: DivertedPool
     server: AxonServer
 
     def settle(self) -> None:
@@ -193,12 +196,29 @@ class Miner(Caller):
         return workers_of(psutil.Process())
 
 
+class DivertedPool(ProverPool):
+    """The miner's pool, whose jobs a test may have handed to something else for a while."""
+
+    instead: Callable[[str, Inputs, float], Future[ProofResult]] | None = None
+
+    def submit(self, circuit_id: str, rows: Inputs, deadline: float) -> Future[ProofResult]:
+        return (self.instead or super().submit)(circuit_id, rows, deadline)
+
+    @contextmanager
+    def diverted(self, instead: Callable[[str, Inputs, float], Future[ProofResult]]) -> Iterator[None]:
+        self.instead = instead
+        try:
+            yield
+        finally:
+            self.instead = None
+
+
 @contextmanager
 def running(constants: Constants, circuit: Circuit, chain: Chain | None = None) -> Iterator[Miner]:
     """The miner as `serve` builds it, in this process; on the constants' chain unless another is given."""
     wallet = open_hotkey(constants.wallet)
     events = EventLog(constants.log)
-    pool = ProverPool(constants, lambda detail: events.life("worker_lost", detail))
+    pool = DivertedPool(constants, lambda detail: events.life("worker_lost", detail))
     store = CircuitStore(constants)
     chain = chain or open_chain(constants, wallet)
     watch = watch_of(chain, constants, events.lines)

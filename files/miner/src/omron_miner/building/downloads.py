@@ -42,7 +42,6 @@ _PIECE_BYTES = 1 << 20
 _MOST_REDIRECTS = 5
 _LONGEST_PAUSE_SECONDS = 30.0
 _LONGEST_RETRY_AFTER_SECONDS = 300.0
-_TELL_SECONDS = 5.0
 _SLOW_BYTES = 1 << 20
 """Connections that bring less are further and further apart."""
 _MOST_WASTE, _LEAST_WASTE_BYTES = 2, 64 << 20
@@ -81,6 +80,8 @@ class Rules:
     """What the file must leave free on its file system, for logs and for the next release."""
     pause_seconds: float = 1.0
     """Before the second connection; doubled with each that brings next to nothing, up to 30."""
+    tell_seconds: float = 5.0
+    """From one line of progress to the next."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ class _Download:
     def __post_init__(self) -> None:
         self._until = self.begun + self.rules.total_seconds
         self._note = _read_note(self.part)
-        self._progress = _Progress(self.part.name)
+        self._progress = _Progress(self.part.name, self.rules.tell_seconds)
         if self._note.url != self.url:
             self._restart()
 
@@ -383,8 +384,8 @@ class _Download:
 class _Progress:
     """One line every few seconds."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, tell_seconds: float) -> None:
+        self._name, self._tell_seconds = name, tell_seconds
         self._size: int | None = None
         self._first, self._begun, self._last_report = 0, 0.0, 0.0
 
@@ -393,7 +394,7 @@ class _Progress:
         self._last_report = self._begun
 
     def due(self) -> bool:
-        return time.monotonic() - self._last_report >= _TELL_SECONDS
+        return time.monotonic() - self._last_report >= self._tell_seconds
 
     def line(self, have: int) -> str:
         self._last_report = now = time.monotonic()

@@ -22,15 +22,21 @@ if TYPE_CHECKING:
     from omron_miner.chain.chain import Chain
     from omron_miner.constants import Network
 
-_FIRST_PAUSE_SECONDS = 5.0
-_LONGEST_PAUSE_SECONDS = 300.0
-_REGISTRATION_CHECK_SECONDS = 600.0
-"""Deregistration costs a miner its place within minutes; one query in ten costs a node nothing."""
 _NEVER = float("inf")
 
 
-def _pause_after(failures: int) -> float:
-    return pause_after(failures, _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
+@dataclass(frozen=True)
+class Rhythm:
+    """How often the chain is asked where no setting of `network` says it. Seconds."""
+
+    first_pause: float = 5.0
+    longest_pause: float = 300.0
+    registration_check: float = 600.0
+    """Deregistration costs a miner its place within minutes; one query in ten costs a node nothing."""
+
+    def pause_after(self, failures: int) -> float:
+        """Until the next try, after `failures` in a row."""
+        return pause_after(failures, self.first_pause, self.longest_pause)
 
 
 @dataclass
@@ -51,9 +57,17 @@ class ChainWatch:
     come back and stopping would gain nothing.
     """
 
-    def __init__(self, chain: Chain, network: Network, address: tuple[str, int], log: logging.Logger) -> None:
+    def __init__(
+        self,
+        chain: Chain,
+        network: Network,
+        address: tuple[str, int],
+        log: logging.Logger,
+        rhythm: Rhythm = Rhythm(),
+    ) -> None:
         """`address` is announced to validators."""
         self._chain, self._network, self._address, self._log = chain, network, address, log
+        self._rhythm = rhythm
         self._stop, self._wake = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="chain-watch", daemon=True)
         self._wanted = False
@@ -75,7 +89,7 @@ class ChainWatch:
         self._away = stale
         if not stale:
             self._refreshing.due = now + self._network.metagraph_sync_seconds
-            self._checking.due = now + _REGISTRATION_CHECK_SECONDS
+            self._checking.due = now + self._rhythm.registration_check
         self._thread.start()
 
     def want_refresh(self) -> None:
@@ -105,7 +119,7 @@ class ChainWatch:
                 self._wake.wait(max(0.0, min(job.due for job in self._jobs) - time.monotonic()))
                 self._wake.clear()
             else:
-                self._stop.wait(_pause_after(self._failures))
+                self._stop.wait(self._rhythm.pause_after(self._failures))
 
     def _attempt(self, job: _Job) -> bool:
         """Does it and says what goes wrong; False when the chain is away, and the other jobs need not be tried."""
@@ -120,7 +134,7 @@ class ChainWatch:
                 "The chain is away, requests are answered by the list of validators of %s: %s; next try in %.0f s",
                 utc(read) if read else "the constants",
                 error,
-                _pause_after(self._failures),
+                self._rhythm.pause_after(self._failures),
             )
             return False
         except ChainError as error:
@@ -137,7 +151,7 @@ class ChainWatch:
 
     def _put_off(self, job: _Job) -> None:
         job.refusals += 1
-        job.due = time.monotonic() + _pause_after(job.refusals)
+        job.due = time.monotonic() + self._rhythm.pause_after(job.refusals)
 
     def _refresh(self) -> float:
         self._wanted = False  # before: who asks while it is read may not be in it yet
@@ -154,4 +168,4 @@ class ChainWatch:
     def _check_registration(self) -> float:
         if not self._chain.is_registered():
             self._log.error("The hotkey is no longer registered on netuid %d: register it again", self._network.netuid)
-        return _REGISTRATION_CHECK_SECONDS
+        return self._rhythm.registration_check

@@ -40,8 +40,11 @@ _Refusal = tuple[str, str | None]
 class CircuitStore:
     """The circuits in `circuits.directory`. Thread-safe; at most `cache_size` are kept in memory."""
 
-    def __init__(self, constants: Constants, cache_size: int = _CACHE_SIZE) -> None:
-        self._cache_size = cache_size
+    def __init__(
+        self, constants: Constants, cache_size: int = _CACHE_SIZE, read: Callable[[Path], Circuit] = load_circuit
+    ) -> None:
+        """`read` reads a circuit's folder, as `load_circuit` does."""
+        self._cache_size, self._read = cache_size, read
         self._circuits = constants.circuits
         self._network = constants.network.name
         self._cache: OrderedDict[str, tuple[_Fingerprint, Circuit | _Refusal]] = OrderedDict()
@@ -112,7 +115,7 @@ class CircuitStore:
             if cached and cached[0] == seen:
                 self._cache.move_to_end(circuit_id)
                 return _unless_refused(cached[1])
-        found = _load(directory)  # outside the lock: another circuit's request need not wait for this disk
+        found = _load(directory, self._read)  # outside the lock: another circuit's request need not wait for this disk
         with self._lock:
             self._cache[circuit_id] = (seen, found)
             self._cache.move_to_end(circuit_id)
@@ -131,10 +134,10 @@ class CircuitStore:
         return usable, refused
 
 
-def _load(directory: Path) -> Circuit | _Refusal:
+def _load(directory: Path, read: Callable[[Path], Circuit]) -> Circuit | _Refusal:
     """The circuit, or why it is refused for as long as its files stay as they are. Raises CircuitError otherwise."""
     try:
-        return load_circuit(directory)
+        return read(directory)
     except CircuitError as error:
         return error.message, error.hint
     except OSError as error:  # may pass without a change to the files: a mode, a mount, a lack of descriptors

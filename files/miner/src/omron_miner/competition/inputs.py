@@ -67,7 +67,8 @@ def augment(image: Array, random: np.random.Generator) -> Array:
     if pictures:
         image = rotate(image, random.uniform(-LARGEST_ANGLE, LARGEST_ANGLE))
     noisy = image + random.standard_normal(image.shape, np.float32) * np.float32(NOISE)
-    return np.clip(noisy, -LIMIT, LIMIT).astype(np.float32)
+    bounded: Array = np.clip(noisy, -LIMIT, LIMIT).astype(np.float32)
+    return bounded
 
 
 def rotate(image: Array, angle: float) -> Array:

@@ -31,7 +31,7 @@ _AMAZON = "https://s3.amazonaws.com"
 """The one name of Amazon's for all regions. A region's own, as s3.eu-west-1.amazonaws.com, validators refuse."""
 _LONGEST_CREDENTIALS = 65_536
 _CONNECT_SECONDS, _READ_SECONDS, _TRIES = 5.0, 30.0, 3
-_PART_BYTES = 16 << 20
+PART_BYTES = 16 << 20
 """Of an upload; one is in memory at a time. Storage takes 10 000 parts at most, larger files get larger parts."""
 _MOST_PARTS = 10_000
 _DIGEST = "sha256"
@@ -105,8 +105,15 @@ def _public_endpoint(competition: Competition) -> str:
 class Storage:
     """A bucket. Threads may share it; `url` asks nobody, everything else may take long and raises StorageError."""
 
-    def __init__(self, competition: Competition, credentials: Credentials) -> None:
-        """Asks nobody yet."""
+    def __init__(
+        self,
+        competition: Competition,
+        credentials: Credentials,
+        url_seconds: int = URL_SECONDS,
+        part_bytes: int = PART_BYTES,
+    ) -> None:
+        """Asks nobody yet. `url` is good for `url_seconds`; `put` sends parts of `part_bytes`."""
+        self.url_seconds, self._part_bytes = url_seconds, part_bytes
         self._bucket = competition.bucket
         # Amazon's global name finds a bucket by its own name in front; elsewhere certificates may not cover that.
         style = "path" if competition.endpoint else "virtual"
@@ -132,16 +139,16 @@ class Storage:
         from boto3.s3.transfer import TransferConfig
 
         # One part at a time and no threads: proofs need the cores, and an upload may take its time.
-        parts = max(_PART_BYTES, -(-size // _MOST_PARTS))
+        parts = max(self._part_bytes, -(-size // _MOST_PARTS))
         config = TransferConfig(multipart_threshold=parts, multipart_chunksize=parts, use_threads=False)
         extra = {"Metadata": {_DIGEST: digest}}
         with self._errors("upload", key):
             self._client.upload_fileobj(content, self._bucket, key, ExtraArgs=extra, Config=config)
 
     def url(self, key: str) -> str:
-        """A URL with which anybody may fetch the object for `URL_SECONDS`. It is a secret of a kind: not for logs."""
+        """A URL with which anybody may fetch the object for `url_seconds`. It is a secret of a kind: not for logs."""
         asked = {"Bucket": self._bucket, "Key": key}
-        return str(self._signer.generate_presigned_url("get_object", Params=asked, ExpiresIn=URL_SECONDS))
+        return str(self._signer.generate_presigned_url("get_object", Params=asked, ExpiresIn=self.url_seconds))
 
     def try_url(self, key: str) -> None:
         """Fetches the first byte of the object as a validator would, by its URL."""

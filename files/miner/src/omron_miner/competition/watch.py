@@ -28,12 +28,13 @@ from omron_miner.competition.files import (
     read_circuit,
 )
 from omron_miner.competition.status import WRITE_SECONDS, Status, write_status
-from omron_miner.competition.storage import URL_SECONDS, Storage, StorageError, host_problem, read_credentials
+from omron_miner.competition.storage import Storage, StorageError, host_problem, read_credentials
 from omron_miner.errors import OmronError
 from omron_miner.formatting import size
 
 if TYPE_CHECKING:
     import logging
+    from collections.abc import Callable
 
     from omron_miner.chain.chain import Chain
     from omron_miner.competition.files import Fingerprint
@@ -45,11 +46,23 @@ NOT_COMMITTED = "Hash mismatch between local and chain commitment"
 NO_URLS = "Failed to get signed URLs"
 """What upstream's miner answers in these cases, word for word."""
 
-_COMMIT_TRIES, _COMMIT_PAUSE_SECONDS = 3, 1.0
-"""In a row, as upstream. Then it is a failure as any other."""
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 5.0, 300.0
-_LOOK_AGAIN_SECONDS = 60.0
-"""After a commitment: the block that holds it may still be dropped."""
+
+@dataclass(frozen=True)
+class Rhythm:
+    """How often is tried what no setting of `competition` says. Seconds."""
+
+    first_pause: float = 5.0
+    longest_pause: float = 300.0
+    commit_pauses: tuple[float, ...] = (1.0, 2.0)
+    """Between the three tries in a row, as upstream. Then it is a failure as any other."""
+    look_again: float = 60.0
+    """After a commitment: the block that holds it may still be dropped."""
+    renewal: float = WRITE_SECONDS
+    """Of the URLs and the status file."""
+
+    def pause_after(self, failures: int) -> float:
+        """Until the next try, after `failures` in a row."""
+        return pause_after(failures, self.first_pause, self.longest_pause)
 
 
 @dataclass(frozen=True)
@@ -86,9 +99,21 @@ class _State:
 class CompetitionWatch:
     """Offers the circuit in a folder. `answer` may be called from any thread at any time, the rest by one thread."""
 
-    def __init__(self, competition: Competition, chain: Chain, hotkey: Any, log: logging.Logger) -> None:
-        """`hotkey` is a keypair that signs; `chain` must bear calls from a thread of its own. Opens nothing yet."""
+    def __init__(
+        self,
+        competition: Competition,
+        chain: Chain,
+        hotkey: Any,
+        log: logging.Logger,
+        rhythm: Rhythm = Rhythm(),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`hotkey` is a keypair that signs; `chain` must bear calls from a thread of its own. Opens nothing yet.
+
+        By `clock`, Unix seconds, URLs expire.
+        """
         self._competition, self._chain, self._hotkey, self._log = competition, chain, hotkey, log
+        self._rhythm, self._clock = rhythm, clock
         self._storage: Storage | None = None
         self._state, self._changing = _State(), threading.Lock()
         # The watching thread's own: the last circuit read, files not to be read again until they change, and since
@@ -118,12 +143,12 @@ class CompetitionWatch:
     def answer(self) -> Answer:
         """What a validator gets now. Asks nobody and waits for nothing."""
         state = self._state
-        error = _error_of(state, time.time())
+        error = _error_of(state, self._clock())
         return Answer(error=error) if error or state.offer is None else Answer(commitment=state.offer.commitment)
 
     def status(self) -> Status:
         """What a person may want to know."""
-        state, now = self._state, time.time()
+        state, now = self._state, self._clock()
         shown = state.prepared
         host = host_problem(self._competition)
         return Status(
@@ -159,12 +184,12 @@ class CompetitionWatch:
                     wait = self._competition.settle_seconds
                 else:
                     failures += 1
-                    wait = pause_after(failures, _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
+                    wait = self._rhythm.pause_after(failures)
             except Exception as error:
                 self._log.exception("The competition failed in a way nobody foresaw")
                 problem = f"{type(error).__name__}: {error}"
                 failures += 1
-                wait = pause_after(failures, _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
+                wait = self._rhythm.pause_after(failures)
             if self._stop.is_set():
                 return
             self._tell(problem)
@@ -192,7 +217,7 @@ class CompetitionWatch:
             self._upload(circuit)
             pause = self._competition.recheck_seconds
             if self._commit(circuit):
-                pause = min(pause, _LOOK_AGAIN_SECONDS)
+                pause = min(pause, self._rhythm.look_again)
             self._next_check = time.monotonic() + pause
         return min(self._competition.settle_seconds, max(0.0, self._next_check - time.monotonic()))
 
@@ -256,13 +281,12 @@ class CompetitionWatch:
             self._change(committed=committed, offer=offer)
             return False
         self._change(committed=committed)
-        for failures in range(1, _COMMIT_TRIES + 1):
+        for pause in (*self._rhythm.commit_pauses, None):
             try:
                 self._chain.commit(circuit.digest)
                 break
             except ChainError:
-                pause = pause_after(failures, _COMMIT_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
-                if failures == _COMMIT_TRIES or self._stop.wait(pause):
+                if pause is None or self._stop.wait(pause):
                     raise
         self._change(committed=circuit.digest, offer=offer)
         self._log.info("Competition: committed circuit %s", circuit.digest)
@@ -271,8 +295,8 @@ class CompetitionWatch:
     # --- the answer, in a thread that never waits for others -----------------------------------------------------
 
     def _renew(self) -> None:
-        """URLs live for `URL_SECONDS` and are never older than a minute or two."""
-        while not self._stop.wait(WRITE_SECONDS):
+        """URLs live for an hour and are never older than a minute or two."""
+        while not self._stop.wait(self._rhythm.renewal):
             try:
                 offer = self._state.offer
                 if offer is not None:
@@ -289,7 +313,7 @@ class CompetitionWatch:
     def _offer(self, circuit: CompetitionCircuit) -> _Offer:
         storage = self._open_storage()
         urls = {name: storage.url(f"{circuit.digest}/{name}") for name in FILES}
-        expiry = int(time.time()) + URL_SECONDS
+        expiry = int(self._clock()) + storage.url_seconds
         commitment = {
             "vk_hash": circuit.digest,
             "file_urls": urls,

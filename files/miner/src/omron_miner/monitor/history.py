@@ -21,8 +21,10 @@ from omron_miner.monitor.collect import Position
 from omron_miner.monitor.sketch import Sketch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
+
+    Connecting = Callable[[Path, float], sqlite3.Connection]
 
 FILE_NAME = "monitor.sqlite"
 SPANS = (60, 600, 3600)
@@ -405,18 +407,40 @@ class DamagedHistory(OmronError):
         self.kept, self.why = kept, why
 
 
+def connect(path: Path, wait_seconds: float = WAIT_SECONDS) -> sqlite3.Connection:
+    """Opens the file, makes its tables, and begins. Raises sqlite3.Error."""
+    connection = sqlite3.connect(path, timeout=wait_seconds, isolation_level=None)
+    try:
+        # In 2 MiB the pages of a run are at hand; no -wal and -shm files are left that another user could not open.
+        connection.execute("PRAGMA cache_size = -2048")
+        connection.execute("BEGIN IMMEDIATE")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version not in (0, _VERSION):
+            raise _NewerSchema(f"it is of version {version}, this package knows {_VERSION}")
+        if version == 0:
+            for statement in _TABLES.split(";"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {_VERSION}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 @contextmanager
-def open_history(directory: Path, wait_seconds: float = WAIT_SECONDS) -> Iterator[History]:
+def open_history(
+    directory: Path, wait_seconds: float = WAIT_SECONDS, connecting: Connecting = connect
+) -> Iterator[History]:
     """The history in `directory`, for one run alone; what is not committed at its end is undone.
 
     Waits up to `wait_seconds` for another run. A file that SQLite cannot read, or that a newer version of this package
     wrote, is renamed and a new one begun: the logs are then read again. Raises DamagedHistory when the damage shows
     only while the history is in use (it is renamed then, so try again), and OmronError when the history cannot be
-    opened or written for any other reason.
+    opened or written for any other reason. `connecting` is what opens the file, as `connect` does.
     """
     path = directory / FILE_NAME
     try:
-        connection, inode = _open(path, wait_seconds)
+        connection, inode = _open(path, wait_seconds, connecting)
     except (sqlite3.Error, OSError) as error:
         raise _unusable(path, error, wait_seconds) from error
     try:
@@ -441,13 +465,13 @@ def open_history(directory: Path, wait_seconds: float = WAIT_SECONDS) -> Iterato
             connection.close()
 
 
-def _open(path: Path, wait_seconds: float) -> tuple[sqlite3.Connection, int]:
+def _open(path: Path, wait_seconds: float, connecting: Connecting) -> tuple[sqlite3.Connection, int]:
     """The file, open and locked, and its inode; one that is visibly damaged is renamed."""
     damage: tuple[Path | None, str] | None = None
     for _ in range(_OPEN_TRIES):
         before = _inode(path)
         try:
-            connection = connect(path, wait_seconds)
+            connection = connecting(path, wait_seconds)
         except sqlite3.DatabaseError as error:
             if not _is_damage(error, path):
                 raise
@@ -560,26 +584,6 @@ def _unusable(path: Path, error: Exception, waited_seconds: float = WAIT_SECONDS
         f"cannot use the history {path}: {error}",
         "check the free space, and that the directory and the file belong to the service user",
     )
-
-
-def connect(path: Path, wait_seconds: float = WAIT_SECONDS) -> sqlite3.Connection:
-    """Opens the file, makes its tables, and begins. Raises sqlite3.Error."""
-    connection = sqlite3.connect(path, timeout=wait_seconds, isolation_level=None)
-    try:
-        # In 2 MiB the pages of a run are at hand; no -wal and -shm files are left that another user could not open.
-        connection.execute("PRAGMA cache_size = -2048")
-        connection.execute("BEGIN IMMEDIATE")
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, _VERSION):
-            raise _NewerSchema(f"it is of version {version}, this package knows {_VERSION}")
-        if version == 0:
-            for statement in _TABLES.split(";"):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {_VERSION}")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
 
 
 def _cover(since: int) -> list[tuple[int, int, int]]:

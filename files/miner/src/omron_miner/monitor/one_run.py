@@ -27,6 +27,7 @@ from omron_miner.monitor.summarize import limits_of, sample_of, summarize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from omron_miner.constants import Constants
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from omron_miner.monitor.model import Host, Summary, Versions
 
     CollectHost = Callable[[Constants, Counters | None], tuple[Host, Counters]]
+    OpenHistory = Callable[[Path], AbstractContextManager[History]]
 
 READ_BYTES_PER_RUN = 1 << 20
 """Of the event log: some thousand requests, more than come in a minute, in well under a second."""
@@ -42,33 +44,46 @@ SN2_READ_BYTES_PER_RUN = 8 << 20
 
 
 def run(
-    constants: Constants, catch_up: bool = False, collect: CollectHost | None = None, engine: Engine = OWN_MINER
+    constants: Constants,
+    catch_up: bool = False,
+    collect: CollectHost | None = None,
+    engine: Engine = OWN_MINER,
+    *,
+    clock: Callable[[], float] = time.time,
+    read_bytes: int | None = None,
+    history_in: OpenHistory = open_history,
 ) -> Summary:
     """One run: reads what is new in the log of `engine`, writes the summary, sends alerts.
 
-    Reads at most `READ_BYTES_PER_RUN` of the log; with `catch_up` all there is. Only one run works
-    at a time: a second one waits for the first. Called by root, the process becomes the service user (the owner of the
-    logs), whose files these are, and stays it. `collect` reads the host, by default `collect_host`.
+    Reads at most `read_bytes` of the log, by default what suits the engine; with `catch_up` all there is. Only one run
+    works at a time: a second one waits for the first. Called by root, the process becomes the service user (the owner
+    of the logs), whose files these are, and stays it. `collect` reads the host, by default `collect_host`; `history_in`
+    opens the history in a directory.
 
     Raises OmronError when the history or the summary cannot be written; what was there before is then still whole.
     """
     _become_service_user(constants)
     collect = collect or partial(collect_host, engine=engine)
+    observed = partial(observe, constants=constants, collect=collect, engine=engine, clock=clock, read_bytes=read_bytes)
     try:
-        return _run(constants, catch_up, collect, engine)
+        return _run(constants, catch_up, history_in, observed)
     except DamagedHistory as damage:  # renamed by now
-        return _run(constants, catch_up, collect, engine, damage)
+        return _run(constants, catch_up, history_in, observed, damage)
 
 
 def _run(
-    constants: Constants, catch_up: bool, collect: CollectHost, engine: Engine, damage: DamagedHistory | None = None
+    constants: Constants,
+    catch_up: bool,
+    history_in: OpenHistory,
+    observed: Callable[[History], Summary],
+    damage: DamagedHistory | None = None,
 ) -> Summary:
     while True:
-        with open_history(constants.monitor.directory) as history:
+        with history_in(constants.monitor.directory) as history:
             if damage:
                 note_damage(history, damage)
                 damage = None
-            summary = observe(history, constants, collect, engine)
+            summary = observed(history)
             history.commit()
             if catch_up and summary.log.unread_bytes:
                 continue
@@ -82,17 +97,23 @@ def _run(
 
 
 def observe(
-    history: History, constants: Constants, collect: CollectHost = collect_host, engine: Engine = OWN_MINER
+    history: History,
+    constants: Constants,
+    collect: CollectHost = collect_host,
+    engine: Engine = OWN_MINER,
+    *,
+    clock: Callable[[], float] = time.time,
+    read_bytes: int | None = None,
 ) -> Summary:
     """The summary as of now, everything new taken into `history`. Commits nothing, writes no file."""
-    now, monitor = time.time(), constants.monitor
+    now, monitor = clock(), constants.monitor
     limits = limits_of(monitor)
     history.hold_to(limits)
     refiled = history.refile_future(now)
     if refiled:
         history.add_entries("future", CHANGES, [(now, refiled)])
     kept_since = now - monitor.keep_hours_days * 86_400
-    reader = _take_in(history, constants, engine, now, kept_since, limits)
+    reader = _take_in(history, constants, engine, now, kept_since, limits, read_bytes)
     host, counters = collect(constants, Counters.load(history.note("counters")))
     history.set_note("counters", counters.dump())
     history.add_sample(now, sample_of(host))
@@ -109,16 +130,22 @@ def observe(
 
 
 def _take_in(
-    history: History, constants: Constants, engine: Engine, now: float, kept_since: float, limits: Limits
+    history: History,
+    constants: Constants,
+    engine: Engine,
+    now: float,
+    kept_since: float,
+    limits: Limits,
+    read_bytes: int | None,
 ) -> LogReader:
     """Takes what is new in the engine's log into `history`; the reader that read it."""
     known = history.positions()
     if engine.is_sn2:
         path = engine.log_in(constants.log.directory)
-        reader = LogReader(path, kept_since, known, SN2_READ_BYTES_PER_RUN, is_first=sn2.is_stamped)
+        reader = LogReader(path, kept_since, known, read_bytes or SN2_READ_BYTES_PER_RUN, is_first=sn2.is_stamped)
         sn2.take_in(reader, history, now, kept_since, limits)
     else:
-        reader = LogReader(constants.log.events, kept_since, known, READ_BYTES_PER_RUN)
+        reader = LogReader(constants.log.events, kept_since, known, read_bytes or READ_BYTES_PER_RUN)
         take_in(reader, history, now, kept_since, limits)
     return reader
 

@@ -21,13 +21,15 @@ from omron_miner.proving.proof_handlers import Proof, ProofError, VerificationEr
 from omron_miner.proving.steps import make_witness, prove_witness
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from omron_miner.circuits.circuit import Circuit
+    from omron_miner.circuits.circuit import Circuit, ProofSystem
     from omron_miner.circuits.inputs import Inputs
     from omron_miner.proving.proof_handlers import ProofHandler
     from omron_miner.proving.session_storage import Session, SessionStorage
+
+    HandlerOf = Callable[[ProofSystem, Path], ProofHandler]
 
 _log = logging.getLogger(LOGGER_NAME)
 _MOST_TRIES = 2
@@ -110,13 +112,14 @@ class _Request:
 
     circuit: Circuit
     srs_directory: Path
+    handler_of: HandlerOf
     clock: _Clock
     tries: int = 0
 
     def run(self, rows: Inputs, storage: SessionStorage) -> Proof:
         """Tries until a proof verifies. Raises OmronError or OSError."""
         with self.clock.phase("input"):
-            handler = get_handler(self.circuit.proof_system, self.srs_directory)
+            handler = self.handler_of(self.circuit.proof_system, self.srs_directory)
         try:
             return self._tries(handler, rows, storage)
         except _RamDiskFullError:
@@ -178,6 +181,7 @@ def prove_verified(
     srs_directory: Path,
     *,
     deadline: float | None = None,
+    handler_of: HandlerOf = get_handler,
 ) -> ProofResult:
     """Proves `circuit` for a request's inputs and verifies the proof by the validator's own criterion.
 
@@ -185,7 +189,7 @@ def prove_verified(
     still ends before `deadline` (`time.monotonic` seconds; None: no limit). Never raises for a request's fault:
     `failure` is PROVING_FAILED, VERIFICATION_FAILED, TIMEOUT, or INTERNAL_ERROR when the host let us down.
     """
-    request = _Request(circuit, srs_directory, _Clock(deadline))
+    request = _Request(circuit, srs_directory, handler_of, _Clock(deadline))
     try:
         return request.result(request.run(rows, storage))
     except _OutOfTime as error:

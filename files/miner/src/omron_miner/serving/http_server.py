@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
@@ -110,6 +111,16 @@ def current_request() -> ServedRequest:
     return _current.get()
 
 
+@contextmanager
+def serving(request: ServedRequest) -> Iterator[None]:
+    """Within it, and in the tasks begun there, `request` is the one that is served."""
+    before = _current.set(request)
+    try:
+        yield
+    finally:
+        _current.reset(before)
+
+
 async def send_json(send: Send, status: int, content: Any) -> None:
     """A whole answer."""
     body = to_json(content)
@@ -141,11 +152,11 @@ class Gate:
         """See ASGI. `scope` is an HTTP request's: uvicorn is configured for no others."""
         connection: HttpProtocol = scope[_CONNECTION]
         request = connection.request = ServedRequest(scope["path"], connection=connection)
-        _current.set(request)
         channel = _Channel(receive, send, connection, request, self._limit, _declared_length(scope))
         try:
             app = self._other_apps.get(request.path) or (self._app if self._serves(request.path) else _not_found)
-            await app(scope, channel.receive, channel.send)
+            with serving(request):
+                await app(scope, channel.receive, channel.send)
         finally:
             channel.close()
             self._on_done(request)

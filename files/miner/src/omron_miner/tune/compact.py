@@ -305,7 +305,8 @@ class _Compacting:
         source = self.given.shape(node.input[0]) or ()
         channels, sides = source[1], source[2:]
         if node.op_type.startswith("Global"):
-            return np.arange(channels * math.prod(sides)).reshape(channels, -1).T
+            whole: Array = np.arange(channels * math.prod(sides)).reshape(channels, -1).T
+            return whole
         have = attributes(node)
         each = window_indices(have, (1, 1, *sides), tuple(have["kernel_shape"]), zero=-1)
         if (each < 0).any():

@@ -24,12 +24,15 @@ from omron_miner.tune.rewrite import rewrite
 from omron_miner.tune.search import Question, changed, cheapest_visibilities, choose, search
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from omron_miner.tune.job import Job
     from omron_miner.tune.prepare import Prepared
     from omron_miner.tune.results import FinishedSteps
     from omron_miner.tune.search import Candidate
+
+    Searching = Callable[[Question], list[Candidate]]
 
 _SEARCHED_SAMPLES = 8
 _CALIBRATED_SAMPLES = 2
@@ -46,14 +49,14 @@ class Proposed:
     magnitudes: dict[Path, Magnitudes | Lookups]
 
 
-def propose(job: Job, prepared: Prepared, finished: FinishedSteps) -> Proposed:
+def propose(job: Job, prepared: Prepared, finished: FinishedSteps, searching: Searching = search) -> Proposed:
     """Baselines and candidates, candidates cheapest first. Raises OSError when a model cannot be written."""
     magnitudes: dict[Path, Magnitudes | Lookups] = {
         one.path: one.magnitudes for one in (prepared.given, prepared.rewritten)
     }
     trials = _baselines(job, prepared, finished)
     numbers = {kind: count(1) for kind in ("candidate", "compact")}
-    for one in choose(_candidates(job, prepared), _ASKED_PER_BEST * job.search.best, job.goal.name):
+    for one in choose(_candidates(job, prepared, searching), _ASKED_PER_BEST * job.search.best, job.goal.name):
         kind = "compact" if isinstance(one.question.magnitudes, Lookups) else "candidate"
         model = prepared.rewritten.path
         if kind == "compact":
@@ -97,7 +100,7 @@ def _calibrate(job: Job, prepared: Prepared, stock: RunArgs, target: str) -> dic
     return found.model_dump(mode="json", exclude_none=True)
 
 
-def _candidates(job: Job, prepared: Prepared) -> list[Candidate]:
+def _candidates(job: Job, prepared: Prepared, searching: Searching) -> list[Candidate]:
     few, model = slice(_SEARCHED_SAMPLES), prepared.rewritten
     base = _base(job, model.path)
     question = Question(model.path.read_bytes(), base, prepared.rows[few], prepared.expected[few], model.magnitudes,
@@ -106,7 +109,7 @@ def _candidates(job: Job, prepared: Prepared) -> list[Candidate]:
     if why := too_large(model.path, base, job.limits.space_bytes):
         say(f"EZKL's own arithmetic is not searched: {why}")
     else:
-        found += search(question)
+        found += searching(question)
     if job.search.compact:
         other = rewrite(prepared.given.graph, prepared.feeds, base, FOR_COMPACT).graph
         graphs = [

@@ -20,14 +20,16 @@ from omron_miner.tune.measure_trials import measure_trials
 from omron_miner.tune.prepare import prepare
 from omron_miner.tune.propose import propose
 from omron_miner.tune.results import FinishedSteps, Store, digest
+from omron_miner.tune.search import search
 from omron_miner.tune.winner import build_winner
 
 if TYPE_CHECKING:
     from omron_miner.constants import Constants
+    from omron_miner.tune.propose import Searching
 
 
-def tune(job: Job, constants: Constants) -> Tuned:
-    """Tunes a model and builds the winner.
+def tune(job: Job, constants: Constants, searching: Searching = search) -> Tuned:
+    """Tunes a model and builds the winner. `searching` finds the candidates in EZKL's own arithmetic.
 
     Raises ConfigError when the model or the data cannot be used or `out` cannot be written, CircuitError or SrsError
     when the winner cannot be built.
@@ -38,7 +40,7 @@ def tune(job: Job, constants: Constants) -> Tuned:
         job.work.mkdir(parents=True, exist_ok=True)
         prepared = prepare(job)
         finished = FinishedSteps(Store(job.out / "measurements.jsonl"), digest(prepared.rows))
-        proposed = propose(job, prepared, finished)
+        proposed = propose(job, prepared, finished, searching)
         trials = measure_trials(job, constants, prepared, proposed, finished)
         winner, built = build_winner(job, constants, prepared, trials, finished)
         shutil.rmtree(job.work, ignore_errors=True)
