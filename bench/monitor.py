@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from omron_miner.events import FailureKind, LifeEvent, RequestEvent, Timings, to_json
+from omron_miner.events import FailureKind, LifecycleEvent, RequestEvent, Timings, to_json
 from omron_miner.formatting import size as size_of
 
 PROBE = """
@@ -58,7 +58,7 @@ def write_log(file: Path, requests: int) -> None:
     """A day of `requests` that ends two minutes ago."""
     now = time.time()
     with file.open("w", encoding="utf-8") as log:
-        log.write(to_json(LifeEvent(now - 86_400, "started")) + "\n")
+        log.write(to_json(LifecycleEvent(now - 86_400, "started")) + "\n")
         for number in range(requests):
             log.write(to_json(event(number, now - 86_300 + number * 86_180 / requests)) + "\n")
 

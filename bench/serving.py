@@ -41,7 +41,7 @@ from omron_miner.constants import (
     parse_constants,
 )
 from omron_miner.errors import ConfigError, OmronError
-from omron_miner.events import LifeEvent, RequestEvent, from_json
+from omron_miner.events import LifecycleEvent, RequestEvent, from_json
 from omron_miner.proving.isolated import die_with_parent, ezkl_environment
 from omron_miner.proving.verifier import verify_elsewhere
 from omron_miner.proving.worker_process import threads_per_worker
@@ -313,7 +313,7 @@ def _started(constants: Constants) -> bool:
     if not constants.log.events.exists():
         return False
     found = map(from_json, constants.log.events.read_text(encoding="utf-8").splitlines())
-    return any(isinstance(event, LifeEvent) and event.what == "started" for event in found) and _listens(
+    return any(isinstance(event, LifecycleEvent) and event.what == "started" for event in found) and _listens(
         constants.axon.port
     )
 

@@ -40,7 +40,7 @@ from omron_miner.circuits.circuit import Circuit
 from omron_miner.circuits.circuit_store import CircuitStore
 from omron_miner.circuits.srs import srs_path
 from omron_miner.constants import Constants, read_constants
-from omron_miner.events import FailureKind, LifeEvent, RequestEvent, Timings, to_json
+from omron_miner.events import FailureKind, LifecycleEvent, RequestEvent, Timings, to_json
 from omron_miner.proving.proof_handlers.ezkl_call import call
 
 
@@ -83,7 +83,7 @@ class StockMiner:
     def start(self) -> None:
         """Listens, in the SDK's thread, and says so in the events."""
         self.axon.start()
-        self._events.write(to_json(LifeEvent(time.time(), "started")) + "\n")
+        self._events.write(to_json(LifecycleEvent(time.time(), "started")) + "\n")
 
     def query_zk_proof(self, synapse: QueryZkProof) -> QueryZkProof:
         """Proves on the event loop's thread; everybody else waits."""

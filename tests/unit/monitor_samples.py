@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omron_miner.constants import Constants, Log, Monitor, Sessions
-from omron_miner.events import FailureKind, LifeEvent, RequestEvent, Timings, to_json
+from omron_miner.events import FailureKind, LifecycleEvent, RequestEvent, Timings, to_json
 from omron_miner.monitor.history import History, connect
 from omron_miner.monitor.host import Counters
 from omron_miner.monitor.intake import Intake
@@ -48,8 +48,8 @@ def request(
     return replace(event, **changes)
 
 
-def life(what: str, time: float = NOW - 3600, detail: str = "") -> LifeEvent:
-    return LifeEvent(time, what, detail)
+def life(what: str, time: float = NOW - 3600, detail: str = "") -> LifecycleEvent:
+    return LifecycleEvent(time, what, detail)
 
 
 def host(**changes: Any) -> Host:
@@ -77,7 +77,7 @@ def memory_history() -> History:
 
 
 def take_events(
-    history: History, events: Iterable[RequestEvent | LifeEvent], now: float = NOW, monitor: Monitor | None = None
+    history: History, events: Iterable[RequestEvent | LifecycleEvent], now: float = NOW, monitor: Monitor | None = None
 ) -> None:
     """Takes `events` into the history as if a run at `now` had read them."""
     settings = monitor or Monitor()
@@ -89,7 +89,9 @@ def take_events(
     history.add_entries("future", 50, [(now, intake.future)] if intake.future else [])
 
 
-def summary_of(*events: RequestEvent | LifeEvent, on: Host | None = None, now: float = NOW, **monitor: Any) -> Summary:
+def summary_of(
+    *events: RequestEvent | LifecycleEvent, on: Host | None = None, now: float = NOW, **monitor: Any
+) -> Summary:
     """The summary of `events` that were read without trouble."""
     settings, history = constants(Path("/nowhere"), **monitor), memory_history()
     take_events(history, events, now, settings.monitor)
@@ -97,5 +99,5 @@ def summary_of(*events: RequestEvent | LifeEvent, on: Host | None = None, now: f
     return summarize(history, log, on or host(), sample_summary().versions, settings, now)
 
 
-def write_events(path: Path, events: Iterable[RequestEvent | LifeEvent]) -> None:
+def write_events(path: Path, events: Iterable[RequestEvent | LifecycleEvent]) -> None:
     path.write_text("".join(f"{to_json(event)}\n" for event in events), encoding="utf-8")

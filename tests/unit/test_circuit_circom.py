@@ -19,7 +19,7 @@ from omron_miner.circuits.examples import example_inputs
 from omron_miner.circuits.inputs import validate_inputs
 from omron_miner.circuits.load import load_circuit
 from omron_miner.errors import CircuitError, InputError
-from test_outside import ODD, only_messages
+from test_untrusted import ODD, only_messages
 
 if TYPE_CHECKING:
     from collections.abc import Callable

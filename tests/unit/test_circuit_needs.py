@@ -55,12 +55,12 @@ def test_a_circuits_needs_are_those_of_its_key_its_logrows_and_its_instances() -
 
 def test_a_misfit_is_told_with_what_is_needed_and_what_is_there() -> None:
     needed = circuit_needs.needs(5000 * MB, 17, 0)
-    assert circuit_needs.misfit("x", needed, 32_000 * MB) is None
-    assert circuit_needs.misfit("x", needed, 16_000 * MB) == (
+    assert circuit_needs.memory_problem("x", needed, 32_000 * MB) is None
+    assert circuit_needs.memory_problem("x", needed, 16_000 * MB) == (
         "x may need about 7.0 GiB to 18.7 GiB to prove, this host has 14.9 GiB"
     )
     assert (
-        circuit_needs.misfit("x", needed, 4_000 * MB)
+        circuit_needs.memory_problem("x", needed, 4_000 * MB)
         == "x needs about 7.0 GiB to 18.7 GiB to prove, this host has 3.7 GiB"
     )
     assert circuit_needs.at_a_time(needed, 41_000 * MB) == 2

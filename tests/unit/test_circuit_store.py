@@ -128,7 +128,7 @@ def test_nobody_gets_a_circuit_whose_srs_a_real_network_does_not_take(tmp_path: 
             ask(named)
     assert (store.ids(), store.usable()) == ([], [])
     assert "kzg11.srs" in store.refused()[f"model_{A}"]
-    assert [circuit.id for circuit in store.whole()] == [A]
+    assert [circuit.id for circuit in store.complete()] == [A]
     assert store.find("sample", srs_to_come=True).id == A, "a caller that installs the SRS finds it"
     write_srs(tmp_path / "srs")
     assert store.get(A).id == A, "no restart is needed"

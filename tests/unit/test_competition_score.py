@@ -13,8 +13,8 @@ from omron_miner.circuits.accuracy import accuracy
 from omron_miner.competition.inputs import augment, draw, read_inputs, rotate
 from omron_miner.competition.report import read_reference
 from omron_miner.competition.score import (
+    CircuitMetrics,
     Run,
-    Standing,
     chance_of_refusal,
     conclude,
     score,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SHAPE = (1, 3, 8, 8)
 EXPECTED = [[0.0, 0.5], [1.0, 0.5], [0.5, 0.5], [0.2, 0.1]]
-BEST = Standing(accuracy=0.99, proof_bytes=2000, response_s=20)
+BEST = CircuitMetrics(accuracy=0.99, proof_bytes=2000, response_s=20)
 
 
 def runs(**changes: Any) -> list[Run]:
@@ -56,7 +56,7 @@ def test_outputs_of_another_number_or_of_no_sense_have_accuracy_0(outputs: list[
 
 def test_a_standing_averages_accuracy_over_all_runs_and_the_rest_over_the_proofs() -> None:
     concluded = conclude([Run(0, False, None, provable=False), *runs()[1:]], EXPECTED)
-    assert concluded.standing == Standing(accuracy=0.75, proof_bytes=150, response_s=5.0)
+    assert concluded.standing == CircuitMetrics(accuracy=0.75, proof_bytes=150, response_s=5.0)
     assert concluded.refusal == ""
     assert (concluded.failed_proofs, concluded.unprovable, concluded.constant_output) == (0, 1, False)
 
@@ -101,14 +101,14 @@ def test_the_best_itself_scores_1_and_is_no_new_best() -> None:
 
 
 def test_the_score_is_095_of_accuracy_and_005_of_time_and_nothing_of_size() -> None:
-    mine = score(Standing(accuracy=0.495, proof_bytes=4000, response_s=10), BEST)
+    mine = score(CircuitMetrics(accuracy=0.495, proof_bytes=4000, response_s=10), BEST)
     assert mine.score == pytest.approx(0.95 * 0.5 + 0.05 * 2)
     assert mine.relative_score == pytest.approx((0.95 * 0.5 + 0.05) / (0.95 + 0.05 * 0.5))
 
 
 @pytest.mark.parametrize(("response_s", "new_best"), [(20 / 1.39, False), (20 / 1.41, True)])
 def test_a_new_best_must_score_more_than_2_percent_above(response_s: float, new_best: bool) -> None:
-    mine = score(Standing(accuracy=0.99, proof_bytes=2000, response_s=response_s), BEST)
+    mine = score(CircuitMetrics(accuracy=0.99, proof_bytes=2000, response_s=response_s), BEST)
     assert mine.new_best is new_best
     assert mine.relative_score == 1.0
 

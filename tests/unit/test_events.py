@@ -19,7 +19,7 @@ from omron_miner.events import (
     MAX_TEXT,
     EventLog,
     FailureKind,
-    LifeEvent,
+    LifecycleEvent,
     RequestEvent,
     Timings,
     from_json,
@@ -118,7 +118,7 @@ def test_a_life_event_is_a_line_and_an_event(event_log: EventLog, log: Log) -> N
     event_log.life("started", "on port 8091", port=8091)
     assert lines_of(log) == ["INFO | started: on port 8091"]
     event = from_json(log.events.read_text())
-    assert isinstance(event, LifeEvent)
+    assert isinstance(event, LifecycleEvent)
     assert (event.what, event.detail, event.fields) == ("started", "on port 8091", {"port": 8091})
 
 
@@ -178,9 +178,9 @@ def test_a_log_that_cannot_be_written_is_said_once_and_taken_up_again(
     assert len(capsys.readouterr().err.splitlines()) == 2
     event_log.close()
     gap, started = map(from_json, log.events.read_text().splitlines())
-    assert isinstance(gap, LifeEvent)
+    assert isinstance(gap, LifecycleEvent)
     assert (gap.what, gap.fields) == ("events_lost", {"lost": 3})
-    assert isinstance(started, LifeEvent)
+    assert isinstance(started, LifecycleEvent)
     assert "3 lines were lost" in lines_of(log)[0]
 
 
@@ -212,7 +212,7 @@ def test_a_full_disk_costs_the_events_that_do_not_fit_and_no_other(tmp_path: Pat
         event_log.request(request(request_id="after"))
         event_log.close()
         *kept, gap, after = [event for event in map(from_json, log.events.read_text().splitlines()) if event]
-        assert isinstance(gap, LifeEvent)
+        assert isinstance(gap, LifecycleEvent)
         assert gap.fields["lost"] == 9 - len(kept)
         assert after == request(request_id="after")
     finally:
@@ -297,12 +297,12 @@ requests = st.builds(
     constant_output=st.booleans(),
 )
 lives = st.builds(
-    LifeEvent, time=st.floats(0, 4e9), what=text, detail=text, fields=st.dictionaries(text, text | st.integers())
+    LifecycleEvent, time=st.floats(0, 4e9), what=text, detail=text, fields=st.dictionaries(text, text | st.integers())
 )
 
 
 @given(requests | lives)
-def test_an_event_is_one_line_and_comes_back_as_it_was(event: RequestEvent | LifeEvent) -> None:
+def test_an_event_is_one_line_and_comes_back_as_it_was(event: RequestEvent | LifecycleEvent) -> None:
     line = to_json(event)
     assert "\n" not in line
     assert from_json(line) == event

@@ -22,7 +22,7 @@ from monitor_samples import NOW, constants, fixed_host, host, life, memory_histo
 from omron_miner import monitor
 from omron_miner.constants import Constants, Monitor
 from omron_miner.errors import OmronError
-from omron_miner.events import FailureKind, LifeEvent, RequestEvent, to_json
+from omron_miner.events import FailureKind, LifecycleEvent, RequestEvent, to_json
 from omron_miner.monitor.history import (
     ALL,
     CIRCUIT,
@@ -123,7 +123,7 @@ def test_counters_only_rise_from_run_to_run_and_begin_when_the_log_was_read(tmp_
     settings, now = constants(tmp_path), time.time()
     log = settings.log.events
 
-    def run(*events: RequestEvent | LifeEvent) -> Totals:
+    def run(*events: RequestEvent | LifecycleEvent) -> Totals:
         with log.open("a") as file:
             file.writelines(f"{to_json(event)}\n" for event in events)
         totals = monitor.run(settings).totals

@@ -13,7 +13,7 @@ import prover_work
 from omron_miner.constants import Circuits, Constants, Deadlines, Log, Prover, Provers, Sessions
 from omron_miner.events import LOGGER_NAME, FailureKind, Timings
 from omron_miner.provers.dask_server import ProverActor
-from omron_miner.provers.hosts import PROTOCOL, HostReport, misfit, release
+from omron_miner.provers.hosts import PROTOCOL, HostReport, incompatibility, release
 from omron_miner.provers.multi_host_pool import MultiHostPool
 from omron_miner.provers.status import CircuitSeconds, HostState, ProversStatus, read_status, write_status
 from omron_miner.proving.pacing import CircuitPace
@@ -236,8 +236,8 @@ def test_during_an_upgrade_a_host_of_the_release_before_goes_on_and_its_proofs_a
     assert by(answer) == "other"
     assert answer.result().outputs == [2.0], "the outputs are what was verified here"
     assert "Prover host other proves 1 circuits with release 0.0.9-abc, the miner has" in caplog.text
-    assert misfit(host.says, verified_again=True) == ""
-    assert misfit(host.says, verified_again=False).startswith("it runs release 0.0.9-abc, the miner")
+    assert incompatibility(host.says, verified_again=True) == ""
+    assert incompatibility(host.says, verified_again=False).startswith("it runs release 0.0.9-abc, the miner")
 
 
 def test_what_is_exchanged_has_the_form_that_the_protocols_number_stands_for() -> None:

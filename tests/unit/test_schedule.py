@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omron_miner.events import FailureKind
+from omron_miner.proving.circuit_breaker import LOSSES_IN_A_ROW, CircuitBreaker
 from omron_miner.proving.pacing import Pace
 from omron_miner.proving.schedule import IdleWorker, Job, Plan, is_worth_another_try, note_progress, plan
-from omron_miner.proving.set_aside import LOSSES_IN_A_ROW, SetAside
 
 QUEUE_SECONDS = 5.0
 GIB = 1 << 30
@@ -156,21 +156,25 @@ def test_every_waiting_job_begins_is_refused_or_has_a_time_when_it_will_be(
 
 
 def test_a_circuit_is_set_aside_after_losses_in_a_row_and_longer_each_time() -> None:
-    aside = SetAside()
+    aside = CircuitBreaker()
     for _ in range(LOSSES_IN_A_ROW - 1):
-        assert not aside.note_loss("c", 0.0)
-    assert aside.note_loss("c", 0.0)
-    assert (aside.circuits, aside.seconds_left("c", 10.0), aside.seconds_left("other", 10.0)) == (["c"], 20.0, None)
-    assert aside.seconds_left("c", 30.0) is None  # one may try
-    assert aside.seconds_left("c", 30.0) == 60.0  # the next waits for what becomes of it
-    assert aside.note_loss("c", 31.0)
-    assert aside.seconds_left("c", 31.0) == 60.0
-    assert aside.readmit("c")
-    assert aside.seconds_left("c", 32.0) is None
+        assert not aside.record_failure("c", 0.0)
+    assert aside.record_failure("c", 0.0)
+    assert (aside.circuits, aside.remaining_seconds("c", 10.0), aside.remaining_seconds("other", 10.0)) == (
+        ["c"],
+        20.0,
+        None,
+    )
+    assert aside.remaining_seconds("c", 30.0) is None  # one may try
+    assert aside.remaining_seconds("c", 30.0) == 60.0  # the next waits for what becomes of it
+    assert aside.record_failure("c", 31.0)
+    assert aside.remaining_seconds("c", 31.0) == 60.0
+    assert aside.reset("c")
+    assert aside.remaining_seconds("c", 32.0) is None
 
 
 def test_an_answer_between_forgets_the_losses() -> None:
-    aside = SetAside()
+    aside = CircuitBreaker()
     for _ in range(10):
-        assert not aside.note_loss("c", 0.0)
-        assert not aside.readmit("c")
+        assert not aside.record_failure("c", 0.0)
+        assert not aside.reset("c")

@@ -14,7 +14,7 @@ from building import constants_below
 from omron_miner.building.build import Source
 from omron_miner.circuits.run_args import RunArgs
 from omron_miner.cli import main
-from omron_miner.competition.score import Standing
+from omron_miner.competition.score import CircuitMetrics
 from omron_miner.tune import tune as tuning
 from omron_miner.tune.job import Job, Search, Tuned
 from omron_miner.tune.measure_trials import first_turns
@@ -62,7 +62,7 @@ def test_a_score_weighs_accuracy_against_time_as_a_competition_does(tmp_path: Pa
     assert choose_winner(trials, 0.99) is rough
     assert choose_winner(trials, 0.99, "score") is fine
     assert slow.score == pytest.approx(0.95 + 0.05 * 0.1)
-    beaten = Standing(accuracy=0.5, proof_bytes=9000, response_s=2.1)
+    beaten = CircuitMetrics(accuracy=0.5, proof_bytes=9000, response_s=2.1)
     assert choose_winner(trials, 0.99, "score", beaten) is fine
     assert fine.score == pytest.approx(0.95 * 0.9999 / 0.5 + 0.05)
     stock = tried(tmp_path, "stock", 2.1, baseline=True, accuracy=0.9999)

@@ -20,7 +20,7 @@ import pytest
 
 from isolated_work import FULL_SHM
 from omron_miner.chain.wallet import read_address
-from omron_miner.events import FailureKind, LifeEvent
+from omron_miner.events import FailureKind, LifecycleEvent
 from omron_miner.serving.protocol import QueryForCapacities, QueryZkProof
 from wire_miner import (
     OMRON_MINER,
@@ -92,7 +92,7 @@ def query(circuit_id: str, row: list[Any]) -> QueryZkProof:
 
 
 def lives(constants: Constants) -> list[str]:
-    return [event.what for event in events_of(constants) if isinstance(event, LifeEvent)]
+    return [event.what for event in events_of(constants) if isinstance(event, LifecycleEvent)]
 
 
 # --- circuits gone bad ------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ import psutil
 import pytest
 
 from omron_miner.chain.wallet import read_address
-from omron_miner.events import LifeEvent
+from omron_miner.events import LifecycleEvent
 from omron_miner.proving.verifier import verify_elsewhere
 from omron_miner.serving.protocol import Competition, ProofOfWeightsSynapse, QueryForCapacities, QueryZkProof
 from omron_miner.serving.signing import signed_headers
@@ -298,7 +298,7 @@ def test_nothing_that_is_sent_to_the_port_harms_the_miner_or_its_honest_callers(
     log = constants.log.miner_log.read_text()
     assert "Traceback" not in log + errors
     assert log.count("Refused") < 20, "refusals filled the log"
-    [*_, last] = [event for event in events_of(constants) if isinstance(event, LifeEvent)]
+    [*_, last] = [event for event in events_of(constants) if isinstance(event, LifecycleEvent)]
     assert (last.what, last.detail) == ("stopped", ""), "a request was left unanswered"
     assert [event for event in events_of(constants) if getattr(event, "verified", False)]
     assert session_files(constants) == []

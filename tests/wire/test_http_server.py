@@ -29,7 +29,7 @@ from omron_miner.serving.miner_session import MinerSession
 from omron_miner.serving.protocol import QueryForCapacities
 from omron_miner.serving.query import Dendrite
 from omron_miner.serving.signing import signed_headers
-from omron_miner.serving.unproven import UnprovenLimits
+from omron_miner.serving.unauthenticated import UnauthenticatedLimits
 from wire_miner import constants_in, free_port, wait_until
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 VALIDATOR, STRANGER = Keypair.create_from_uri("//Alice"), Keypair.create_from_uri("//Bob")
 MAX_BODY = 100_000
-LIMITS = UnprovenLimits(connections_per_peer=8, connections=20, bytes_per_peer=4 * MAX_BODY, bytes=16 * MAX_BODY)
+LIMITS = UnauthenticatedLimits(connections_per_peer=8, connections=20, bytes_per_peer=4 * MAX_BODY, bytes=16 * MAX_BODY)
 ATTACKER, HONEST = "127.0.0.66", "127.0.0.7"
 
 

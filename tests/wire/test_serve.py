@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from omron_miner.events import FailureKind, LifeEvent, RequestEvent
+from omron_miner.events import FailureKind, LifecycleEvent, RequestEvent
 from wire_miner import VALIDATOR, constants_in, events_of, free_port, serving, session_files, to_toml, wait_until
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def command(constants: Constants, *arguments: str) -> subprocess.CompletedProces
 
 
 def life(constants: Constants) -> list[str]:
-    return [event.what for event in events_of(constants) if isinstance(event, LifeEvent)]
+    return [event.what for event in events_of(constants) if isinstance(event, LifecycleEvent)]
 
 
 def refuses_to_serve(constants: Constants) -> str:

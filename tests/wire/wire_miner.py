@@ -23,7 +23,7 @@ from omron_miner.circuits.circuit_store import CircuitStore
 from omron_miner.circuits.examples import example_inputs
 from omron_miner.competition.watch import CompetitionWatch
 from omron_miner.constants import Access, Axon, Circuits, Constants, Deadlines, Log, Network, Prover, Sessions, Wallet
-from omron_miner.events import EventLog, LifeEvent, RequestEvent, from_json
+from omron_miner.events import EventLog, LifecycleEvent, RequestEvent, from_json
 from omron_miner.proving.prover import ProverPool
 from omron_miner.proving.verifier import verify_elsewhere
 from omron_miner.serving.miner_session import MinerSession
@@ -88,7 +88,7 @@ def to_toml(constants: Constants) -> str:
     )
 
 
-def events_of(constants: Constants) -> list[RequestEvent | LifeEvent]:
+def events_of(constants: Constants) -> list[RequestEvent | LifecycleEvent]:
     if not constants.log.events.exists():
         return []
     found = map(from_json, constants.log.events.read_text(encoding="utf-8").splitlines())
@@ -96,7 +96,7 @@ def events_of(constants: Constants) -> list[RequestEvent | LifeEvent]:
 
 
 def count_started(constants: Constants) -> int:
-    return sum(isinstance(event, LifeEvent) and event.what == "started" for event in events_of(constants))
+    return sum(isinstance(event, LifecycleEvent) and event.what == "started" for event in events_of(constants))
 
 
 def workers_of(miner: psutil.Process) -> list[psutil.Process]:

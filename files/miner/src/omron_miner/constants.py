@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from omron_miner.addresses import is_loopback
 from omron_miner.errors import ConfigError, problems_in_words
-from omron_miner.outside import parse_toml
+from omron_miner.untrusted import parse_toml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omron_miner.outside import parse_toml
+from omron_miner.untrusted import parse_toml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """The log lines operators grep for and the JSON event of each request: written and parsed here, nowhere else.
 
 The lines are an interface (operators' scripts read them): change one only by adding a new one.
-Every request ends in exactly one `RequestEvent`; the miner's life (start, stop, a worker lost) in `LifeEvent`s.
+Every request ends in exactly one `RequestEvent`; the miner's life (start, stop, a worker lost) in `LifecycleEvent`s.
 Both go to ``events.jsonl``, one compact JSON object a line; the monitor reads that file.
 This module is imported by the monitor, so it imports nothing heavy.
 """
@@ -23,7 +23,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from omron_miner.formatting import printable
-from omron_miner.outside import parse_json
+from omron_miner.untrusted import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,7 +109,7 @@ class RequestEvent:
 
 
 @dataclass(frozen=True)
-class LifeEvent:
+class LifecycleEvent:
     """Something about the miner itself: `what` is one of started, stopping, stopped, worker_lost, events_lost."""
 
     time: float
@@ -118,7 +118,7 @@ class LifeEvent:
     fields: dict[str, Any] = field(default_factory=dict)
 
 
-def to_json(event: RequestEvent | LifeEvent) -> str:
+def to_json(event: RequestEvent | LifecycleEvent) -> str:
     """The event as one line of compact JSON, with its kind, its schema version and a readable UTC time."""
     kind = "request" if isinstance(event, RequestEvent) else "life"
     stamp = datetime.fromtimestamp(event.time, tz=timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -132,7 +132,7 @@ def to_json(event: RequestEvent | LifeEvent) -> str:
     )
 
 
-def from_json(line: str) -> RequestEvent | LifeEvent | None:
+def from_json(line: str) -> RequestEvent | LifecycleEvent | None:
     """The event a line of ``events.jsonl`` holds; None when the line is broken, half written or of another schema.
 
     Whatever it returns has the types its class says and finite numbers, so readers need no checks of their own.
@@ -142,7 +142,7 @@ def from_json(line: str) -> RequestEvent | LifeEvent | None:
         if body["v"] != SCHEMA_VERSION:
             return None
         if body["event"] == "life":
-            return LifeEvent(_finite(body["time"]), str(body["what"]), str(body["detail"]), dict(body["fields"]))
+            return LifecycleEvent(_finite(body["time"]), str(body["what"]), str(body["detail"]), dict(body["fields"]))
         if body["event"] != "request":
             return None
         return RequestEvent(
@@ -278,7 +278,7 @@ def _lost_lines(why: str, lost: int) -> str:
 
 def _lost_events(why: str, lost: int) -> str:
     detail = f"{lost} events were lost: the event log could not be written ({why})"
-    return to_json(LifeEvent(time.time(), "events_lost", detail, {"lost": lost}))
+    return to_json(LifecycleEvent(time.time(), "events_lost", detail, {"lost": lost}))
 
 
 def log_problems(log: Log) -> list[str]:
@@ -348,9 +348,9 @@ class EventLog:
         self._events.info("%s", to_json(event))
 
     def life(self, what: str, detail: str = "", level: int = logging.INFO, **fields: Any) -> None:
-        """Writes a `LifeEvent` and a line saying the same."""
+        """Writes a `LifecycleEvent` and a line saying the same."""
         self.lines.log(level, "%s%s", what, f": {_one_line(detail)}" if detail else "")
-        self._events.info("%s", to_json(LifeEvent(time.time(), what, detail, fields)))
+        self._events.info("%s", to_json(LifecycleEvent(time.time(), what, detail, fields)))
 
     def close(self) -> None:
         """Flushes and closes both files."""

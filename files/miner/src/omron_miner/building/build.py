@@ -62,7 +62,6 @@ from omron_miner.circuits.srs import check_srs, is_test_only, srs_path, usable_s
 from omron_miner.errors import CircuitError, ConfigError
 from omron_miner.files import PARKED, open_lock, put_folder, settle_parked, sha256, write_atomically
 from omron_miner.host import peak_memory, read_memory
-from omron_miner.outside import NOT_OF_ITS_FORM, read_json
 from omron_miner.progress import say
 from omron_miner.proving.ezkl_srs import ensure_srs
 from omron_miner.proving.isolated import ProcessLostError, run_configured
@@ -77,6 +76,7 @@ from omron_miner.proving.proof_handlers.ezkl_call import (
 from omron_miner.proving.session_storage import SessionStorage
 from omron_miner.proving.steps import Stopwatch, make_witness
 from omron_miner.proving.verified_model_session import ProofResult, prove_verified
+from omron_miner.untrusted import NOT_OF_ITS_FORM, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping

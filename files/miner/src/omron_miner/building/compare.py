@@ -18,7 +18,7 @@ from omron_miner.circuits.accuracy import accuracy
 from omron_miner.circuits.examples import random_inputs
 from omron_miner.circuits.onnx_runtime import load_onnxruntime
 from omron_miner.errors import CircuitError, ConfigError
-from omron_miner.outside import NOT_OF_ITS_FORM, read_json
+from omron_miner.untrusted import NOT_OF_ITS_FORM, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -31,8 +31,8 @@ from omron_miner.backoff import pause_after
 from omron_miner.constants import DOWNLOAD_STALL_SECONDS
 from omron_miner.errors import OmronError
 from omron_miner.files import write_atomically
-from omron_miner.outside import parse_json
 from omron_miner.progress import say
+from omron_miner.untrusted import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -40,9 +40,9 @@ from omron_miner.circuits.srs import usable_srs
 from omron_miner.errors import CircuitError, OmronError, SrsError
 from omron_miner.files import link_files, move_into_place
 from omron_miner.formatting import size
-from omron_miner.outside import NOT_OF_ITS_FORM, parse_json
 from omron_miner.progress import say
 from omron_miner.proving.isolated import ProcessLostError
+from omron_miner.untrusted import NOT_OF_ITS_FORM, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from omron_miner.errors import WalletError
 from omron_miner.files import write_new
-from omron_miner.outside import NOT_OF_ITS_FORM, parse_json
+from omron_miner.untrusted import NOT_OF_ITS_FORM, parse_json
 
 if TYPE_CHECKING:
     from omron_miner.constants import Constants, Wallet

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from omron_miner.circuits.circuit import CHECKSUMS, own_files
 from omron_miner.errors import refuse_circuit
 from omron_miner.files import sha256, write_atomically
-from omron_miner.outside import NOT_OF_ITS_FORM, parse_json
+from omron_miner.untrusted import NOT_OF_ITS_FORM, parse_json
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from omron_miner.errors import InputError, refuse_circuit
-from omron_miner.outside import NOT_OF_ITS_FORM, parse_json
+from omron_miner.untrusted import NOT_OF_ITS_FORM, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -91,7 +91,7 @@ class CircuitStore:
         """All circuits that may be proved here, by id."""
         return self._scan(self.get)[0]
 
-    def whole(self) -> list[Circuit]:
+    def complete(self) -> list[Circuit]:
         """All circuits whose own files are in order, by id, whatever their SRS is like: not for proving."""
         return self._scan(self._get_whole)[0]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from omron_miner.circuits import circom
 from omron_miner.circuits.circuit import EXAMPLE_INPUT
 from omron_miner.errors import InputError
-from omron_miner.outside import parse_json
+from omron_miner.untrusted import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

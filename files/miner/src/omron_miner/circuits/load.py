@@ -28,7 +28,7 @@ from omron_miner.circuits.circuit import (
     read_metadata,
 )
 from omron_miner.errors import refuse_circuit as _refuse
-from omron_miner.outside import NOT_OF_ITS_FORM, parse_json
+from omron_miner.untrusted import NOT_OF_ITS_FORM, parse_json
 
 if TYPE_CHECKING:
     from pathlib import Path

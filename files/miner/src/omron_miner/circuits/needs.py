@@ -92,7 +92,7 @@ def needs_of(circuit: Circuit) -> Needs | None:
     return needs(circuit.pk.stat().st_size, settings.logrows, instances)
 
 
-def misfit(label: str, needed: Needs, memory_bytes: int) -> str | None:
+def memory_problem(label: str, needed: Needs, memory_bytes: int) -> str | None:
     """Why the circuit `label` does not fit a host with `memory_bytes`, surely or perhaps; None when it does."""
     if memory_bytes >= needed.memory_high:
         return None

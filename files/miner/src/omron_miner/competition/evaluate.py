@@ -48,15 +48,15 @@ from omron_miner.errors import CircuitError, ConfigError, OmronError
 from omron_miner.files import sha256
 from omron_miner.formatting import size
 from omron_miner.host import peak_memory
-from omron_miner.outside import NOT_OF_ITS_FORM, read_json
 from omron_miner.progress import say
 from omron_miner.proving.ezkl_srs import ensure_srs
 from omron_miner.proving.isolated import ProcessLostError, killed_after, limit_address_space, run_configured
-from omron_miner.proving.owned_folders import abandoned, own_prefix
+from omron_miner.proving.process_folders import process_prefix, stale_folders
 from omron_miner.proving.proof_handlers import ProofError, VerificationError
 from omron_miner.proving.proof_handlers.ezkl_call import WITNESS, call
 from omron_miner.proving.session_storage import SessionStorage
 from omron_miner.proving.steps import Stopwatch, make_witness, prove_witness
+from omron_miner.untrusted import NOT_OF_ITS_FORM, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -191,9 +191,9 @@ def _work_folder(constants: Constants) -> Iterator[Path]:
     parent = constants.sessions.fallback_directory
     try:
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for left in abandoned(parent, _KIND):
+        for left in stale_folders(parent, _KIND):
             shutil.rmtree(left, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=own_prefix(_KIND), dir=parent) as place:
+        with tempfile.TemporaryDirectory(prefix=process_prefix(_KIND), dir=parent) as place:
             yield Path(place)
     except OSError as error:
         raise CircuitError(f"cannot evaluate below {parent}: {error}", "check the owner and the free space") from error

@@ -19,7 +19,7 @@ from omron_miner import formatting
 from omron_miner.circuits.circuit import COMPILED, SETTINGS
 from omron_miner.circuits.load import version_mark
 from omron_miner.errors import OmronError
-from omron_miner.outside import NOT_OF_ITS_FORM, parse_json
+from omron_miner.untrusted import NOT_OF_ITS_FORM, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from omron_miner.circuits.circuit import ezkl_version
 from omron_miner.competition import score as competition_score
-from omron_miner.competition.score import Standing
+from omron_miner.competition.score import CircuitMetrics
 from omron_miner.errors import ConfigError
 from omron_miner.formatting import size
-from omron_miner.outside import NOT_OF_ITS_FORM, parse_json
+from omron_miner.untrusted import NOT_OF_ITS_FORM, parse_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,7 +79,7 @@ class Report:
     runs: list[Run]
     conclusion: Conclusion | None
     """None when there are no keys, so that nothing was run."""
-    reference: Standing | None
+    reference: CircuitMetrics | None
     score: Score | None
     """None when the circuit is refused: a validator counts 0."""
     notes: list[str]
@@ -103,7 +103,7 @@ class Report:
         return f"ACCEPTED, score {self.score.score:.4f} against the reference's 1: {said} ({need})"
 
 
-def read_reference(path: Path) -> Standing:
+def read_reference(path: Path) -> CircuitMetrics:
     """The standing in an earlier evaluation's JSON. Raises ConfigError when it is none, or of a refused circuit."""
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
@@ -111,7 +111,9 @@ def read_reference(path: Path) -> Standing:
             raise ValueError(f"schema_version {content['schema_version']}, known is {SCHEMA_VERSION}")
         if not content["accepted"]:
             raise ConfigError(f"the reference {path} was rejected itself", "name the report of an accepted circuit")
-        standing = Standing(*(float(content["standing"][key]) for key in ("accuracy", "proof_bytes", "response_s")))
+        standing = CircuitMetrics(
+            *(float(content["standing"][key]) for key in ("accuracy", "proof_bytes", "response_s"))
+        )
         if not all(0 < value < float("inf") for value in asdict(standing).values()):
             raise ValueError(f"a standing of {standing}")
     except (OSError, *NOT_OF_ITS_FORM) as error:

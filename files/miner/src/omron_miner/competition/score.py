@@ -48,7 +48,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Standing:
+class CircuitMetrics:
     """The three numbers circuits are compared by."""
 
     accuracy: float
@@ -65,7 +65,7 @@ class Conclusion:
 
     accuracies: list[float]
     """Of each run, in their order; all 0 when the output is constant."""
-    standing: Standing | None
+    standing: CircuitMetrics | None
     """None when a proof is missing or does not verify: everything counts as 0 then."""
     failed_proofs: int
     unprovable: int
@@ -111,7 +111,7 @@ def chance_of_refusal(runs: int, unprovable: int, proofs: int) -> float:
     return 1.0 - math.comb(runs - unprovable, proofs) / math.comb(runs, proofs)
 
 
-def score(mine: Standing, reference: Standing | None) -> Score:
+def score(mine: CircuitMetrics, reference: CircuitMetrics | None) -> Score:
     """Compares an accepted circuit with a reference, both of positive numbers (ranking).
 
     Without a reference it is the first of its competition: compared with itself, and the best so far.
@@ -125,16 +125,16 @@ def score(mine: Standing, reference: Standing | None) -> Score:
     return Score(relative, ranked / max(ranked, other), new_best)
 
 
-def best_of_each(standings: Sequence[Standing]) -> Standing:
+def best_of_each(standings: Sequence[CircuitMetrics]) -> CircuitMetrics:
     """The best of each number that any of them has (ranking). There must be one."""
-    return Standing(
+    return CircuitMetrics(
         accuracy=max(one.accuracy for one in standings),
         proof_bytes=min(one.proof_bytes for one in standings),
         response_s=min(one.response_s for one in standings),
     )
 
 
-def _weighed(mine: Standing, best: Standing) -> float:
+def _weighed(mine: CircuitMetrics, best: CircuitMetrics) -> float:
     return (
         ACCURACY_WEIGHT * mine.accuracy / best.accuracy
         + PROOF_SIZE_WEIGHT * best.proof_bytes / mine.proof_bytes
@@ -142,8 +142,8 @@ def _weighed(mine: Standing, best: Standing) -> float:
     )
 
 
-def _standing(accuracies: Sequence[float], proofs: Sequence[Run]) -> Standing:
-    return Standing(
+def _standing(accuracies: Sequence[float], proofs: Sequence[Run]) -> CircuitMetrics:
+    return CircuitMetrics(
         accuracy=_mean(accuracies),
         proof_bytes=_mean([run.proof_bytes or 0 for run in proofs]),
         response_s=_mean([(run.witness_s or 0.0) + (run.prove_s or 0.0) for run in proofs]),
@@ -151,7 +151,7 @@ def _standing(accuracies: Sequence[float], proofs: Sequence[Run]) -> Standing:
 
 
 def _refusal(
-    proofs: Sequence[Run], failed: Sequence[Run], constant: bool, standing: Standing | None, sizes: str
+    proofs: Sequence[Run], failed: Sequence[Run], constant: bool, standing: CircuitMetrics | None, sizes: str
 ) -> str:
     if not proofs:
         return "nothing was proved"

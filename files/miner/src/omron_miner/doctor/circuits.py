@@ -30,7 +30,7 @@ def circuits(constants: Constants, machine: Machine) -> Iterator[Check]:
         yield unseen("circuits", "at least one", fault, "run this as root")
         return
     store = CircuitStore(constants)
-    usable, whole, refused = store.usable(), store.whole(), store.refused()
+    usable, whole, refused = store.usable(), store.complete(), store.refused()
     yield _ezkl(whole)
     for circuit in usable:
         yield Check(_short(circuit.id), Status.OK, "loads", _in_words(circuit))
@@ -104,8 +104,8 @@ def _memory(circuit: Circuit, workers: int, machine: Machine) -> Iterator[Check]
     if needed is None:
         return
     wanted = f"{needed.in_words()} a proof"
-    misfit = circuit_needs.misfit(_short(circuit.id), needed, total)
-    if misfit is None:
+    memory_problem = circuit_needs.memory_problem(_short(circuit.id), needed, total)
+    if memory_problem is None:
         at_a_time = min(workers, circuit_needs.at_a_time(needed, total))
         yield Check(name, Status.OK, wanted, f"{live}, enough for {at_a_time} of {workers} at a time")
         return

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def examine(config: Path, host: Machine | None = None, outside: sn2.Outside | None = None) -> list[Check]:
     """All checks of `host`, by default this one, against the constants.toml at `config`.
 
-    `outside`: how `sn2-miner`, the chain and the repository are asked, for tests.
+    `untrusted`: how `sn2-miner`, the chain and the repository are asked, for tests.
 
     Without a valid constants.toml it makes the checks that need none.
     """
@@ -43,7 +43,7 @@ def examine(config: Path, host: Machine | None = None, outside: sn2.Outside | No
     return [right, host_file, *probes.side_by_side(groups)]
 
 
-def _of_host(wanted: host_settings.Wanted, constants: Constants | None, host: Machine) -> list[probes.Group]:
+def _of_host(wanted: host_settings.WantedSettings, constants: Constants | None, host: Machine) -> list[probes.Group]:
     is_real = constants is not None and constants.network.name != "local"
     program = SN2_PROGRAM if wanted.engine.is_sn2 else None
     window = (sn2.OLDEST_SECONDS, sn2.AHEAD_SECONDS) if wanted.engine.is_sn2 else ()

@@ -22,7 +22,7 @@ from omron_miner.doctor.packet_filter import (
     port_in,
 )
 from omron_miner.host import default_interfaces, read_line
-from omron_miner.outside import NOT_OF_ITS_FORM, parse_json
+from omron_miner.untrusted import NOT_OF_ITS_FORM, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

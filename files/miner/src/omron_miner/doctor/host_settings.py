@@ -21,7 +21,7 @@ from omron_miner.host import (
     read_memory,
     read_swap,
 )
-from omron_miner.outside import parse_toml
+from omron_miner.untrusted import parse_toml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -35,7 +35,7 @@ _SHM_SLACK = 0.02
 _ELSEWHERE = "this is a container: turn it on the system below"
 
 
-class Wanted:
+class WantedSettings:
     """What host.toml asks for; every look-up may come back empty."""
 
     def __init__(self, tables: Mapping[str, Any] | None) -> None:
@@ -54,19 +54,19 @@ class Wanted:
         return found.get(key) if isinstance(found, dict) else None
 
 
-def read_wanted(file: Path) -> tuple[Wanted, Check]:
+def read_wanted(file: Path) -> tuple[WantedSettings, Check]:
     """host.toml, and a check that tells whether it could be read."""
     name, wanted = "host.toml", "written by the play"
     try:
         tables = parse_toml(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return Wanted(None), unseen(name, wanted, f"{file} is missing", "run the play: settings are only shown")
+        return WantedSettings(None), unseen(name, wanted, f"{file} is missing", "run the play: settings are only shown")
     except (OSError, ValueError) as error:
-        return Wanted(None), Check(name, Status.WARN, wanted, f"{file}: {error}", "run playbooks/host.yml")
-    return Wanted(tables), Check(name, Status.OK, wanted, str(file))
+        return WantedSettings(None), Check(name, Status.WARN, wanted, f"{file}: {error}", "run playbooks/host.yml")
+    return WantedSettings(tables), Check(name, Status.OK, wanted, str(file))
 
 
-def host_settings(wanted: Wanted, machine: Machine) -> Iterator[Check]:
+def host_settings(wanted: WantedSettings, machine: Machine) -> Iterator[Check]:
     """One check per setting."""
     yield _swap(wanted, machine)
     yield _shm(wanted, machine)
@@ -83,7 +83,7 @@ def host_settings(wanted: Wanted, machine: Machine) -> Iterator[Check]:
     yield from firewall.check(udp_ports, machine, "udp")
 
 
-def _swap(wanted: Wanted, machine: Machine) -> Check:
+def _swap(wanted: WantedSettings, machine: Machine) -> Check:
     devices = read_swap(machine.proc)
     if devices is None:
         return unseen("swap", "off", "/proc/swaps cannot be read")
@@ -95,7 +95,7 @@ def _swap(wanted: Wanted, machine: Machine) -> Check:
     return judged("swap", not devices, "off", live, advice, Status.FAIL if is_ours else Status.WARN)
 
 
-def _shm(wanted: Wanted, machine: Machine) -> Check:
+def _shm(wanted: WantedSettings, machine: Machine) -> Check:
     # A share of what the host has or a container may use, as the role takes it; a limit of the miner's unit is another.
     total, asked = read_memory(1, machine.proc, machine.sys / "fs/cgroup").total_bytes, wanted.get("shm", "size")
     live_bytes = file_system_bytes(_SHM, machine.statvfs)
@@ -118,7 +118,7 @@ def _shm_bytes(asked: str, memory_bytes: int) -> int | None:
     return memory_bytes * number // 100 if unit == "%" else number << 10 * " KMGT".index(unit or " ")
 
 
-def _governor(wanted: Wanted, machine: Machine) -> Check:
+def _governor(wanted: WantedSettings, machine: Machine) -> Check:
     name, asked = "CPU governor", wanted.get("cpu", "governor")
     governors = read_governors(machine.sys)
     shown = asked or (NOT_OURS if wanted.is_there else "performance")
@@ -141,7 +141,7 @@ def _on_cpus(values: Mapping[str, str]) -> str:
     return ", ".join(f"{value} on {count} CPU{'s' * (count != 1)}" for value, count in counts.items())
 
 
-def _energy_preference(wanted: Wanted, machine: Machine) -> Iterator[Check]:
+def _energy_preference(wanted: WantedSettings, machine: Machine) -> Iterator[Check]:
     """Only on CPUs that have it, or where it was asked for."""
     name, asked = "energy preference", wanted.get("cpu", "energy_preference")
     files = machine.sys.glob("devices/system/cpu/cpufreq/policy*/energy_performance_preference")
@@ -155,7 +155,7 @@ def _energy_preference(wanted: Wanted, machine: Machine) -> Iterator[Check]:
     yield judged(name, asked is None or set(found.values()) == {asked}, asked or NOT_OURS, live, advice)
 
 
-def _huge_pages(wanted: Wanted, machine: Machine) -> Check:
+def _huge_pages(wanted: WantedSettings, machine: Machine) -> Check:
     name, asked = "huge pages", wanted.get("kernel", "transparent_hugepages")
     text = read_line(machine.sys / "kernel/mm/transparent_hugepage/enabled")
     chosen = re.search(r"\[(\w+)\]", text or "")
@@ -165,7 +165,7 @@ def _huge_pages(wanted: Wanted, machine: Machine) -> Check:
     return judged(name, asked in (None, chosen[1]), asked or NOT_OURS, chosen[1], advice)
 
 
-def _sysctl(wanted: Wanted, machine: Machine) -> Iterator[Check]:
+def _sysctl(wanted: WantedSettings, machine: Machine) -> Iterator[Check]:
     for name, asked in (wanted.get("kernel", "sysctl") or {}).items():
         # As sysctl(8): dots part the name, a slash in it stands for a dot.
         path = name.translate(str.maketrans("./", "/."))
@@ -179,7 +179,7 @@ def _sysctl(wanted: Wanted, machine: Machine) -> Iterator[Check]:
         yield judged(name, text.split() == str(asked).split(), str(asked), " ".join(text.split()), advice)
 
 
-def _overcommit(wanted: Wanted, machine: Machine) -> Iterator[Check]:
+def _overcommit(wanted: WantedSettings, machine: Machine) -> Iterator[Check]:
     """Where host.toml does not name it: 1 is somebody's choice and stays, 2 refuses proofs."""
     name = "vm.overcommit_memory"
     live = read_line(machine.proc / "sys/vm/overcommit_memory")
@@ -190,7 +190,7 @@ def _overcommit(wanted: Wanted, machine: Machine) -> Iterator[Check]:
     yield judged(name, live == "1", "0 or 1", shown, advice)
 
 
-def _limits(wanted: Wanted, machine: Machine) -> Iterator[Check]:
+def _limits(wanted: WantedSettings, machine: Machine) -> Iterator[Check]:
     """Of the running miner, compared with its unit: what that says now is not yet what the process got."""
     names = {"NOFILE": ("open files", "Max open files"), "MEMLOCK": ("locked memory", "Max locked memory")}
     try:

@@ -104,7 +104,7 @@ def comes_from(networks: Iterable[ipaddress.IPv4Network] | None, negated: bool, 
 
 
 def comes_in_by(interface: str, outside: frozenset[str]) -> bool | None:
-    """Whether validators come in by `interface`; `outside`: those that a default route names."""
+    """Whether validators come in by `interface`; `untrusted`: those that a default route names."""
     if interface in outside:
         return True
     return False if interface in ("lo", "lo+") else None

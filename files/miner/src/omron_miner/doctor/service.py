@@ -13,7 +13,7 @@ from omron_miner.engine import SN2_LOG, SN2_PROGRAM
 from omron_miner.errors import WalletError
 from omron_miner.formatting import counted, duration
 from omron_miner.host import is_listening, miner_tree
-from omron_miner.outside import NOT_OF_ITS_FORM, parse_json
+from omron_miner.untrusted import NOT_OF_ITS_FORM, parse_json
 
 if TYPE_CHECKING:
     import os

@@ -21,7 +21,7 @@ from omron_miner.files import folder_bytes
 from omron_miner.formatting import GIB, counted, size
 from omron_miner.host import is_bound
 from omron_miner.live.miner_log import KNOWN_VERSIONS
-from omron_miner.outside import NOT_OF_ITS_FORM, parse_json
+from omron_miner.untrusted import NOT_OF_ITS_FORM, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -88,7 +88,7 @@ def read_record(cache: Path) -> dict[str, dict[str, str]]:
     }
 
 
-class Known:
+class LinkIndex:
     """Where in the cache a file lies that another slice needs as well: it is linked instead of fetched.
 
     Keys are ``<component>/<file>`` and the SHA-256 of weights.

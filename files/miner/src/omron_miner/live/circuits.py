@@ -37,7 +37,7 @@ from omron_miner.live.cache import (
     SLICES,
     STAMP,
     CacheError,
-    Known,
+    LinkIndex,
     circuit_ids,
     has_content,
     is_complete,
@@ -191,7 +191,7 @@ class _Sync:
         self._report = report
         self._lock = threading.Lock()
         self._busy: dict[str, threading.Lock] = {}
-        self._known = Known(cache)
+        self._known = LinkIndex(cache)
         self._room = _Room(cache, settings.keep_free_bytes)
         self._full = threading.Event()
         self._told_full = False

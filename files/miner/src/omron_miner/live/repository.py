@@ -20,7 +20,7 @@ from omron_miner.building.downloads import DownloadError, Rules, check_url, disc
 from omron_miner.circuits.circuit import is_circuit_id
 from omron_miner.errors import OmronError
 from omron_miner.formatting import printable
-from omron_miner.outside import parse_json
+from omron_miner.untrusted import parse_json
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,7 +19,7 @@ from omron_miner.monitor import provers, sn2_alerts
 from omron_miner.monitor.history import Bucket
 from omron_miner.monitor.model import Alert, Verdict
 from omron_miner.monitor.summarize import LOW_DISK_BYTES
-from omron_miner.outside import parse_toml
+from omron_miner.untrusted import parse_toml
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

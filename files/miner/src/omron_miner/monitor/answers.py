@@ -15,7 +15,7 @@ from omron_miner.formatting import MIB, duration, size
 from omron_miner.monitor.alerts import daily_growth
 from omron_miner.monitor.model import Answer, Cause, Verdict
 from omron_miner.monitor.summarize import LEFT_BEHIND_SECONDS, LOW_MEMORY_SHARE
-from omron_miner.outside import NOT_OF_ITS_FORM, parse_json
+from omron_miner.untrusted import NOT_OF_ITS_FORM, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import IO, TYPE_CHECKING
 
-from omron_miner.events import LifeEvent, RequestEvent, from_json
+from omron_miner.events import LifecycleEvent, RequestEvent, from_json
 from omron_miner.monitor.model import LogState
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class LogReader:
         self._list_files = list_files or list_log_files
         self._is_first = is_first or _is_event
 
-    def __iter__(self) -> Iterator[RequestEvent | LifeEvent]:
+    def __iter__(self) -> Iterator[RequestEvent | LifecycleEvent]:
         for line in self._pieces(_lines):
             event = self._event(line)
             if event is not None:
@@ -132,7 +132,7 @@ class LogReader:
                 tail = _tail(file.stream, offset)
             self.positions[signature] = replace(position, offset=offset, tail=tail)
 
-    def _event(self, line: bytes) -> RequestEvent | LifeEvent | None:
+    def _event(self, line: bytes) -> RequestEvent | LifecycleEvent | None:
         if line.isspace():
             return None
         self.state.lines += 1

@@ -11,7 +11,7 @@ from collections import Counter, deque
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from omron_miner.events import LifeEvent, RequestEvent
+from omron_miner.events import LifecycleEvent, RequestEvent
 from omron_miner.monitor import totals
 from omron_miner.monitor.history import (
     ALL,
@@ -49,11 +49,11 @@ class Intake:
         self._events: Counter[str] = Counter()
         self._keys: dict[str, set[str]] = {CIRCUIT: set(), VALIDATOR: set()}
 
-    def add(self, event: RequestEvent | LifeEvent) -> None:
+    def add(self, event: RequestEvent | LifecycleEvent) -> None:
         """Counts one event."""
         time = self._time(event.time)
         self.seen += 1
-        if isinstance(event, LifeEvent):
+        if isinstance(event, LifecycleEvent):
             first = self.seen == 1
             self._events[event.what] += 1
             self.lives.append((time, {"what": event.what, "detail": event.detail, "first": first}))

@@ -138,7 +138,7 @@ class LocalHost:
 
     async def report(self, wanted: Collection[int], last: int) -> HostReport:
         """See `ProverHost`."""
-        standing = await asyncio.wrap_future(self._pool.standing())
+        state = await asyncio.wrap_future(self._pool.state())
         if time.monotonic() >= self._look_again:
             self._digests = await asyncio.get_running_loop().run_in_executor(None, self._catalogue.digests)
             self._look_again = time.monotonic() + _LOOK_SECONDS
@@ -147,9 +147,9 @@ class LocalHost:
             release(),
             ezkl_version(),
             self._digests,
-            standing.ready,
-            standing.free_bytes,
-            standing.pace,
+            state.ready,
+            state.free_bytes,
+            state.pace,
             protocol=PROTOCOL,
         )
 
@@ -179,7 +179,7 @@ def host_name(constants: Constants) -> str:
     return constants.provers.name or platform.node()
 
 
-def misfit(report: HostReport, verified_again: bool) -> str:
+def incompatibility(report: HostReport, verified_again: bool) -> str:
     """Why a host gets no work at all; empty when it may.
 
     A host of another release may while an upgrade is under way, if its proofs are `verified_again` by the miner.

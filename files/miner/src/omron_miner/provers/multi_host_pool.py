@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from omron_miner.errors import OmronError, first_line
 from omron_miner.events import LOGGER_NAME, FailureKind
 from omron_miner.provers import placement
-from omron_miner.provers.hosts import Catalogue, LocalHost, StoredCircuits, differing, misfit, release
+from omron_miner.provers.hosts import Catalogue, LocalHost, StoredCircuits, differing, incompatibility, release
 from omron_miner.provers.prover_service import pool_constants
 from omron_miner.provers.second_verification import SecondVerification
 from omron_miner.provers.status import (
@@ -611,7 +611,7 @@ class MultiHostPool:
                 _log.error("Prover host %s does not prove circuit %s: %s", host.label, circuit_id, wrong[circuit_id])
             host.differing = wrong
             host.circuits = frozenset(report.circuits.keys() & self._digests.keys() - wrong.keys())
-            state = misfit(report, verified_again=self._verification is not None)
+            state = incompatibility(report, verified_again=self._verification is not None)
             if not state and report.draining:
                 state = "it finishes what it has and stops"
             self._note_state(host, state or ("" if host.circuits else "it has no circuit in common with the miner"))

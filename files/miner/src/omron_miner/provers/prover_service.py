@@ -119,15 +119,15 @@ class ProverService:
         caller.heard = time.monotonic()
         for number in [one for one in caller.proofs if one <= last and one not in wanted]:
             self.end(miner, number)
-        standing = await asyncio.wrap_future(self._pool.standing())
+        state = await asyncio.wrap_future(self._pool.state())
         return HostReport(
             host_name(self._constants),
             release(),
             ezkl_version(),
             dict(self._circuits),
-            standing.ready,
-            standing.free_bytes,
-            standing.pace,
+            state.ready,
+            state.free_bytes,
+            state.pace,
             self._draining,
             {circuit_id: one.why for circuit_id, one in self._refused.items()},
             PROTOCOL,

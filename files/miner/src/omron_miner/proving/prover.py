@@ -8,12 +8,12 @@ before the first request), killed when it overruns, replaced when it dies or has
     submit, cancel  ──> inbox ──> tick:                    (isolated.Child)
                                    schedule.plan(...) ──> tasks ──────────────────> warm_up, then
     future <───────────────────── answer <── inbox <───── answer or loss <───────── prove, prove, ...
-                                   pace, set_aside
+                                   pace, circuit_breaker
 
 The keeper owns all state; everybody else sends it a step to take, and it waits for nothing but the inbox. Which job
 begins now, is refused or waits, is `schedule`'s; how long proofs take, `pacing`'s. A job whose worker is lost, or
 hangs, or whose host failed it, is tried once more on another worker while there is time; a circuit that loses worker
-after worker is set aside (`set_aside`).
+after worker is set aside (`circuit_breaker`).
 
 A worker and its job are in `worker`, what its process does in `worker_process`.
 Not for: HTTP, circuits' files, or what a proof is. The interface is four calls (submit, cancel, capacity, close);
@@ -43,10 +43,10 @@ from omron_miner.errors import CircuitError, OmronError, first_line
 from omron_miner.events import LOGGER_NAME, FailureKind
 from omron_miner.host import read_memory
 from omron_miner.proving import schedule
+from omron_miner.proving.circuit_breaker import CircuitBreaker
 from omron_miner.proving.isolated import Child, ProcessLostError
 from omron_miner.proving.pacing import CircuitPace, Pace
 from omron_miner.proving.session_storage import SessionStorage
-from omron_miner.proving.set_aside import SetAside
 from omron_miner.proving.worker import WantedProof, Worker
 from omron_miner.proving.worker_process import Work, prove, warm_up
 
@@ -74,7 +74,7 @@ _GONE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Standing:
+class PoolState:
     """What a pool has left and what it learned, for the code that places proofs on several hosts."""
 
     ready: int
@@ -138,7 +138,7 @@ class ProverPool:
         self._leaving: list[Worker] = []
         self._numbers = count()
         self._pace = Pace(worker_count(constants))
-        self._set_aside = SetAside()
+        self._breaker = CircuitBreaker()
         self._watcher: threading.Thread | None = None
         self._counted = time.monotonic()
         self._wake = 0.0
@@ -194,11 +194,11 @@ class ProverPool:
             "queued": len(self._pending),
         }
 
-    def standing(self) -> Future[Standing]:
+    def state(self) -> Future[PoolState]:
         """What the pool has left and what it learned; an OmronError when the pool is not open."""
-        answer: Future[Standing] = Future()
+        answer: Future[PoolState] = Future()
         answer.set_running_or_notify_cancel()
-        if not self._tell(lambda: answer.set_result(self._standing())):
+        if not self._tell(lambda: answer.set_result(self._state())):
             answer.set_exception(OmronError("the prover pool is closed"))
         return answer
 
@@ -319,10 +319,10 @@ class ProverPool:
             else:
                 self._begin(job, workers[number])
 
-    def _standing(self) -> Standing:
+    def _state(self) -> PoolState:
         held = sum(worker.resident_bytes() for worker in self._workers if worker.idle)
         ready = sum(worker.ready for worker in self._workers)
-        return Standing(ready, read_memory().available_bytes + held, self._pace.of_circuits())
+        return PoolState(ready, read_memory().available_bytes + held, self._pace.of_circuits())
 
     def _running(self) -> list[WantedProof]:
         return [worker.job for worker in self._workers if worker.job]
@@ -344,7 +344,7 @@ class ProverPool:
         self._count(time.monotonic())
         worker.job = None
         worker.jobs_done += 1
-        if self._set_aside.readmit(job.circuit_id):
+        if self._breaker.reset(job.circuit_id):
             _log.warning("Circuit %s is back: it answered", job.circuit_id)
         if isinstance(outcome, OmronError):  # the circuit was taken away or spoilt since the request was admitted
             job.fail(FailureKind.INTERNAL_ERROR, f"{type(outcome).__name__}: {outcome}")
@@ -366,7 +366,7 @@ class ProverPool:
     def _take_in(self, job: WantedProof) -> None:
         if self._closing is not None:
             job.fail(FailureKind.STOPPING, "the miner is stopping")
-        elif (seconds := self._set_aside.seconds_left(job.circuit_id, time.monotonic())) is not None:
+        elif (seconds := self._breaker.remaining_seconds(job.circuit_id, time.monotonic())) is not None:
             job.fail(FailureKind.WORKER_CRASHED, f"the circuit is set aside for another {seconds:.0f} s")
         else:
             self._pending.append(job)
@@ -407,11 +407,11 @@ class ProverPool:
     def _note_loss(self, job: WantedProof, detail: str) -> None:
         """Tries a job again whose worker was lost, unless its circuit has lost too many by now."""
         circuit_id, now = job.circuit_id, time.monotonic()
-        if not self._set_aside.note_loss(circuit_id, now):
+        if not self._breaker.record_failure(circuit_id, now):
             self._retry_or_fail(job, FailureKind.WORKER_CRASHED, detail)
             return
         job.fail(FailureKind.WORKER_CRASHED, detail)
-        seconds = self._set_aside.seconds_left(circuit_id, now) or 0.0
+        seconds = self._breaker.remaining_seconds(circuit_id, now) or 0.0
         why = f"it lost worker after worker, so it is set aside for {seconds:.0f} s, or until its files change"
         _log.error("Circuit %s: %s. Last: %s", circuit_id, why, detail)
         for other in [one for one in self._pending if one.circuit_id == circuit_id]:
@@ -461,14 +461,14 @@ class ProverPool:
 
     def _keep_watch(self) -> None:
         """Has circuits that are set aside back when their files change, which a thread looks for: a disk may hang."""
-        if self._set_aside.circuits and not (self._watcher and self._watcher.is_alive()):
+        if self._breaker.circuits and not (self._watcher and self._watcher.is_alive()):
             self._watcher = threading.Thread(target=self._watch_files, name="prover-watch", daemon=True)
             self._watcher.start()
 
     def _watch_files(self) -> None:
         """In a thread of its own, which ends when no circuit is set aside."""
         seen: dict[str, object] = {}
-        while self._open and (circuits := self._set_aside.circuits):
+        while self._open and (circuits := self._breaker.circuits):
             for circuit_id in circuits:
                 files = self._files(circuit_id)
                 if seen.setdefault(circuit_id, files) != files:
@@ -483,7 +483,7 @@ class ProverPool:
             return None
 
     def _readmit(self, circuit_id: str) -> None:
-        if self._set_aside.readmit(circuit_id):
+        if self._breaker.reset(circuit_id):
             _log.warning("Circuit %s is back: its files changed", circuit_id)
 
     # --- workers that start -------------------------------------------------------------------------------------------

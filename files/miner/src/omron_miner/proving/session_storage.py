@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from omron_miner.events import LOGGER_NAME
 from omron_miner.formatting import size
-from omron_miner.proving.owned_folders import abandoned, own_prefix
+from omron_miner.proving.process_folders import process_prefix, stale_folders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,7 +95,7 @@ class SessionStorage:
         """Removes the directories of processes that are gone, or of one such; returns how many. Call once at start."""
         removed = 0
         for parent in (self._sessions.directory, self._sessions.fallback_directory):
-            for directory in abandoned(parent, _KIND, pid):
+            for directory in stale_folders(parent, _KIND, pid):
                 shutil.rmtree(directory, ignore_errors=True)
                 removed += not directory.exists()
         return removed
@@ -109,7 +109,7 @@ class SessionStorage:
         return ""
 
     def _make_directory(self, on_disk: bool, needed_bytes: int) -> Path:
-        prefix = own_prefix(_KIND)
+        prefix = process_prefix(_KIND)
         try:
             if on_disk:
                 raise OSError("it filled up during a request")

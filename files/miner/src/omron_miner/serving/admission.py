@@ -1,7 +1,7 @@
 """Who may ask: the rules by which a hotkey is refused, how much each hotkey may ask, and the log lines of refusals.
 
 Everything here runs in the axon's event loop. Not for: signatures (`axon_server`, `http_transport`) or connections
-whose caller is not known yet (`unproven`).
+whose caller is not known yet (`unauthenticated`).
 
 No ``from __future__ import annotations``: bittensor compares a blacklist's annotations with real classes.
 """

@@ -34,14 +34,14 @@ from omron_miner.errors import OmronError
 from omron_miner.serving.http_server import (
     KEEP_ALIVE_SECONDS,
     App,
-    Gate,
     Pace,
+    RequestMiddleware,
     ServedRequest,
     current_request,
     server_of,
 )
 from omron_miner.serving.protocol import quiet_sdk
-from omron_miner.serving.unproven import UnprovenConnections, UnprovenLimits
+from omron_miner.serving.unauthenticated import UnauthenticatedConnections, UnauthenticatedLimits
 
 _EMPTY_BODY_HASH = hashlib.sha3_256(b"").hexdigest()
 """`computed_body_hash` of every subnet-2 message: none of them names a field to be hashed."""
@@ -136,7 +136,7 @@ class _Middleware(axon_of_the_sdk.AxonMiddleware):  # type: ignore[misc]
             synapse.axon.status_code = 429
             raise SynapseException(why, synapse=synapse)
         if synapse.name != _PING:
-            request.prove()
+            request.mark_authenticated()
 
 
 class _Axon(bittensor.Axon):  # type: ignore[misc]  # bittensor ships no types we can follow
@@ -205,7 +205,7 @@ class AxonServer:
         access: Access,
         admit: Callable[[ServedRequest], str | None],
         on_done: Callable[[ServedRequest], None],
-        limits: UnprovenLimits | None = None,
+        limits: UnauthenticatedLimits | None = None,
         pace: Pace | None = None,
     ) -> None:
         """`wallet` is a bittensor wallet with its hotkey. `limits` and `pace` are for callers who have proven nothing.
@@ -218,7 +218,7 @@ class AxonServer:
         self._socket: socket.socket | None = None
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
-        self._limits, self._pace = (limits or UnprovenLimits()).fitted(access.max_body_bytes), pace or Pace()
+        self._limits, self._pace = (limits or UnauthenticatedLimits()).fitted(access.max_body_bytes), pace or Pace()
         self._failure: BaseException | None = None
         # The SDK's own names for them, looked up when it makes an application.
         axon_of_the_sdk.JSONResponse = _QuickJson
@@ -236,7 +236,7 @@ class AxonServer:
         app = self._axon.app
         limit = access.max_body_bytes
         app.add_middleware(  # last added, outermost
-            Gate, max_body_bytes=limit, on_done=on_done, serves=self._serves, other_apps=self._other_apps
+            RequestMiddleware, max_body_bytes=limit, on_done=on_done, serves=self._serves, other_apps=self._other_apps
         )
         app.add_exception_handler(AnyHTTPException, _say)
         app.add_exception_handler(RequestValidationError, _say_invalid)
@@ -282,7 +282,7 @@ class AxonServer:
 
     def start(self) -> None:
         """Begins to listen; returns when it does. Raises OmronError when that fails."""
-        self._server = server = server_of(self._axon.app, UnprovenConnections(self._limits), self._pace)
+        self._server = server = server_of(self._axon.app, UnauthenticatedConnections(self._limits), self._pace)
         # Not in the main thread, so uvicorn leaves the signals to us.
         self._thread = threading.Thread(target=self._run, args=(server,), name="axon", daemon=True)
         self._thread.start()

@@ -1,8 +1,9 @@
 """uvicorn with bounds: the part of the server that carries both transports and knows neither.
 
-One connection passes, from the wire inwards: `HttpProtocol`, which times and counts bytes; `Gate`, which makes a
-`ServedRequest` of each request, bounds its body and sees a caller leave; the application of its path. Until a transport
-has found a request signed (`ServedRequest.prove`), its connection may be closed to make room, see `unproven`.
+One connection passes, from the wire inwards: `HttpProtocol`, which times and counts bytes; `RequestMiddleware`, which
+makes a `ServedRequest` of each request, bounds its body and sees a caller leave; the application of its path. Until a
+transport has found a request signed (`ServedRequest.mark_authenticated`), its connection may be closed to make room,
+see `unauthenticated`.
 
 Not for: who signed what, who may ask, and what is answered.
 """
@@ -26,7 +27,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from omron_miner.addresses import peer_of
 
 if TYPE_CHECKING:
-    from omron_miner.serving.unproven import UnprovenConnections
+    from omron_miner.serving.unauthenticated import UnauthenticatedConnections
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -97,10 +98,10 @@ class ServedRequest:
     """Set when the caller closed the connection."""
     connection: HttpProtocol | None = None
 
-    def prove(self) -> None:
+    def mark_authenticated(self) -> None:
         """Somebody who may ask has signed it: from now on it is not closed to make room for others."""
         if self.connection is not None:
-            self.connection.prove()
+            self.connection.mark_authenticated()
 
 
 _current: ContextVar[ServedRequest] = ContextVar("omron_miner_request")
@@ -129,7 +130,7 @@ async def send_json(send: Send, status: int, content: Any) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-class Gate:
+class RequestMiddleware:
     """ASGI middleware around everything: takes the time, bounds the body, notices a caller who leaves.
 
     A path that nobody serves goes no further, because the SDK writes it into headers of its answer.
@@ -253,14 +254,14 @@ class HttpProtocol(H11Protocol):
     uvicorn waits without limit for a request, for its body, and for a caller to take its answer.
     """
 
-    def __init__(self, *args: Any, unproven: UnprovenConnections, pace: Pace, **named: Any) -> None:
+    def __init__(self, *args: Any, unauthenticated: UnauthenticatedConnections, pace: Pace, **named: Any) -> None:
         """`args` and `named` are uvicorn's."""
         super().__init__(*args, **named)
         self.peer = ""
         self.request: ServedRequest | None = None
         self.cut_off: CutOff | None = None
         self._application, self.app = self.app, self._serve
-        self._unproven, self._pace = unproven, pace
+        self._unauthenticated, self._pace = unauthenticated, pace
         self._timer: asyncio.TimerHandle | None = None
         self._since, self._received = 0.0, 0
         self._counting = True
@@ -270,21 +271,21 @@ class HttpProtocol(H11Protocol):
         """Which the caller says is its."""
         return self.request.hotkey if self.request else ""
 
-    def prove(self) -> None:
-        """See `ServedRequest.prove`; until the answer was sent."""
-        self._unproven.leave(self)
+    def mark_authenticated(self) -> None:
+        """See `ServedRequest.mark_authenticated`; until the answer was sent."""
+        self._unauthenticated.leave(self)
 
     def forget_body(self) -> None:
         """The rest of this request's body is thrown away as it comes, and takes no memory."""
         self._counting = False
-        self._unproven.forget_bytes(self)
+        self._unauthenticated.forget_bytes(self)
 
     def cut(self, status: int, why: str) -> None:
         """Ends what the caller has not finished: with an answer to a request of which only the body is missing."""
         if self.cut_off is not None:
             return
         self._stop_clock()
-        self._unproven.leave(self)
+        self._unauthenticated.leave(self)
         unanswered = self.cycle and not self.cycle.response_started and not self.transport.is_closing()
         if unanswered and self.conn.their_state is h11.SEND_BODY:
             self.cut_off = CutOff(status, why)
@@ -301,7 +302,7 @@ class HttpProtocol(H11Protocol):
         super().connection_made(transport)
         self.peer = peer_of(self.client[0]) if self.client else ""
         self._start_clock()
-        self._unproven.enter(self)
+        self._unauthenticated.enter(self)
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""
@@ -314,7 +315,7 @@ class HttpProtocol(H11Protocol):
         super().data_received(data)
         self._look_at_clock()
         if self._counting and self.conn.their_state in (h11.IDLE, h11.SEND_BODY):  # what is whole is soon answered
-            self._unproven.charge(self, len(data))  # which may cut this one off
+            self._unauthenticated.charge(self, len(data))  # which may cut this one off
         if (before, self.conn.their_state) == (h11.SEND_BODY, h11.IDLE):  # the end of a body that was answered before
             self._stop_clock()
             self.timeout_keep_alive_task = self.loop.call_later(KEEP_ALIVE_SECONDS, self.timeout_keep_alive_handler)
@@ -332,14 +333,14 @@ class HttpProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         """Called by uvicorn when an answer was handed to the transport."""
         self.request, self._counting = None, False
-        self._unproven.enter(self)
+        self._unauthenticated.enter(self)
         super().on_response_complete()  # which begins the next request if some of it is here
         self._look_at_clock()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
         self._stop_clock()
-        self._unproven.leave(self)
+        self._unauthenticated.leave(self)
         super().connection_lost(exc)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -372,12 +373,12 @@ class HttpProtocol(H11Protocol):
             self._timer = None
 
 
-def server_of(app: App, unproven: UnprovenConnections, pace: Pace) -> uvicorn.Server:
+def server_of(app: App, unauthenticated: UnauthenticatedConnections, pace: Pace) -> uvicorn.Server:
     """A server of HTTP and nothing else: websocket handshakes get the answer of any other request."""
     return uvicorn.Server(
         uvicorn.Config(
             app,
-            http=partial(HttpProtocol, unproven=unproven, pace=pace),  # type: ignore[arg-type]
+            http=partial(HttpProtocol, unauthenticated=unauthenticated, pace=pace),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             log_config=None,  # or it sets up logging for the whole process

@@ -140,7 +140,7 @@ class HttpTransport:
             return None
         if not is_signed(hotkey, headers[NONCE], body, headers.get(SIGNATURE, "")):
             raise Refusal(401, "The signature does not fit the body, the nonce and the hotkey")
-        request.prove()
+        request.mark_authenticated()
         if self._nonces.seen(hotkey, nonce):  # by a copy that arrived while this one was read
             raise Refusal(401, "The nonce was used before")
         if why := self._admit(request):

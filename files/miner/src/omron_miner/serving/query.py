@@ -20,7 +20,6 @@ from omron_miner.circuits.circuit import Circuit, CircuitType
 from omron_miner.circuits.circuit_store import CircuitStore
 from omron_miner.constants import Circuits, Constants
 from omron_miner.errors import CircuitError
-from omron_miner.outside import NOT_OF_ITS_FORM, parse_json
 from omron_miner.proving.verifier import Verdict, verify_elsewhere
 from omron_miner.serving.protocol import (
     ProofOfWeightsBody,
@@ -31,6 +30,7 @@ from omron_miner.serving.protocol import (
     quiet_sdk,
 )
 from omron_miner.serving.signing import signed_headers
+from omron_miner.untrusted import NOT_OF_ITS_FORM, parse_json
 
 VALIDATORS_TIMEOUT_SECONDS = 60.0
 """How long validators wait for a circuit that names no other time."""

@@ -113,7 +113,7 @@ def warn_of_memory(circuit: Circuit, log: logging.Logger, memory: Memory) -> Non
         needed = circuit_needs.needs_of(circuit)
     except OSError:  # its key went away since it was found: the first request for it will say so
         return
-    if needed and (why := circuit_needs.misfit(circuit.label, needed, memory.total_bytes)):
+    if needed and (why := circuit_needs.memory_problem(circuit.label, needed, memory.total_bytes)):
         log.warning("Not enough memory: %s%s", why, memory.limit_in_words())
 
 

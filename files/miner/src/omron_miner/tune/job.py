@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from omron_miner.building.build import BuildResult
-    from omron_miner.competition.score import Standing
+    from omron_miner.competition.score import CircuitMetrics
     from omron_miner.tune.results import Trial
 
 PUBLIC = RunArgs(input_visibility="Public", param_visibility="Fixed")
@@ -64,7 +64,7 @@ class Goal:
     """What it is best in: time, of a response, or score, a competition's."""
     floor: float = 0.99
     """The least accuracy."""
-    reference: Standing | None = None
+    reference: CircuitMetrics | None = None
     """The competition's circuit to beat."""
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from omron_miner.circuits.circuit import ezkl_version
 from omron_miner.competition import score as competition_score
-from omron_miner.competition.score import Standing
+from omron_miner.competition.score import CircuitMetrics
 from omron_miner.files import sha256
-from omron_miner.outside import NOT_OF_ITS_FORM, parse_json
+from omron_miner.untrusted import NOT_OF_ITS_FORM, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,11 +56,11 @@ class Trial:
         return median(one["witness_s"] + one["prove_s"] for one in self.proofs) if self.proofs else None
 
     @property
-    def standing(self) -> Standing | None:
+    def standing(self) -> CircuitMetrics | None:
         """What a competition compares; None without a proof, or of accuracy 0."""
         if self.response_s is None or not self.accuracy:
             return None
-        return Standing(self.accuracy, fmean(one["proof_bytes"] for one in self.proofs), self.response_s)
+        return CircuitMetrics(self.accuracy, fmean(one["proof_bytes"] for one in self.proofs), self.response_s)
 
 
 class Store:
@@ -133,7 +133,7 @@ def below(accuracy: float, floor: float) -> str:
 
 
 def choose_winner(
-    trials: list[Trial], floor: float, goal: str = "time", reference: Standing | None = None
+    trials: list[Trial], floor: float, goal: str = "time", reference: CircuitMetrics | None = None
 ) -> Trial | None:
     """The best that passes by `goal`, time or score; a baseline when no candidate is better, so never worse than these.
 
@@ -156,7 +156,7 @@ def choose_winner(
     return min(passed, key=rank, default=None)
 
 
-def _score(trials: list[Trial], reference: Standing | None) -> None:
+def _score(trials: list[Trial], reference: CircuitMetrics | None) -> None:
     standings = [one.standing for one in trials if one.standing]
     if standings and not reference:
         reference = competition_score.best_of_each(standings)

@@ -19,7 +19,7 @@ from omron_miner.circuits.accuracy import accuracy
 from omron_miner.circuits.constant_output import is_constant
 from omron_miner.circuits.fit import einsum_cells
 from omron_miner.circuits.run_args import USABLE_ROWS_LESS, RunArgs
-from omron_miner.competition.score import Standing, best_of_each, score
+from omron_miner.competition.score import CircuitMetrics, best_of_each, score
 from omron_miner.progress import count, say
 from omron_miner.tune.ask_ezkl import outputs_of_each, shapes_of_each
 from omron_miner.tune.cost import Cost, cost
@@ -268,8 +268,8 @@ def choose(candidates: Sequence[Candidate], best: int, goal: str = "time") -> li
     place of the time.
     """
 
-    def standing(one: Candidate) -> Standing:
-        return Standing(one.accuracy, 1.0, one.cost.key_bytes)
+    def standing(one: Candidate) -> CircuitMetrics:
+        return CircuitMetrics(one.accuracy, 1.0, one.cost.key_bytes)
 
     ideal = best_of_each([standing(one) for one in candidates]) if candidates else None
 

@@ -16,9 +16,9 @@ from pydantic_core import to_json
 
 from omron_miner.circuits import circom
 from omron_miner.circuits.checksums import fingerprint
-from omron_miner.outside import parse_json
 from omron_miner.proving.proof_handlers.base import Proof, ProofError, VerificationError, native_errors
 from omron_miner.proving.proof_handlers.circom_witness import VALUE_BYTES, WitnessProgram, witness_file
+from omron_miner.untrusted import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -14,9 +14,9 @@ import ezkl
 from pydantic_core import to_json
 
 from omron_miner.circuits.srs import srs_path
-from omron_miner.outside import parse_json
 from omron_miner.proving.proof_handlers.base import Proof, ProofError, VerificationError
 from omron_miner.proving.proof_handlers.ezkl_call import INPUT, WITNESS, call, check_lookups
+from omron_miner.untrusted import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -21,7 +21,7 @@ class _Record:
     until: float | None = None
 
 
-class SetAside:
+class CircuitBreaker:
     """Counts losses per circuit. A circuit set aside gets one try after 30 s, then after twice as long, up to 15 min.
 
     Times are `time.monotonic` seconds.
@@ -36,7 +36,7 @@ class SetAside:
         """The ids of those set aside. Any thread."""
         return [circuit_id for circuit_id, record in list(self._records.items()) if record.until is not None]
 
-    def note_loss(self, circuit_id: str, now: float) -> bool:
+    def record_failure(self, circuit_id: str, now: float) -> bool:
         """A worker was lost over this circuit; whether that sets it aside (again)."""
         record = self._records.setdefault(circuit_id, _Record())
         record.losses += 1
@@ -45,12 +45,12 @@ class SetAside:
         record.until = now + _pause(record.losses)
         return True
 
-    def readmit(self, circuit_id: str) -> bool:
+    def reset(self, circuit_id: str) -> bool:
         """The circuit answered, or its files changed: all is forgotten. Whether it was set aside."""
         record = self._records.pop(circuit_id, None)
         return record is not None and record.until is not None
 
-    def seconds_left(self, circuit_id: str, now: float) -> float | None:
+    def remaining_seconds(self, circuit_id: str, now: float) -> float | None:
         """How long the circuit is still set aside; None when a job of it may be proved.
 
         When the time is over that is so for one job; the next must wait for what becomes of it.

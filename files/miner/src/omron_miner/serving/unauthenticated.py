@@ -45,7 +45,7 @@ class Connection(Protocol):
 
 
 @dataclass(frozen=True)
-class UnprovenLimits:
+class UnauthenticatedLimits:
     """Of connections without a proven request: those being opened, those on which one arrives, and idle ones."""
 
     connections_per_peer: int = 256
@@ -54,7 +54,7 @@ class UnprovenLimits:
     bytes: int = 64 * _MIB
     """Received of requests that are not answered."""
 
-    def fitted(self, max_body_bytes: int) -> UnprovenLimits:
+    def fitted(self, max_body_bytes: int) -> UnauthenticatedLimits:
         """These, with room for bodies as large as `max_body_bytes`, within the process's limit of open files."""
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         per_peer = max(self.bytes_per_peer, _BODIES * max_body_bytes)
@@ -69,10 +69,10 @@ class _Held:
     bytes: int = 0
 
 
-class UnprovenConnections:
+class UnauthenticatedConnections:
     """The connections without a proven request, and the bytes they have sent. For one thread."""
 
-    def __init__(self, limits: UnprovenLimits) -> None:
+    def __init__(self, limits: UnauthenticatedLimits) -> None:
         self._limits = limits
         self._held: dict[str, dict[Connection, _Held]] = {}
         """By peer, those that wait longest first."""

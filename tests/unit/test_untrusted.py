@@ -28,10 +28,10 @@ from omron_miner.constants import read_constants
 from omron_miner.doctor.host_settings import read_wanted
 from omron_miner.errors import OmronError
 from omron_miner.monitor.alerts import read_receivers
-from omron_miner.outside import parse_json, read_json
 from omron_miner.proving.proof_handlers.ezkl_call import native_run_args
 from omron_miner.tune.graph import read_graph
 from omron_miner.tune.results import Store
+from omron_miner.untrusted import parse_json, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

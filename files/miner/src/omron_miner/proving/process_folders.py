@@ -12,12 +12,12 @@ from pathlib import Path
 _NAME = re.compile(r"[a-z]+-(?P<pid>\d+)-(?P<started>\d+)-\w+")
 
 
-def own_prefix(kind: str) -> str:
+def process_prefix(kind: str) -> str:
     """What the names of this process's folders of a `kind` (lower-case letters) begin with."""
     return f"{kind}-{os.getpid()}-{_started(os.getpid())}-"
 
 
-def abandoned(parent: Path, kind: str, pid: int | None = None) -> list[Path]:
+def stale_folders(parent: Path, kind: str, pid: int | None = None) -> list[Path]:
     """Folders of this `kind` in `parent` whose process is gone; with `pid`, those of that process alone."""
     found = parent.glob(f"{kind}-{'' if pid is None else f'{pid}-'}*")
     return [folder for folder in found if _owner_is_gone(folder.name)]
