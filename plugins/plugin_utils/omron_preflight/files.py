@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 ABSOLUTE = "write an absolute path (the variable inventory_dir is the inventory's folder)"
 VAULT = b"$ANSIBLE_VAULT"
 """What an encrypted file begins with; `copy` decrypts it."""
+Reader = Callable[[Path], bytes]
+"""Returns a file's content, or raises OSError or ValueError."""
 
 
 def file_problem(variable: str, value: Any, what: str) -> str | None:
@@ -29,10 +32,10 @@ def file_problem(variable: str, value: Any, what: str) -> str | None:
         return f"{variable} {value} cannot be read on the control node ({error.strerror}): name {what}"
 
 
-def json_object(path: Path) -> dict[str, Any] | None:
+def json_object(path: Path, read: Reader = Path.read_bytes) -> dict[str, Any] | None:
     """The JSON object in the file, or None when it holds anything else."""
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read(path))
     except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
