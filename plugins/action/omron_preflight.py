@@ -5,13 +5,17 @@ Once for all hosts, so that a file of the operator's is hashed once, and what tw
     - omron_preflight:
         hosts: {NAME: {unreachable: "", variables: {...}, host: {...}, wallet: {...}, storage: {...}}}
         others: [NAME]    # deployed at another time, but with the same inventory
+        miners: [NAME]    # of the group of that name
+        inventory: [NAME] # all of it
         provers: [NAME]   # of all, those that only prove
         needs: {...}      # the package's needs.json
         supported_systems: {Debian: ["12"]}
+        skip_bad_hosts: false
       run_once: true
       register: ...
 
-Returns `problems`, a list for each host by its name, and `report`, each problem once with its hosts.
+Returns `problems`, a list for each host by its name, `report`, each problem once with its hosts, and `omron_left_out`,
+the hosts that the run goes on without.
 """
 
 from __future__ import annotations
@@ -38,9 +42,12 @@ if TYPE_CHECKING:
 ARGUMENTS = {
     "hosts": {"type": "dict", "required": True},
     "others": {"type": "list", "elements": "str", "default": []},
+    "miners": {"type": "list", "elements": "str", "default": []},
+    "inventory": {"type": "list", "elements": "str", "default": []},
     "provers": {"type": "list", "elements": "str", "default": []},
     "needs": {"type": "dict", "required": True},
     "supported_systems": {"type": "dict", "required": True},
+    "skip_bad_hosts": {"type": "bool", "default": False},
 }
 HOST_ARGUMENTS = {
     "unreachable": {"type": "str", "default": ""},
@@ -111,7 +118,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
         hosts = {name: _of_host(name, seen) for name, seen in given["hosts"].items()}
         hostvars = (task_vars or {})["hostvars"]
         miners, provers = given["others"], given["provers"]
-        others = {name: _values(hostvars[name], SHARED_BY_NONE) for name in miners if name not in hosts}
+        elsewhere = [name for name in dict.fromkeys([*miners, *given["inventory"]]) if name not in hosts]
+        others = _others(
+            {name: _values(hostvars[name], SHARED_BY_NONE) for name in elsewhere if name not in provers},
+            {*miners, *(given["miners"] or elsewhere)},
+            [seen["variables"]["values"] for seen in hosts.values()],
+        )
         problems = fleet_problems(
             hosts,
             others,
@@ -119,8 +131,31 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
             given["supported_systems"],
             {name: _values(hostvars[name], FLEET_VALUES) for name in provers},
             {name: _values(hostvars[name], FLEET_VALUES) for name in miners},
+            self._read_decrypted,
         )
-        return {"changed": False, "problems": problems, "report": report(problems)}
+        left_out = [name for name, found in problems.items() if found and given["skip_bad_hosts"]]
+        return {"changed": False, "problems": problems, "report": report(problems), "omron_left_out": left_out}
+
+    def _read_decrypted(self, path: Path) -> bytes:
+        """The content of a file on the control node, as `copy` would send it. It is shown nowhere."""
+        try:
+            return str(self._loader.get_text_file_contents(str(path))).encode()
+        except AnsibleError as error:  # no password for it, or not readable
+            raise ValueError(type(error).__name__) from None
+
+
+def _others(
+    values: dict[str, dict[str, Any]], miners: set[str], deployed_to: list[Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """The `values` of hosts that are not deployed to, as far as they are a miner's.
+
+    Of a host that is not one of `miners`, a hotkey or an address that every host has says nothing: it was given to
+    whatever is in the inventory.
+    """
+    both = [*values.values(), *deployed_to]
+    to_all = {name for name in ("omron_hotkey_file", "omron_external_ip") if len({str(one[name]) for one in both}) == 1}
+    of_none = dict.fromkeys(to_all, "")
+    return {name: one if name in miners else {**one, **of_none} for name, one in values.items()}
 
 
 def _of_host(name: str, seen: Any) -> dict[str, Any]:

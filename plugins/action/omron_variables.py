@@ -1,11 +1,11 @@
-"""Holds a host's variables against the roles' argument specifications. Runs on the control node, changes nothing.
+"""Holds a host's variables against the argument specifications of roles and playbooks. Runs on the control node.
 
     - omron_variables:
         roles_directory: "{{ role_path }}/.."
       register: ...
 
 Returns `problems`, a list of sentences, and `values`: each variable that a specification names, of its type, the
-default where the inventory does not say otherwise.
+default where the inventory does not say otherwise. Changes nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
+from ansible.utils.vars import load_extra_vars
 
 _UTILS = str(Path(__file__).resolve().parents[1] / "plugin_utils")
 if _UTILS not in sys.path:  # found so from a clone and from a collection alike
@@ -43,5 +44,5 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
             except AnsibleError as error:
                 problems.append(f"{name} cannot be evaluated ({error}): look at what it refers to")
         judged, wrong = judged_values(values, known)
-        unknown = unknown_problems(everything, known, judged["omron_other_variables"])
+        unknown = unknown_problems(everything, known, judged["omron_other_variables"], load_extra_vars(self._loader))
         return {"changed": False, "problems": unknown + problems + wrong, "values": judged}

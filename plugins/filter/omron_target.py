@@ -5,11 +5,15 @@ A filter, because a play's hosts are the first thing that is evaluated of it, be
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible import context
-from ansible.errors import AnsibleFilterError
+from ansible.errors import AnsibleError, AnsibleFilterError
 from ansible.release import __version__
+from ansible.utils.display import Display
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 OLDEST_ANSIBLE = (2, 19)
 """Before it, what a host sends could be evaluated as a template."""
@@ -20,7 +24,9 @@ def omron_target(
 ) -> str:
     """`pattern` itself, which has `matched` these hosts, and the hosts of the group `provers` that are none of them.
 
-    Raises AnsibleFilterError for none, unless it `may_be_empty`, and for an old Ansible.
+    Whose provers they are is not known yet: no host's variables are there before the first play has its hosts.
+    `omron_asked` then tells which of them a play leaves alone.
+    Raises AnsibleFilterError for no host, unless it `may_be_empty`, and for an old Ansible.
     """
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_ANSIBLE:
         wanted = ".".join(map(str, OLDEST_ANSIBLE))
@@ -37,9 +43,47 @@ def omron_target(
     return ":".join([str(pattern), *more])
 
 
+def omron_asked(
+    matched: list[str],
+    provers: Iterable[str],
+    miners: Iterable[str],
+    hosts: Mapping[str, Any],
+    with_lost: bool = False,
+) -> list[str]:
+    """The hosts that a play is for: those `matched` by omron_hosts and, of `provers`, those that prove for one of them.
+
+    A prover that names no miner proves for the only one that takes prover hosts; `miners` are the hosts of the
+    inventory's group of that name, `hosts` the variables of every host. `with_lost` adds the provers that name a miner
+    that is no host of the inventory, so that they are refused.
+    """
+    named = {name: _value(hosts, name, "omron_prover_of") for name in provers if name not in matched}
+    takes = set()
+    if not all(named.values()):
+        takes = {name for name in {*matched, *miners} if _value(hosts, name, "miner_prover_engine") == "dask"}
+    any_would_do = bool(takes) and takes <= set(matched)
+    own = [
+        name
+        for name, miner in named.items()
+        if (miner in matched or (with_lost and miner not in hosts) if miner else any_would_do)
+    ]
+    if foreign := [name for name, miner in named.items() if not miner and not any_would_do]:
+        Display().warning(
+            f"Nothing is done on {', '.join(foreign)} of the group of prover hosts: omron_prover_of is empty, and of "
+            "the hosts of omron_hosts none, or not it alone, takes prover hosts (miner_prover_engine: dask)"
+        )
+    return [*matched, *own]
+
+
+def _value(hosts: Mapping[str, Any], name: str, variable: str) -> str:
+    try:
+        return str(hosts[name].get(variable) or "") if name in hosts else ""
+    except AnsibleError:  # preflight reports it
+        return ""
+
+
 class FilterModule:
     """What Ansible looks for."""
 
     def filters(self) -> dict[str, Any]:
         """The filters by name."""
-        return {"omron_target": omron_target}
+        return {"omron_asked": omron_asked, "omron_target": omron_target}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,8 @@ import yaml
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 SHIPPED = {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "NOTICE.md", "README.md", "SECURITY.md", "ansible.cfg", "docs",
-           "files", "inventory.example", "meta", "playbooks", "plugins", "roles", "site.yml", "templates"}  # fmt: skip
+           "files", "inventory.example", "meta", "playbooks", "plugins", "requirements.yml",
+           "roles", "site.yml", "templates"}  # fmt: skip
 OPERATORS = ("inventory", "inventory.yml", "fleet.inventory", "group_vars/miners.yml", "host_vars/one.yml",
              "report/report.txt", ".cache/x", "circuits/model_0/pk.key", "wallets/hotkey")  # fmt: skip
 
@@ -24,6 +26,15 @@ OPERATORS = ("inventory", "inventory.yml", "fleet.inventory", "group_vars/miners
 def test_its_version_is_the_packages() -> None:
     galaxy = yaml.safe_load((ROOT / "galaxy.yml").read_text())
     assert f'version = "{galaxy["version"]}"' in (ROOT / "files/miner/pyproject.toml").read_text()
+
+
+def test_what_is_installed_beside_a_clone_is_what_the_collection_depends_on_and_all_that_is_used() -> None:
+    wanted = yaml.safe_load((ROOT / "galaxy.yml").read_text())["dependencies"]
+    listed = yaml.safe_load((ROOT / "requirements.yml").read_text())["collections"]
+    assert {one["name"]: one["version"] for one in listed} == wanted
+    tasks = "\n".join(path.read_text() for name in ("roles", "playbooks") for path in (ROOT / name).glob("**/*.yml"))
+    used = set(re.findall(r"^ +(?:- )?((?!ansible\.builtin|omron\.)[a-z]+\.[a-z]+)\.[a-z_]+:$", tasks, re.MULTILINE))
+    assert used == set(wanted)
 
 
 @pytest.mark.slow
@@ -61,3 +72,10 @@ def test_it_holds_what_operators_run_and_runs_from_an_empty_path(tmp_path: Path)
     assert done.returncode != 0
     assert "here: omron_axn_port is a variable that nothing reads: write omron_axon_port" in said, said
     assert "TASK [omron.miner.preflight : Judge all hosts together]" in said, "the collection's own role"
+    misspelt = ("-e", "confirm=yes", "-e", "omron_host=x")
+    done = run(BIN / "ansible-playbook", "omron.miner.remove", "-i", "hosts.json", *misspelt)
+    said = " ".join((done.stdout + done.stderr).split())
+    assert "1. here: omron_axn_port is a variable that nothing reads" in said, said
+    assert "2. here: omron_host is a variable that nothing reads: write omron_hosts" in said
+    done = run(BIN / "ansible-playbook", "omron.miner.preflight", "-i", "hosts.json", "-e", "omron_skip_bad_hosts=true")
+    assert "Left out, nothing was changed on them: here" in " ".join((done.stdout + done.stderr).split())

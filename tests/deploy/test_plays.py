@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.constants import DEFAULT_VAULT_ID_MATCH
+from ansible.parsing.vault import VaultLib, VaultSecret
 
 from building import FAST_ANSIBLE
 
@@ -182,6 +184,140 @@ def test_the_canary_is_a_host_that_preflight_lets_through(tmp_path: Path) -> Non
     assert code != 0
     assert "gone is left out, nothing was changed on it" in output
     assert [path.suffix for path in tmp_path.glob("state.*")] == [".first"], output
+    said = " ".join(output.split())
+    assert "Left out, nothing was changed on them: gone. Preflight, at the beginning, has the reasons" in said, (
+        "although no play begins after one in which all hosts of a batch failed"
+    )
+
+
+TUNING = """
+- hosts: omron_ready
+  gather_facts: false
+  tasks:
+    - {name: Tune, ansible.builtin.command: "/bin/{{ tuned | default('true') }}"}
+"""
+
+
+@pytest.mark.parametrize("canary", ["passes", "fails"])
+def test_a_host_that_fails_while_it_is_tuned_does_not_strand_the_others(tmp_path: Path, canary: str) -> None:
+    playbook = rollout(tmp_path)
+    (playbook.parent / "host.yml").write_text(f"- ansible.builtin.import_playbook: preflight.yml{TUNING}")
+    imports = [{"ansible.builtin.import_playbook": f"{playbook.parent}/{name}.yml"} for name in ("host", "miner")]
+    (tmp_path / "deploy.yml").write_text(json.dumps(imports))
+    hosts: dict[str, dict[str, Any]] = {f"host-{number}": {} for number in range(4)}
+    hosts["host-0"]["tuned"] = hosts["host-3"]["tuned"] = "false"
+    hosts["host-1"]["gate"] = "true" if canary == "passes" else "false"
+    given = inventory_of(tmp_path, hosts, preflight_enabled=False)
+    code, output = play(tmp_path / "deploy.yml", given, "--skip-tags", "doctor")
+    assert code != 0, "a host failed"
+    deployed = sorted(path.suffix for path in tmp_path.glob("state.*"))
+    assert deployed == ([".host-1", ".host-2"] if canary == "passes" else [".host-1"]), output
+    assert "host-0 did not pass" not in output
+
+
+def test_a_clone_that_anybody_may_write_to_works_without_its_ansible_cfg(tmp_path: Path) -> None:
+    playbook = rollout(tmp_path)
+    shutil.copy(ROOT / "ansible.cfg", tmp_path)
+    tmp_path.chmod(0o777)
+    code, output = play(playbook, inventory_of(tmp_path, {"one": {}, "two": {}}), "--skip-tags", "doctor")
+    assert code == 0, output
+    assert "world writable directory" in output, "Ansible did not ignore ansible.cfg"
+    assert sorted(path.suffix for path in tmp_path.glob("state.*")) == [".one", ".two"]
+
+
+def test_preflight_finds_a_user_that_a_directory_has_but_does_not_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = shutil.which("getent")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "getent").write_text(
+        '#!/bin/sh\ncase "$*" in\n'
+        "'passwd someone') echo 'someone:x:7777:7778:Some One:/home/someone:/bin/sh' ;;\n"
+        "'group others') echo 'others:x:7779:someone' ;;\n"
+        f'*) exec {real} "$@" ;;\nesac\n'
+    )
+    (programs / "getent").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    given = inventory_of(tmp_path, {"here": {}}, omron_user="someone", omron_group="others")
+    code, output = play(ROOT / "playbooks/preflight.yml", given)
+    said = " ".join(output.split())
+    assert code != 0
+    assert "omron_user someone is on the host already (id 7777, home /home/someone)" in said, output
+    assert "omron_group others is on the host already (id 7779)" in said
+
+
+def test_a_monitor_is_set_up_only_where_there_is_a_miner_to_watch(tmp_path: Path) -> None:
+    hosts: dict[str, dict[str, Any]] = {"fresh": {"omron_opt": str(tmp_path / "none")}, "deployed": {}}
+    command = tmp_path / "opt/current/venv/bin/omron-miner"
+    command.parent.mkdir(parents=True)
+    command.touch()
+    given = inventory_of(tmp_path, hosts, preflight_enabled=False, miner_enabled=False)
+    playbook = rollout(tmp_path)
+    for name in ("miner.yml", "monitor.yml"):
+        code, output = play(playbook.parent / name, given, "--skip-tags", "doctor")
+        assert code == 0, output
+        assert [path.suffix for path in tmp_path.glob("log.*")] == [".deployed"]
+        assert "No miner is on fresh" in output
+        (tmp_path / "log.deployed").unlink()
+
+
+@pytest.mark.parametrize("off", ["first", "second"])
+def test_preflight_may_be_off_for_one_host(tmp_path: Path, off: str) -> None:
+    hosts: dict[str, dict[str, Any]] = {"first": {}, "second": {}, "third": {"omron_axn_port": 1}}
+    hosts[off]["preflight_enabled"] = False
+    given = inventory_of(tmp_path, hosts)
+    code, output = play(ROOT / "playbooks/preflight.yml", given, "-e", "omron_skip_bad_hosts=true")
+    assert code != 0
+    assert {name for name, one in recap(output).items() if one["failed"]} == {"third"}, output
+    code, output = play(ROOT / "playbooks/preflight.yml", given)
+    assert "1 to mend first: 1. third: omron_axn_port" in " ".join(output.split())
+
+
+def test_a_vaulted_hotkey_is_compared_with_those_of_hosts_that_are_not_deployed_to(tmp_path: Path) -> None:
+    vault = VaultLib([(DEFAULT_VAULT_ID_MATCH, VaultSecret(b"open"))])
+    (tmp_path / "password").write_text("open")
+    address = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
+    key = json.dumps({"ss58Address": address, "secretSeed": "hush"})
+    hosts: dict[str, dict[str, Any]] = {}
+    for number, name in enumerate(("one", "two", "plain")):
+        (tmp_path / name).write_bytes(key.encode() if name == "plain" else vault.encrypt(key))
+        hosts[name] = {"omron_hotkey_file": str(tmp_path / name), "omron_external_ip": f"8.8.8.{number}"}
+    given = inventory_of(tmp_path, hosts, omron_network="test", omron_netuid=118)
+    password = ("--vault-password-file", str(tmp_path / "password"))
+    code, output = play(ROOT / "playbooks/preflight.yml", given, "-e", "omron_hosts=one", "-vvv", *password)
+    assert code != 0
+    assert f"one: the hotkey {address} is used on two, plain and one" in " ".join(output.split())
+    assert "hush" not in output
+    assert set(recap(output)) == {"one"}
+
+
+@pytest.mark.parametrize("name", ["remove", "rollback", "report", "doctor"])
+def test_a_misspelt_variable_is_refused_by_every_play(tmp_path: Path, name: str) -> None:
+    given = inventory_of(tmp_path, {"canary": {}, "other": {"monitor_intervall": 5}})
+    more = ["-e", "confirm=yes", "-e", "rollback_too=x"]
+    code, output = play(ROOT / f"playbooks/{name}.yml", given, "-e", "omron_host=canary", *more)
+    said = " ".join(output.split())
+    assert code != 0
+    assert "Nothing was done. 3 to mend first: 1. canary, other: omron_host is a variable that nothing reads: " in said
+    assert "write omron_hosts if that is meant" in said
+    assert "2. canary, other: rollback_too is a variable that nothing reads: write rollback_to if that" in said
+    assert "3. other: monitor_intervall is a variable that nothing reads: write monitor_interval if" in said
+    assert set(re.findall(r"PLAY \[(.*)\]", output)) == {"Check the variables"}
+
+
+def test_only_the_prover_hosts_of_the_miners_that_were_asked_for_are_removed(tmp_path: Path) -> None:
+    groups = {
+        "miners": {"hosts": {"one": {}, "two": {}}},
+        "provers": {"hosts": {"p1": {"omron_prover_of": "one"}, "p2": {"omron_prover_of": "two"}, "foreign": {}}},
+    }
+    given = tmp_path / "inventory.yml"
+    given.write_text(json.dumps({"all": {"vars": UNREACHABLE, "children": groups}}))
+    code, output = play(ROOT / "playbooks/remove.yml", given, "-e", "omron_hosts=two", "-e", "confirm=yes")
+    assert code != 0
+    assert "The miner is removed on 2 host(s): two, p2" in " ".join(output.split()), "named although nobody is asked"
+    assert set(recap(output)) == {"two", "p2"}
+    assert "Nothing is done on foreign of the group of prover hosts" in " ".join(output.split())
 
 
 def test_removal_names_the_hosts_and_asks(tmp_path: Path) -> None:
@@ -245,6 +381,10 @@ def test_the_user_is_made_recorded_and_removed_and_somebody_elses_is_left_alone(
     code, output = run("user.yml", "-e", "omron_user=daemon")
     assert code != 0
     assert "The user daemon was not made by this play" in output
+    code, output = run("user.yml", "-e", "omron_group=daemon")
+    assert code != 0
+    assert "The group daemon was not made by this play" in output
+    assert "daemon" not in (tmp_path / "state/host-record/user.json").read_text()
     code, output = run("remove_user.yml", "-e", "omron_user=daemon")
     assert code == 0, output
     assert "omron-test" not in (etc / "passwd").read_text() + (etc / "group").read_text()

@@ -51,6 +51,7 @@ from omron_preflight.tuning import (
 )
 from omron_preflight.variables import GONE, judged_values, known_variables, unknown_problems
 from omron_preflight.wallet import COMPETITION_FILES, competition_problems, wallet_problems
+from plugin_loading import load_plugin
 
 ROOT = Path(__file__).parents[2]
 KNOWN = known_variables(ROOT / "roles")
@@ -916,6 +917,33 @@ def test_a_misspelt_variable_is_refused_with_the_nearest_name(name: str, meant: 
         assert f"{name} is a variable that nothing reads: write {meant} if that is meant" in only(problems)
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("omron_host", "omron_hosts"),
+        ("omorn_hosts", "omron_hosts"),
+        ("hosts", "omron_hosts"),
+        ("confrm", "confirm"),
+        ("rollback_too", "rollback_to"),
+        ("remove_everything", None),
+        ("report_fail_an", "report_fail_on"),
+    ],
+)
+def test_a_misspelt_variable_of_this_run_is_refused_even_if_no_role_begins_so(name: str, meant: str | None) -> None:
+    problem = only(unknown_problems([], KNOWN, [], [name, "confirm", "site", "ansible_user", "__x"]))
+    said = f"write {meant} if that is meant" if meant else "docs/role-variables.md has those there are"
+    assert f"{name} is a variable that nothing reads: {said}" in problem
+    assert unknown_problems([name], KNOWN, [name], [name]) == []
+
+
+def test_a_playbooks_variables_have_a_type() -> None:
+    given = {"confirm": "yes", "remove_data": "maybe", "report_fail_on": ["sad"], "rollback_serial": [1, "50%"]}
+    values, problems = judged_values(given, KNOWN)
+    assert (values["confirm"], values["rollback_serial"]) == (True, [1, "50%"])
+    assert ["docs/role-variables.md says what remove.yml takes" in one for one in problems] == [True, False]
+    assert "report_fail_on" in problems[1]
+
+
 def test_a_variable_that_is_gone_is_said_to_be() -> None:
     assert not set(GONE) & set(KNOWN)
     problem = only(unknown_problems(["miner_network_copy_days"], KNOWN, []))
@@ -1068,6 +1096,16 @@ def test_hosts_that_are_not_deployed_to_now_count_too(tmp_path: Path) -> None:
     found = fleet_problems({"a": seen(**given)}, others, NEEDS, SUPPORTED)
     assert "is used on z and a" in only(found["a"])
     assert set(found) == {"a"}
+
+
+def test_of_hosts_that_may_be_no_miners_only_what_was_given_to_them_counts(tmp_path: Path) -> None:
+    others = load_plugin("plugins/action/omron_preflight.py")._others
+    one = real(hotkey_file(tmp_path / "one", HOTKEY))
+    elsewhere = {"b": {**one, "omron_external_ip": ""}}
+    assert others(elsewhere, {"b"}, [one]) == elsewhere, "another miner"
+    assert others(elsewhere, set(), [one])["b"]["omron_hotkey_file"] == "", "the group all has it, whatever b is"
+    other = {**one, "omron_hotkey_file": "another"}
+    assert others(elsewhere, set(), [one, other]) == elsewhere
 
 
 def test_local_hosts_may_share_everything(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ def problems(glibc: str = GLIBC, disks: str | None = LARGE, base: dict[str, Any]
 def test_a_complete_host_has_no_problem_and_another_engine_is_not_judged() -> None:
     assert problems() == []
     assert problems(omron_network="test", omron_netuid=118) == []
+    assert problems(base=ENGINE, miner_axon_bind_ip="127.0.0.1") == [], "where it listens"
     assert problems(base=ENGINE, disks=measured()) == [], "a local network needs no room for circuits"
     assert problems(base={**DEFAULTS, "omron_engine": "ezkl"}, glibc="", disks="") == []
 
@@ -43,6 +44,8 @@ def test_a_complete_host_has_no_problem_and_another_engine_is_not_judged() -> No
         ({"sn2_miner_trusted_root_file": "/nonexistent/root.json"}, "cannot be read on the control node"),
         ({"omron_netuid": 118}, "serves subnet 2 of finney, not 118"),
         ({"miner_axon_external_port": 9000}, "announces the port it listens on"),
+        ({"miner_axon_bind_ip": "10.0.0.1"}, "miner_axon_bind_ip is 10.0.0.1, but sn2-miner listens on every"),
+        ({"miner_axon_bind_ip": "127.0.0.1"}, "miner_axon_bind_ip is 127.0.0.1, but sn2-miner listens on every"),
         ({"omron_competition_enabled": True}, "takes part in no competition"),
         ({"sn2_miner_extra_arguments": ["--axon-port=9000"]}, "--axon-port, which the role sets itself"),
         ({"sn2_miner_extra_arguments": ["--loopback"]}, "--loopback, which the role sets itself"),

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 
 from building import FAST_ANSIBLE
 from omron_miner.provers.certificates import read_certificates
-from test_plays import play, recap, rollout
+from test_plays import TUNING, play, recap, rollout
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(sys.executable).with_name("ansible-playbook")
@@ -79,6 +79,24 @@ def test_prover_hosts_follow_their_miners_in_batches_and_run_what_those_run(tmp_
         "p2 m1 10.0.1.2 10.0.0.1 test",
         "p3 m2 10.0.1.3 10.0.0.2 local",
     ], output
+
+
+def test_a_prover_host_is_deployed_to_if_its_miner_was_whatever_happened_to_others(tmp_path: Path) -> None:
+    playbook = rollout(tmp_path)
+    (playbook.parent / "host.yml").write_text(f"- ansible.builtin.import_playbook: preflight.yml{TUNING}")
+    names = ("host", "miner", "provers")
+    imports = [{"ansible.builtin.import_playbook": f"{playbook.parent}/{name}.yml"} for name in names]
+    (tmp_path / "deploy.yml").write_text(json.dumps(imports))
+    miners: dict[str, Any] = {"m1": {}, "m2": {"gate": "false"}, "m3": {}}
+    provers = {f"p{number}": {"omron_prover_of": f"m{number}"} for number in (1, 2, 3)}
+    provers["p3"]["tuned"] = "false"
+    hosts = {name: {"ansible_host": f"10.0.0.{at}"} for at, name in enumerate((*miners, *provers), 1)}
+    addressed = [{name: one | hosts[name] for name, one in group.items()} for group in (miners, provers)]
+    given = fleet_of(tmp_path, addressed[0], addressed[1], preflight_enabled=False, omron_serial=[1, 2])
+    code, output = play(tmp_path / "deploy.yml", given, "--skip-tags", "doctor")
+    assert code != 0
+    assert sorted(path.suffix for path in tmp_path.glob("state.*")) == [".m1", ".m2", ".m3", ".p1"], output
+    assert "p2 is left as it is, because its miner m2 failed before" in " ".join(output.split())
 
 
 def certificates(folder: Path, ok: bool = True) -> Any:

@@ -133,8 +133,18 @@ def test_a_text_that_stands_for_a_number_or_a_boolean_is_taken_as_that_wherever_
 def test_a_shared_variable_that_a_role_uses_has_a_default(role: str) -> None:
     for path in yaml_files(role):
         used = set(re.findall(r"\bomron_[a-z0-9_]+\b", path.read_text()))
-        used -= {"omron_miner", *(f"omron_{name}" for name in ("preflight", "releases", "variables", "host_record"))}
+        plugins = ("preflight", "releases", "variables", "host_record", "target", "asked")
+        used -= {"omron_miner", *(f"omron_{name}" for name in plugins)}
         assert used <= set(SHARED), path
+
+
+def test_a_playbooks_own_variables_have_a_specification_and_are_used() -> None:
+    specs = yaml.safe_load((ROOT / "playbooks/meta/argument_specs.yml").read_text())["argument_specs"]
+    for playbook, spec in specs.items():
+        text = (ROOT / f"playbooks/{playbook}.yml").read_text()
+        used = set(re.findall(rf"\b(?<!/)({playbook}_\w+|confirm)\b(?!\.yml)", text))
+        assert used == set(spec["options"]), playbook
+        assert all(one["description"] and one["type"] in TYPES for one in spec["options"].values())
 
 
 def test_the_documentation_is_what_the_specs_say() -> None:
@@ -250,3 +260,12 @@ def test_the_shm_role_refuses_yamls_traps_before_it_changes_anything(tmp_path: P
         )
         assert said in " ".join(told.split()), value
     assert "shm : Record what was there before" not in done.stdout
+
+
+def test_no_name_in_a_shared_temporary_folder_can_be_known_before() -> None:
+    """Who plants a link under it would have root write elsewhere: the module tempfile makes up a name."""
+    folders = ("roles", "playbooks", "templates", "plugins", "bin")
+    files = [path for name in folders for path in (ROOT / name).rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert len(files) > 100
+    shared = re.compile(r"(?<![\w.])/(var/)?tmp\b|TMPDIR")
+    assert [(str(path), found.group()) for path in files for found in shared.finditer(path.read_text())] == []

@@ -119,3 +119,4 @@ def test_the_governors_unit_comes_after_every_program_that_sets_one_at_boot(tmp_
     assert done.returncode == 0, said
     after = {name for line in ours.splitlines() if line.startswith("After=") for name in line[6:].split()}
     assert {"tuned.service", "power-profiles-daemon.service", "tlp.service", "auto-cpufreq.service"} <= after
+    assert {"cpupower.service", "cpufrequtils.service"} <= after, "preflight names neither: they set it once at boot"

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +19,8 @@ _SHARED_BYTES = 1 << 20
 """Smaller files are read again as quickly."""
 VAULT = b"$ANSIBLE_VAULT"
 """What an encrypted file begins with; `copy` decrypts it."""
+Reader = Callable[[Path], bytes]
+"""Returns a file's content, or raises OSError or ValueError."""
 
 
 def file_problem(variable: str, value: Any, what: str) -> str | None:
@@ -36,10 +39,10 @@ def file_problem(variable: str, value: Any, what: str) -> str | None:
         return f"{variable} {value} cannot be read on the control node ({error.strerror}): name {what}"
 
 
-def json_object(path: Path) -> dict[str, Any] | None:
+def json_object(path: Path, read: Reader = Path.read_bytes) -> dict[str, Any] | None:
     """The JSON object in the file, or None when it holds anything else."""
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read(path))
     except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omron_preflight.values import whole_number
@@ -10,6 +11,8 @@ from omron_preflight.wallet import hotkey_identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from omron_preflight.files import Reader
 
 SHARED_BY_NONE = {
     "omron_network": "local",
@@ -22,16 +25,17 @@ SHARED_BY_NONE = {
 """The variables by which two hosts may be in each other's way, with their defaults."""
 
 
-def shared_problems(hosts: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+def shared_problems(hosts: Mapping[str, Mapping[str, Any]], read: Reader = Path.read_bytes) -> dict[str, list[str]]:
     """For each host of `hosts` (name to the inventory's values) what it shares with another and must not.
 
     On a real network a hotkey answers at one address: a second host would take the first one's place on the chain.
+    `read` reads a hotkey's file, decrypted.
     """
     hotkeys, addresses = defaultdict(list), defaultdict(list)
     for name, values in hosts.items():
         if values["omron_network"] == "local":
             continue
-        if identity := hotkey_identity(values["omron_hotkey_file"]):
+        if identity := hotkey_identity(values["omron_hotkey_file"], read):
             hotkeys[values["omron_network"], str(values["omron_netuid"]), identity].append(name)
         port = whole_number(values["miner_axon_external_port"]) or whole_number(values["omron_axon_port"])
         if values["omron_external_ip"] and port:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omron_preflight import circuits, fleet, host, provers, settings, sn2, storage, tuning, wallet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from omron_preflight.files import Reader
 
 
 def host_problems(
@@ -82,15 +85,16 @@ def fleet_problems(
     supported: Mapping[str, list[str]],
     prover_hosts: Mapping[str, Mapping[str, Any]] | None = None,
     miners: Mapping[str, Mapping[str, Any]] | None = None,
+    read: Reader = Path.read_bytes,
 ) -> dict[str, list[str]]:
     """The problems of each host of `hosts` (name to what was seen of it), by itself and together.
 
     `others` are the values of miners that are not deployed to now, but may share what must not be shared.
-    `prover_hosts` and `miners` have the FLEET_VALUES of all of the inventory.
+    `prover_hosts` and `miners` have the FLEET_VALUES of all of the inventory. `read` reads a hotkey's file, decrypted.
     """
     prover_hosts, miners = prover_hosts or {}, miners or {}
     values = {name: seen["variables"]["values"] for name, seen in hosts.items() if name not in prover_hosts}
-    shared = fleet.shared_problems({**others, **values})
+    shared = fleet.shared_problems({**others, **values}, read)
     both = {**prover_hosts, **miners}
     clocks = {name: time for name, seen in hosts.items() if (time := host.clock(seen.get("host")))}
     fitting = provers.prover_problems(list(prover_hosts), list(miners), both, clocks)

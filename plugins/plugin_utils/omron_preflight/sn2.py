@@ -88,6 +88,12 @@ def _network_problems(values: Mapping[str, Any]) -> list[str]:
             "miner_axon_external_port is set, but sn2-miner announces the port it listens on: set omron_axon_port to "
             "the port that validators call, and forward that one"
         )
+    listens = ("0.0.0.0", "127.0.0.1") if network == "local" else ("0.0.0.0",)  # noqa: S104  # no socket of ours
+    if values["miner_axon_bind_ip"] not in listens:
+        problems.append(
+            f"miner_axon_bind_ip is {values['miner_axon_bind_ip']}, but sn2-miner listens on every IPv4 address, and "
+            "on the local network on 127.0.0.1: remove it, and limit with the firewall who reaches omron_axon_port"
+        )
     if values["omron_competition_enabled"]:
         problems.append("omron_competition_enabled is set, but sn2-miner takes part in no competition: set it to false")
     return problems

@@ -1,4 +1,4 @@
-"""The inventory's variables held against the roles' argument specifications: names that nobody knows, wrong types."""
+"""Variables held against the argument specifications of roles and playbooks: unknown names, wrong types."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import difflib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.common.yaml import yaml_load
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -45,42 +45,75 @@ GONE = {
 _BOOLEAN_NEVER = ("int", "float", "str", "path")
 
 
+_NEVER_OURS = ("_", "ansible_")
+_MEANT_BY_HOSTS = ("host", "hosts")
+"""Names that other people's plays have for omron_hosts."""
+_NEAR = 0.8
+"""From here on two names are one misspelt, where nothing else tells that a name is meant for us."""
+
+
 @dataclass(frozen=True)
 class Known:
-    """A variable that a role's specification names."""
+    """A variable that the specification of a role, or of a playbook such as ``remove.yml``, names."""
 
     role: str
     option: Mapping[str, Any]
 
+    @property
+    def is_of_role(self) -> bool:
+        """Whether a role takes it."""
+        return not self.role.endswith(".yml")
+
 
 def known_variables(roles: Path) -> dict[str, Known]:
-    """Every variable in the argument specifications of the folder `roles`, by name."""
-    return {
-        name: Known(file.parts[-3], option)
-        for file in sorted(roles.glob("*/meta/argument_specs.yml"))
-        for spec in yaml.safe_load(file.read_text(encoding="utf-8"))["argument_specs"].values()
-        for name, option in spec.get("options", {}).items()
-    }
+    """Every variable in the argument specifications of the folder `roles` and of the playbooks next to it, by name."""
+    found: dict[str, Known] = {}
+    for file in sorted(roles.glob("*/meta/argument_specs.yml")):
+        for spec in _specifications(file).values():
+            found |= {name: Known(file.parts[-3], option) for name, option in spec.get("options", {}).items()}
+    playbooks = roles.resolve().parent / "playbooks/meta/argument_specs.yml"
+    for playbook, spec in _specifications(playbooks).items() if playbooks.is_file() else ():
+        found |= {name: Known(f"{playbook}.yml", option) for name, option in spec["options"].items()}
+    return found
 
 
-def unknown_problems(names: Iterable[str], known: Mapping[str, Known], foreign: Iterable[str]) -> list[str]:
-    """Those of `names` that begin as a role's variables do, but that no role takes; `foreign` are others'."""
-    prefixes = tuple(sorted({f"{one.role}_" for one in known.values()}))
-    left_alone = set(foreign)
+def _specifications(file: Path) -> dict[str, Any]:
+    specifications: dict[str, Any] = yaml_load(file.read_text(encoding="utf-8"))["argument_specs"]
+    return specifications
+
+
+def unknown_problems(
+    names: Iterable[str], known: Mapping[str, Known], foreign: Iterable[str], extra: Iterable[str] = ()
+) -> list[str]:
+    """Those of `names` that look like ours, but that nothing takes; `foreign` are others'.
+
+    A variable looks like ours if it begins as a role's variables do. One that is given with -e, `extra`, is for this
+    very run: it does so as well if it begins as a playbook's do, or is nearly one of ours.
+    """
+    roles = tuple(sorted({f"{one.role}_" for one in known.values() if one.is_of_role}))
+    playbooks = tuple(sorted({f"{one.role[:-4]}_" for one in known.values() if not one.is_of_role}))
+    left_alone, given = set(foreign), set(extra)
     problems = []
-    for name in sorted(names):
-        if not name.startswith(prefixes) or name in known or name in left_alone:
+    for name in sorted({*names, *given}):
+        if name in known or name in left_alone or name.startswith(_NEVER_OURS):
+            continue
+        ours = name.startswith(roles) or (name in given and name.startswith(playbooks))
+        near = ["omron_hosts"] if name in given and name in _MEANT_BY_HOSTS else _nearest(name, known, ours)
+        if not ours and not (name in given and near):
             continue
         if name in GONE:
             problems.append(f"{name} is gone ({GONE[name]}): remove it from the inventory; CHANGELOG.md has more")
             continue
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
         meant = f"write {near[0]} if that is meant" if near else "docs/role-variables.md has those there are"
         problems.append(
             f"{name} is a variable that nothing reads: {meant}, or list it in omron_other_variables if it belongs to "
             "something else"
         )
     return problems
+
+
+def _nearest(name: str, known: Mapping[str, Known], ours: bool) -> list[str]:
+    return difflib.get_close_matches(name, known, n=1, cutoff=0.6 if ours else _NEAR)
 
 
 def judged_values(given: Mapping[str, Any], known: Mapping[str, Known]) -> tuple[dict[str, Any], list[str]]:
@@ -107,7 +140,7 @@ def _judge(name: str, value: Any, known: Known) -> tuple[list[str], Any]:
     if kind in _TEXT_NEVER and isinstance(value, str):
         return [
             f"{name} is a text, {_TEXT_NEVER[kind]} is wanted: an inventory in the INI format cannot hold one, write "
-            f"it in YAML (group_vars/miners.yml next to the inventory); {where}"
+            f"it in YAML (group_vars/miners.yml next to the inventory, or -e '{{\"{name}\": ...}}'); {where}"
         ], None
     if isinstance(value, bool) and kind in _BOOLEAN_NEVER:
         return [f"{name} is the YAML boolean {str(value).lower()} (on, off, yes and no are), not {kind}: {where}"], None

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omron_preflight.files import ABSOLUTE, VAULT, file_problem, json_object
+from omron_preflight.files import ABSOLUTE, VAULT, Reader, file_problem, json_object
 from omron_preflight.settings import NETWORKS
 
 if TYPE_CHECKING:
@@ -47,15 +47,16 @@ def _hotkey_problems(value: Any) -> list[str]:
     return []
 
 
-def hotkey_identity(value: Any) -> str | None:
-    """What tells one hotkey from another without its secret: its address, or where its encrypted file is.
+def hotkey_identity(value: Any, read: Reader = Path.read_bytes) -> str | None:
+    """What tells one hotkey from another without its secret: its address, or where its file is if that has none.
 
-    None where the file cannot be read; `wallet_problems` says why.
+    `read` returns a file's content, decrypted if it is vaulted. None where the file cannot be read; `wallet_problems`
+    says why.
     """
     if not isinstance(value, str) or not value or "coldkey" in value.lower():
         return None
     path = Path(value).expanduser()
-    content = json_object(path)
+    content = json_object(path, read)
     if content is not None and isinstance(address := content.get("ss58Address"), str):
         return address
     return str(path.resolve()) if path.is_file() else None

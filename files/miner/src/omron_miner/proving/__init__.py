@@ -3,8 +3,8 @@
 __all__ = [
     "ezkl_srs",
     "isolated",
-    "owned_folders",
     "pacing",
+    "process_folders",
     "proof_handlers",
     "prover",
     "schedule",

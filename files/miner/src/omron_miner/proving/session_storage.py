@@ -1,6 +1,6 @@
 """A request's temporary files: on the RAM disk, tracked, and always removed.
 
-Each request gets a directory of its own, 0700, named after the process that made it (`owned_folders`), so that
+Each request gets a directory of its own, 0700, named after the process that made it (`process_folders`), so that
 `SessionStorage.sweep` can tell what a killed process left behind from what a living one uses. When the RAM disk is full
 or absent, sessions go to the fallback directory on disk and one log line says so; nothing else in the package decides
 where the files of a proof live while the miner serves. Commands that build, tune, compare or verify have folders of
