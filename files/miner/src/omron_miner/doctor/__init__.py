@@ -14,7 +14,7 @@ from omron_miner.constants import read_constants
 from omron_miner.doctor import circuits, competition, host_settings, key_files, machine, probes, provers, service, sn2
 from omron_miner.doctor.check import Check, Status, worst
 from omron_miner.doctor.report import to_json, to_text
-from omron_miner.engine import HOST_FILE, OWN_MINER, SN2_PROGRAM
+from omron_miner.engine import OWN_MINER, SN2_PROGRAM, read_engine
 from omron_miner.errors import ConfigError
 from omron_miner.host import Machine
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from omron_miner.constants import Constants
     from omron_miner.engine import Engine
 
-__all__ = ["HOST_FILE", "Check", "Status", "examine", "to_json", "to_text", "worst"]
+__all__ = ["Check", "Status", "examine", "to_json", "to_text", "worst"]
 
 
 def examine(config: Path, host: Machine | None = None, outside: sn2.Outside | None = None) -> list[Check]:
@@ -35,7 +35,7 @@ def examine(config: Path, host: Machine | None = None, outside: sn2.Outside | No
     Without a valid constants.toml it makes the checks that need none.
     """
     host = host or Machine()
-    wanted, host_file = host_settings.read_wanted(config.parent / HOST_FILE)
+    wanted, host_file = host_settings.read_wanted(config.parent / host_settings.HOST_FILE, read_engine(config))
     try:
         constants = read_constants(config)
     except ConfigError as error:
