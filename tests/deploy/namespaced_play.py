@@ -17,6 +17,9 @@ PLACES = {
     "ANSIBLE_ROLES_PATH": str(ROOT / "roles"),
     "ANSIBLE_LIBRARY": str(ROOT / "plugins/modules"),
     "ANSIBLE_FILTER_PLUGINS": str(ROOT / "plugins/filter"),
+    # One Python for all tasks instead of one for each.
+    "ANSIBLE_STRATEGY": "mitogen_linear",
+    "ANSIBLE_STRATEGY_PLUGINS": str(ROOT / "molecule/strategy_plugins"),
 }
 
 
