@@ -1,7 +1,8 @@
 """Ports that the operator's own rules in ufw or firewalld open to some callers only, or to none.
 
-A port is written with its protocol, ``8091/tcp`` or ``8091/udp``. Pure functions of what ``ufw show added`` and
-``firewall-cmd --list-all-zones`` print. What is not understood is taken as a rule about another port.
+A port is written with its protocol, ``8091/tcp`` or ``8091/udp``. Pure functions of what ``ufw show added``,
+``ufw app info all`` and ``firewall-cmd --list-all-zones`` print. What is not understood is taken as a rule about
+another port.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from typing import Any
 
 _OURS = "omron-miner"
 """The comment of the rules that the role firewall adds."""
-_WIDEST_RANGE = 100
-"""Ports; a rule for more is not about one of them."""
+_WIDEST_RANGE = 1000
+"""Ports; a rule for so many is about a network that may use any service, not about one of them."""
 _UFW_OPEN = re.compile(r"ufw (?:allow|limit) ([0-9]+)(?:/(tcp|udp))?(?: comment .*)?")
 _RICH_PORT = re.compile(r'\bport port="([0-9-]+)" protocol="(tcp|udp)"')
+_RICH_SERVICE = re.compile(r'\bservice name="([^"]+)"')
+_RICH_REFUSES_SOME = re.compile(r"\brule\b.*\bsource (?!NOT\b).*\b(drop|reject)\b")
 
 
 def ufw_open(lines: list[str]) -> list[str]:
@@ -24,7 +27,24 @@ def ufw_open(lines: list[str]) -> list[str]:
     return [f"{match[1]}/{protocol}" for match in found for protocol in ([match[2]] if match[2] else ["tcp", "udp"])]
 
 
-def ufw_limited(lines: list[str], ports: list[str]) -> list[str]:
+def ufw_needs_profiles(lines: list[str]) -> bool:
+    """Whether a rule in `lines` names an application profile, and not to open it to everybody."""
+    return any(
+        re.search(r" app |^ufw (deny|reject) (?!in |out |from |to |proto |on )['A-Za-z]", line) for line in lines
+    )
+
+
+def ufw_profiles(text: str) -> dict[str, list[str]]:
+    """The ports of each application profile, as in rules."""
+    found = {}
+    for block in re.split(r"^--$", text, flags=re.MULTILINE):
+        name = re.search(r"^Profile: (.*)$", block, re.MULTILINE)
+        if name:
+            found[name[1]] = re.findall(r"^  (\S+)$", block.partition("\nPort")[2], re.MULTILINE)
+    return found
+
+
+def ufw_limited(lines: list[str], ports: list[str], profiles: dict[str, list[str]] | None = None) -> list[str]:
     """Those of `ports` that rules in `lines` are about, and that no rule but ours opens to everybody."""
     limited, opened = set(), set()
     for line in lines:
@@ -35,7 +55,8 @@ def ufw_limited(lines: list[str], ports: list[str]) -> list[str]:
         if len(words) < 3 or words[0] != "ufw" or words[1] not in ("allow", "limit", "deny", "reject"):
             continue
         words, comment = _without_comment(words)
-        found = {port for port in ports if _covers(_ufw_ports(words), port)}
+        told = _ufw_ports(words, profiles or {})
+        found = {port for port in ports for one in told if _covers(one, port)}
         conditional = any(_value(words, word, "any") != "any" for word in ("from", "on"))
         if words[1] in ("allow", "limit") and not conditional:
             opened |= found if comment != _OURS else set()
@@ -44,17 +65,36 @@ def ufw_limited(lines: list[str], ports: list[str]) -> list[str]:
     return sorted(limited - opened)
 
 
-def firewalld_limited(listed: str, zone: str, ports: list[str]) -> list[str]:
-    """Those of `ports` that rich rules are about, or that another zone than `zone` opens to its sources."""
-    limited = set()
+def firewalld_services(listed: str, zone: str) -> list[str]:
+    """The services by which rich rules, or other zones than `zone`, may open a port to some callers."""
+    return sorted({name for _, services in _firewalld_told(listed, zone) for name in services})
+
+
+def firewalld_limited(listed: str, zone: str, ports: list[str], services: dict[str, str] | None = None) -> list[str]:
+    """Those of `ports` that rich rules are about, or that another zone than `zone` opens to its sources.
+
+    `services`: the ports of those that `firewalld_services` names.
+    """
+    told = []
+    for own, names in _firewalld_told(listed, zone):
+        told += own + [one for name in names for one in (services or {}).get(name, "").split()]
+    return sorted({port for port in ports for one in told if _covers(one, port)})
+
+
+def _firewalld_told(listed: str, zone: str) -> list[tuple[list[str], list[str]]]:
+    """For each zone the ports and the services that are open to some."""
+    found = []
     for block in re.split(r"\n(?=\S)", listed):
         name, _, body = block.partition("\n")
-        told = ["/".join(one) for one in _RICH_PORT.findall(body)]
+        rich = "\n".join(line for line in body.splitlines() if not _RICH_REFUSES_SOME.search(line))
+        ports = ["/".join(one) for one in _RICH_PORT.findall(rich)]
+        services = _RICH_SERVICE.findall(rich)
         values = dict(re.findall(r"^  ([a-z-]+): ?(.*)$", body, re.MULTILINE))
         if name.split()[:1] != [zone] and values.get("sources", "").strip():
-            told += values.get("ports", "").split()
-        limited |= {port for port in ports for one in told if _covers(one, port)}
-    return sorted(limited)
+            ports += values.get("ports", "").split()
+            services += values.get("services", "").split()
+        found.append((ports, services))
+    return found
 
 
 def _without_comment(words: list[str]) -> tuple[list[str], str]:
@@ -69,15 +109,17 @@ def _value(words: list[str], before: str, default: str) -> str:
     return words[words.index(before) + 1] if before in words[:-1] else default
 
 
-def _ufw_ports(words: list[str]) -> str:
-    """The ports of the destination: of ``allow 8091/tcp``, or behind ``to ADDRESS port``."""
+def _ufw_ports(words: list[str], profiles: dict[str, list[str]]) -> list[str]:
+    """The ports of the destination: ``allow 8091/tcp``, ``allow PROFILE``, ``to ADDRESS port``, ``to ADDRESS app``."""
     if "to" in words:
         rest = words[words.index("to") :]
         rest = rest[: rest.index("from")] if "from" in rest else rest
+        if "app" in rest:
+            return profiles.get(_value(rest, "app", ""), [])
         protocol = _value(words, "proto", "")
-        return "/".join(filter(None, (_value(rest, "port", ""), protocol)))
+        return ["/".join(filter(None, (_value(rest, "port", ""), protocol)))]
     rest = [word for word in words[2:] if word != "in"]
-    return rest[0] if rest and "out" not in rest else ""
+    return profiles.get(rest[0], [rest[0]]) if rest and "out" not in rest else []
 
 
 def _covers(text: str, port: str) -> bool:
@@ -100,4 +142,11 @@ class FilterModule:
 
     def filters(self) -> dict[str, Any]:
         """The filters by name."""
-        return {"ufw_open": ufw_open, "ufw_limited": ufw_limited, "firewalld_limited": firewalld_limited}
+        return {
+            "firewalld_limited": firewalld_limited,
+            "firewalld_services": firewalld_services,
+            "ufw_limited": ufw_limited,
+            "ufw_needs_profiles": ufw_needs_profiles,
+            "ufw_open": ufw_open,
+            "ufw_profiles": ufw_profiles,
+        }

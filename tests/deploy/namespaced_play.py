@@ -13,6 +13,14 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 FACTS = ["!all", "!min", "virtual"]
+PLACES = {
+    "ANSIBLE_ROLES_PATH": str(ROOT / "roles"),
+    "ANSIBLE_LIBRARY": str(ROOT / "plugins/modules"),
+    "ANSIBLE_FILTER_PLUGINS": str(ROOT / "plugins/filter"),
+    # One Python for all tasks instead of one for each.
+    "ANSIBLE_STRATEGY": "mitogen_linear",
+    "ANSIBLE_STRATEGY_PLUGINS": str(ROOT / "molecule/strategy_plugins"),
+}
 
 
 def run_namespaced(folder: Path, set_up: str, tasks: list[dict[str, Any]], given: dict[str, Any]) -> str:
@@ -28,7 +36,12 @@ def run_namespaced(folder: Path, set_up: str, tasks: list[dict[str, Any]], given
         "roles": ["omron"],
         "tasks": tasks,
     }
-    (folder / "play.yml").write_text(yaml.safe_dump([play]))
+    return run_namespaced_plays(folder, set_up, [play], given)
+
+
+def run_namespaced_plays(folder: Path, set_up: str, plays: list[dict[str, Any]], given: dict[str, Any]) -> str:
+    """The same for whole plays."""
+    (folder / "play.yml").write_text(yaml.safe_dump(plays))
     common = {"ansible_python_interpreter": "/usr/bin/python3", "omron_state": str(folder / "state")}
     (folder / "given.json").write_text(json.dumps(common | given))
     program = Path(sys.executable).with_name("ansible-playbook")
@@ -38,7 +51,7 @@ def run_namespaced(folder: Path, set_up: str, tasks: list[dict[str, Any]], given
     done = subprocess.run(
         ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "run.sh"],
         cwd=folder,
-        env={**os.environ, "ANSIBLE_ROLES_PATH": str(ROOT / "roles"), "ANSIBLE_NOCOLOR": "1"},
+        env={**os.environ, **PLACES, "ANSIBLE_NOCOLOR": "1"},
         capture_output=True,
         text=True,
         timeout=300,

@@ -40,7 +40,8 @@ FIREWALLS = {
         ufw --force enable
         """,
         "ufw show added",
-        f"ufw allow proto tcp from {RANGE} to any port {PORT}",
+        f"""printf '[Miner]\\ntitle=x\\ndescription=x\\nports={PORT}/tcp\\n' >/etc/ufw/applications.d/miner
+        ufw allow from {RANGE} to any app Miner""",
     ),
     "firewalld": Firewall(
         """

@@ -112,7 +112,44 @@ CALLERS: Any = [{"match": {"op": "==", "left": SADDR, "right": {"set": ["10.1.0.
 BY_PORT: Any = {"vmap": {"key": {"payload": {"protocol": "tcp", "field": "dport"}},
                          "data": {"set": [[22, {"accept": None}], [8091, {"jump": {"target": "miner"}}]]}}}  # fmt: skip
 PORTS: Any = {"set": {"family": "inet", "table": "filter", "name": "ports", "elem": [22, 8091]}}
+PAIR: Any = {"concat": [SADDR, {"payload": {"protocol": "tcp", "field": "dport"}}]}
+
+
+def of_pairs(right: Any) -> Any:
+    return [{"match": {"op": "==", "left": PAIR, "right": right}}, {"accept": None}]
+
+
+def pair(port: Any) -> Any:
+    return {"concat": [{"prefix": {"addr": "10.1.0.0", "len": 24}}, port]}
+
+
+def named(kind: str, *elements: Any) -> Any:
+    return {kind: {"family": "inet", "table": "filter", "name": "allow", "elem": list(elements)}}
+
+
 LIMITED: Any = {
+    "pairs of caller and port": rules(of_pairs({"set": [pair(22), pair(8091)]}), policy="drop"),
+    "a set of pairs": [
+        named("set", pair(22), pair({"range": [8000, 8100]})),
+        *rules(of_pairs("@allow"), policy="drop"),
+    ],
+    "a set of pairs that expire": [
+        named("set", {"elem": {"val": pair(8091), "timeout": 3600}}),
+        *rules(of_pairs("@allow"), policy="drop"),
+    ],
+    "a map of pairs": [
+        named("map", [pair(8091), {"accept": None}]),
+        *rules([{"vmap": {"key": PAIR, "data": "@allow"}}], policy="drop"),
+    ],
+    "a named map of ports": [
+        named("map", [8091, {"jump": {"target": "miner"}}]),
+        *rules([{"vmap": {"key": PAIR["concat"][1], "data": "@allow"}}], policy="drop"),
+    ],
+    "a set of ports with comments": [
+        named("set", {"elem": {"val": 8091, "comment": "miner"}}),
+        *rules([*CALLERS, *accept("@allow")], policy="drop"),
+    ],
+    "a range": rules([*CALLERS, *accept({"range": [8000, 8200]})], policy="drop"),
     "only these": rules(SSH, [*CALLERS, *accept(8091)], policy="drop"),
     "a set of ports": [PORTS, *rules([*CALLERS, *accept("@ports")], policy="drop")],
     "a map of ports": rules([BY_PORT], policy="drop"),
@@ -146,6 +183,9 @@ def test_an_operators_list_of_callers_is_told_and_never_widened(
         rules([*CALLERS, *accept({"range": [1024, 65535]})], policy="drop"),  # of the network at home: any service
         rules(accept(8091, op="!="), policy="drop"),
         rules([*CALLERS, accept(8091)[0], *DROP], policy="drop"),  # these are banned
+        rules([of_pairs({"set": [pair(8091)]})[0], *DROP], policy="drop"),
+        rules([{"vmap": {"key": PAIR, "data": {"set": [[pair(8091), {"drop": None}]]}}}], policy="drop"),
+        [named("set", pair(22), pair({"range": [1024, 65535]})), *rules(of_pairs("@allow"), policy="drop")],
     ],
 )
 def test_a_chain_that_drops_the_port_is_closed(monkeypatch: pytest.MonkeyPatch, entries: Any) -> None:

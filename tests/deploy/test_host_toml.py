@@ -24,13 +24,6 @@ DEFAULTS: dict[str, Any] = {
     "clock": {"synchronised": True},
     "firewall": {"tcp_ports": [8091]},
 }
-ENGINE = {
-    "engine": "sn2",
-    "axon_port": 8091,
-    "program": "/opt/omron-miner/current/sn2-miner/sn2-miner",
-    "circuit_cache": "/var/lib/omron-miner/.bittensor/subnet-2/circuit_cache",
-    "log_file": "/var/log/omron-miner/sn2-miner.log",
-}
 ROLES = ("swap", "shm", "cpu_governor", "kernel", "clock", "firewall")
 ASKED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "defaults": ({}, DEFAULTS),
@@ -68,20 +61,11 @@ def test_the_playbook_writes_down_what_each_host_was_asked_for(tmp_path: Path) -
     playbook = tmp_path / "playbooks/host.yml"
     playbook.write_text(yaml.safe_dump([play]))
     here = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
-    hotkey = tmp_path / "hotkey"
-    hotkey.write_text(json.dumps({"ss58Address": "5F", "secretSeed": "0x" + "11" * 32}))
     live = {"omron_engine": "sn2", "omron_network": "test", "omron_external_ip": "8.8.8.8"}
-    live |= {"omron_hotkey_file": str(hotkey)}
     asked = {
         **ASKED,
-        "live": (
-            live,
-            DEFAULTS | {"firewall": {"udp_ports": [8091]}, **ENGINE, "external_ip": "8.8.8.8", "hotkey": "5F"},
-        ),
-        "loop": (
-            {"omron_engine": "sn2", "sn2_miner_circuits_url": "http://127.0.0.1/"},
-            {k: v for k, v in DEFAULTS.items() if k != "firewall"} | ENGINE | {"circuits_url": "http://127.0.0.1/"},
-        ),
+        "live": (live, DEFAULTS | {"firewall": {"udp_ports": [8091]}}),
+        "loop": ({"omron_engine": "sn2"}, {k: v for k, v in DEFAULTS.items() if k != "firewall"}),
     }
     hosts = {name: {**here, **given, "omron_etc": str(tmp_path / name)} for name, (given, _) in asked.items()}
     inventory = tmp_path / "inventory.yml"
@@ -98,4 +82,3 @@ def test_the_playbook_writes_down_what_each_host_was_asked_for(tmp_path: Path) -
         lines = [line[1:] for line in text.splitlines() if line[:1] == "+" and line[:2] != "++"]
         written[name] = tomllib.loads("\n".join(lines))
     assert written == {name: wanted for name, (_, wanted) in asked.items()}
-    assert "11" * 32 not in done.stdout + done.stderr

@@ -72,14 +72,15 @@ def test_a_release_of_upstreams_is_probed_and_not_restarted_for_a_probe_that_fai
     assert "It passed before this play and is left as it is. The miner's last words" in said
 
 
-def ecosystem(**given: Any) -> dict[str, Any]:
-    """What pm2 is given, as Ansible would render the role's variables."""
+def described(**given: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What pm2 is given, and what is written down of the release, as Ansible would render the role's variables."""
     values: dict[str, Any] = {}
     for role in ("omron", "sn2_miner"):
         values |= yaml.safe_load((ROOT / f"roles/{role}/defaults/main.yml").read_text())
     values |= {"role_path": str(ROOT / "roles/sn2_miner"), "omron_engine": "sn2", "sn2_miner_release": "v14.7.5"}
     values |= {"__sn2_miner_wallet_name": "miner-0123456789ab", "__sn2_miner_wallet_hotkey": "default", **given}
     values |= {"ansible_connection": "local"}
+    told = "{'apps': __sn2_miner_ecosystem, 'facts': __sn2_miner_facts | to_json}"
     play = {
         "hosts": "localhost",
         "gather_facts": False,
@@ -87,7 +88,7 @@ def ecosystem(**given: Any) -> dict[str, Any]:
         "vars": values,
         "tasks": [
             {"ansible.builtin.import_tasks": str(ROOT / "roles/sn2_miner/tasks/describe.yml")},
-            {"ansible.builtin.debug": {"msg": "BEGIN{{ __sn2_miner_ecosystem | b64encode }}END"}},
+            {"ansible.builtin.debug": {"msg": f"BEGIN{{{{ {told} | to_json | b64encode }}}}END"}},
         ],
     }
     done = subprocess.run(
@@ -100,13 +101,17 @@ def ecosystem(**given: Any) -> dict[str, Any]:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     [encoded] = re.findall("BEGIN([A-Za-z0-9+/=]+)END", done.stdout)
-    [app] = json.loads(base64.b64decode(encoded))["apps"]
-    found: dict[str, Any] = app
-    return found
+    found = {name: json.loads(text) for name, text in json.loads(base64.b64decode(encoded)).items()}
+    [app] = found["apps"]["apps"]
+    assert "11" * 32 not in done.stdout + json.dumps(found)
+    return app, found["facts"]
 
 
-def test_on_a_real_network_it_is_started_for_that_network_and_never_with_its_own_updater() -> None:
-    app = ecosystem(
+def test_on_a_real_network_it_is_started_for_that_network_and_never_with_its_own_updater(tmp_path: Path) -> None:
+    hotkey = tmp_path / "hotkey"
+    hotkey.write_text(json.dumps({"ss58Address": "5F", "secretSeed": "0x" + "11" * 32}))
+    app, facts = described(
+        omron_hotkey_file=str(hotkey),
         omron_network="test",
         omron_netuid=118,
         omron_external_ip="8.8.8.8",
@@ -122,4 +127,16 @@ def test_on_a_real_network_it_is_started_for_that_network_and_never_with_its_own
     assert not {"--loopback", "--axon-host", "--disable-blacklist"} & set(app["args"])
     assert app["env"] == {"RAYON_NUM_THREADS": "4", "MIMALLOC_PURGE_DELAY": "0"}
     assert app["out_file"] == app["error_file"] == "/var/log/omron-miner/sn2-miner.log"
-    assert ecosystem()["env"] == {}
+    assert facts == {
+        "tag": "v14.7.5",
+        "port": 8091,
+        "start_timeout_seconds": 600,
+        "program": "/opt/omron-miner/current/sn2-miner/sn2-miner",
+        "circuit_cache": "/var/lib/omron-miner/.bittensor/subnet-2/circuit_cache",
+        "log_file": "/var/log/omron-miner/sn2-miner.log",
+        "external_ip": "8.8.8.8",
+        "circuits_url": "",
+        "hotkey": "5F",
+    }
+    app, facts = described(omron_external_ip="8.8.8.8")
+    assert (app["env"], facts["external_ip"], facts["hotkey"]) == ({}, "", "")

@@ -229,15 +229,12 @@ def test_the_release_and_its_known_faults(
 # --- all of it ------------------------------------------------------------------------------------------------------
 
 
-def test_host_toml_chooses_what_is_checked(tmp_path: Path, miner: StandIn) -> None:
+def test_the_release_chooses_what_is_checked(tmp_path: Path, miner: StandIn) -> None:
     (tmp_path / "constants.toml").write_text(
         f'[log]\ndirectory = "{tmp_path}"\n[monitor]\ndirectory = "{tmp_path}"\n[wallet]\npath = "{tmp_path}"\n'
     )
-    host_file = tmp_path / "host.toml"
-    host_file.write_text(
-        f'engine = "sn2"\naxon_port = {miner.port}\nhotkey = "{miner.keypair.ss58_address}"\n'
-        f'circuit_cache = "{tmp_path}/cache"\n'
-    )
+    of_release = {"port": miner.port, "hotkey": miner.keypair.ss58_address, "circuit_cache": f"{tmp_path}/cache"}
+    (tmp_path / "sn2.json").write_text(json.dumps(of_release))
     chrony = "7F7F0101,,8,1795540418.8,{},0,0,0,0,0,0,0,0,Normal"
     host = machine(tmp_path, miner.port, {"chronyc": chrony.format("3.0")})
     found = {one.name: one for one in examine(tmp_path / "constants.toml", host)}
@@ -252,5 +249,5 @@ def test_host_toml_chooses_what_is_checked(tmp_path: Path, miner: StandIn) -> No
         next(one for one in examine(tmp_path / "constants.toml", far) if one.name == "clock offset").status
         is Status.FAIL
     )
-    host_file.unlink()
+    (tmp_path / "sn2.json").unlink()
     assert "probe" not in {one.name for one in examine(tmp_path / "constants.toml", host)}

@@ -189,7 +189,7 @@ def test_the_monitor_reports_what_the_stand_in_logged(tmp_path: Path) -> None:
         config, log = tmp_path / "constants.toml", tmp_path / "sn2-miner.log"
         log.write_text("".join(f"{one}\n" for one in miner.log))
         config.write_text(f'[log]\ndirectory = "{tmp_path}"\n[monitor]\ndirectory = "{tmp_path}"\n')
-        (tmp_path / "host.toml").write_text(f'engine = "sn2"\naxon_port = {port}\n')
+        (tmp_path / "sn2.json").write_text(json.dumps({"port": port}))
         done = CliRunner().invoke(main, ["--config", str(config), "monitor", "--json"])
     assert done.exit_code == 0, done.output
     summary = json.loads(done.stdout)

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jsonschema  # type: ignore[import-untyped]
@@ -17,15 +18,13 @@ from click.testing import CliRunner
 from monitor_samples import NOW, constants, fixed_host, host
 from omron_miner import monitor
 from omron_miner.cli import main
-from omron_miner.engine import SN2, Engine, engine_of, read_engine
+from omron_miner.engine import SN2, Engine, read_engine
 from omron_miner.monitor import prometheus
 from omron_miner.monitor.history import open_history
 from omron_miner.monitor.schema import SCHEMA_FILE
 from omron_miner.monitor.sn2 import reference
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from omron_miner.monitor.model import Host, Summary
 
 A, B = "ab" * 32, "cd" * 32
@@ -380,18 +379,25 @@ def test_a_reference_needs_eight_times_and_takes_the_last_256() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", Engine()),
-        ('engine = "ezkl"\n', Engine()),
-        ('engine = "sn2"\naxon_port = 9000\nhotkey = "5F3"\n', Engine(SN2, 9000, "5F3")),
-        ('engine = "sn2"\naxon_port = 9000\n[swap]\noff = true\n', Engine(SN2, 9000)),
-        ('engine = "sn2"\naxon_port = "no"\n', Engine(SN2)),
-        ("engine = [", Engine()),
+        ('{"port": 9000, "hotkey": "5F3", "tag": "v1"}', Engine(SN2, 9000, "5F3")),
+        ('{"log_file": "/log"}', Engine(SN2, log_file=Path("/log"))),
+        ('{"port": "no", "hotkey": 5}', Engine(SN2)),
+        ("[8091]", Engine(SN2)),
+        ("{", Engine(SN2)),
     ],
 )
-def test_host_toml_names_the_engine(tmp_path: Path, text: str, expected: Engine) -> None:
-    (tmp_path / "host.toml").write_text(text)
-    assert read_engine(tmp_path / "host.toml") == expected
-    assert read_engine(tmp_path / "none.toml") == engine_of(None) == Engine()
+def test_the_release_in_force_says_which_miner_serves(tmp_path: Path, text: str, expected: Engine) -> None:
+    """Also after going back: constants.toml is a link into the current release."""
+    for release in ("ours", "upstreams"):
+        (tmp_path / release).mkdir()
+        (tmp_path / release / "constants.toml").touch()
+    (tmp_path / "upstreams/sn2.json").write_text(text)
+    (tmp_path / "constants.toml").symlink_to("current/constants.toml")
+    (tmp_path / "current").symlink_to("upstreams")
+    assert read_engine(tmp_path / "constants.toml") == expected
+    (tmp_path / "current").unlink()
+    (tmp_path / "current").symlink_to("ours")
+    assert read_engine(tmp_path / "constants.toml") == Engine()
 
 
 def test_the_command_reads_the_log_that_it_is_given(tmp_path: Path) -> None:

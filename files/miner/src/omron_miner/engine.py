@@ -1,19 +1,20 @@
-"""Which miner serves on this host: this product's own, or upstream's `sn2-miner`. The play writes it into host.toml."""
+"""Which miner serves on this host: this product's own, or upstream's `sn2-miner`.
+
+A release of `sn2-miner` says so in sn2.json next to its constants.toml, so that it always tells
+of the release in force.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from omron_miner.untrusted import parse_toml
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from omron_miner.untrusted import NOT_OF_ITS_FORM, parse_json
 
 EZKL, SN2 = "ezkl", "sn2"
-HOST_FILE = "host.toml"
-"""In the folder of constants.toml: what the play gave this host."""
+SN2_FILE = "sn2.json"
+"""In the folder of a release's constants.toml, if that is a release of `sn2-miner`."""
 SN2_LOG = "sn2-miner.log"
 """In the folder of the logs."""
 SN2_PROGRAM = "sn2-miner"
@@ -54,15 +55,13 @@ OWN_MINER = Engine()
 """This product's own, which serves where nothing says otherwise."""
 
 
-def engine_of(tables: Mapping[str, Any] | None) -> Engine:
-    """What host.toml's `tables` say at the top; without a word, `EZKL`."""
-    found = tables or {}
-    if found.get("engine") != SN2:
-        return OWN_MINER
-    port = found.get("axon_port")
+def engine_of(found: Any) -> Engine:
+    """The `sn2-miner` that sn2.json, whose content `found` is, describes."""
+    values = found if isinstance(found, dict) else {}
+    port = values.get("port")
 
     def text(key: str) -> str:
-        value = found.get(key)
+        value = values.get(key)
         return value if isinstance(value, str) else ""
 
     def path(key: str) -> Path | None:
@@ -80,9 +79,11 @@ def engine_of(tables: Mapping[str, Any] | None) -> Engine:
     )
 
 
-def read_engine(file: Path) -> Engine:
-    """The engine that host.toml at `file` names; `EZKL` where it is missing, unreadable or names none."""
+def read_engine(config: Path) -> Engine:
+    """The engine of the release that the constants.toml at `config`, a link to the release's, belongs to."""
     try:
-        return engine_of(parse_toml(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+        return engine_of(parse_json(config.resolve().with_name(SN2_FILE).read_text(encoding="utf-8")))
+    except FileNotFoundError:
         return OWN_MINER
+    except (OSError, *NOT_OF_ITS_FORM):
+        return engine_of(None)

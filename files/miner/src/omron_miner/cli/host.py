@@ -36,7 +36,7 @@ def check_constants(file: Path) -> None:
 @click.option(
     "--sn2-log",
     type=path_argument,
-    help="Log of upstream's sn2-miner, which serves here.  [default: as host.toml says]",
+    help="Log of upstream's sn2-miner, which serves here.  [default: as sn2.json of the release says]",
 )
 @click.pass_context
 def monitor_command(
@@ -51,7 +51,7 @@ def monitor_command(
 
     With --log-file nothing is written and no alert is sent: one table compares the logs with this miner.
     """
-    from omron_miner.engine import HOST_FILE, SN2, read_engine
+    from omron_miner.engine import SN2, read_engine
     from omron_miner.monitor import compare_logs, run, to_json, to_text
 
     if as_json and as_text:
@@ -61,7 +61,7 @@ def monitor_command(
             raise click.UsageError("--log-file and --catch-up cannot be asked for at once")
         click.echo(compare_logs(log_files, constants_of(context), as_json), nl=False)
         return
-    engine = read_engine(context.obj.parent / HOST_FILE)
+    engine = read_engine(context.obj)
     if sn2_log is not None:
         engine = replace(engine, name=SN2, log_file=sn2_log)
     summary = run(constants_of(context), catch_up, engine=engine)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from omron_miner.constants import read_constants
 from omron_miner.doctor import circuits, competition, host_settings, key_files, machine, probes, provers, service, sn2
 from omron_miner.doctor.check import Check, Status
-from omron_miner.engine import HOST_FILE, OWN_MINER, SN2_PROGRAM
+from omron_miner.engine import OWN_MINER, SN2_PROGRAM, read_engine
 from omron_miner.errors import ConfigError
 from omron_miner.host import Machine
 
@@ -26,7 +26,7 @@ def examine(config: Path, host: Machine | None = None, outside: sn2.Outside | No
     Without a valid constants.toml it makes the checks that need none.
     """
     host = host or Machine()
-    wanted, host_file = host_settings.read_wanted(config.parent / HOST_FILE)
+    wanted, host_file = host_settings.read_wanted(config.parent / host_settings.HOST_FILE, read_engine(config))
     try:
         constants = read_constants(config)
     except ConfigError as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omron_miner.doctor import firewall
 from omron_miner.doctor.check import NOT_OURS, Check, Status, judged, unseen
-from omron_miner.engine import SN2_PROGRAM, Engine, engine_of
+from omron_miner.engine import OWN_MINER, SN2_PROGRAM, Engine
 from omron_miner.formatting import size
 from omron_miner.host import (
     file_system_bytes,
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from omron_miner.host import Machine
 
+HOST_FILE = "host.toml"
+"""In the folder of constants.toml: what the play gave this host."""
 _SHM = "/dev/shm"  # noqa: S108  the RAM disk itself
 _SHM_SLACK = 0.02
 """The kernel rounds to pages, and 75 % of its RAM is not quite 75 % of MemTotal."""
@@ -38,15 +40,11 @@ _ELSEWHERE = "this is a container: turn it on the system below"
 class WantedSettings:
     """What host.toml asks for; every look-up may come back empty."""
 
-    def __init__(self, tables: Mapping[str, Any] | None) -> None:
-        """`tables`: the file's content, None when there is no file."""
+    def __init__(self, tables: Mapping[str, Any] | None, engine: Engine = OWN_MINER) -> None:
+        """`tables`: the file's content, None when there is no file. `engine`: the miner of this host."""
         self.is_there = tables is not None
+        self.engine = engine
         self._tables = tables or {}
-
-    @property
-    def engine(self) -> Engine:
-        """The miner that it names."""
-        return engine_of(self._tables)
 
     def get(self, table: str, key: str) -> Any:
         """The value of `key`; None when it is absent."""
@@ -54,16 +52,20 @@ class WantedSettings:
         return found.get(key) if isinstance(found, dict) else None
 
 
-def read_wanted(file: Path) -> tuple[WantedSettings, Check]:
-    """host.toml, and a check that tells whether it could be read."""
+def read_wanted(file: Path, engine: Engine = OWN_MINER) -> tuple[WantedSettings, Check]:
+    """host.toml at `file` on a host of `engine`, and a check that tells whether it could be read."""
     name, wanted = "host.toml", "written by the play"
     try:
         tables = parse_toml(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return WantedSettings(None), unseen(name, wanted, f"{file} is missing", "run the play: settings are only shown")
+        return WantedSettings(None, engine), unseen(
+            name, wanted, f"{file} is missing", "run the play: settings are only shown"
+        )
     except (OSError, ValueError) as error:
-        return WantedSettings(None), Check(name, Status.WARN, wanted, f"{file}: {error}", "run playbooks/host.yml")
-    return WantedSettings(tables), Check(name, Status.OK, wanted, str(file))
+        return WantedSettings(None, engine), Check(
+            name, Status.WARN, wanted, f"{file}: {error}", "run playbooks/host.yml"
+        )
+    return WantedSettings(tables, engine), Check(name, Status.OK, wanted, str(file))
 
 
 def host_settings(wanted: WantedSettings, machine: Machine) -> Iterator[Check]:

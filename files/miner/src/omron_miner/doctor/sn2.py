@@ -183,7 +183,7 @@ def chain_entry(engine: Engine, constants: Constants, outside: Outside) -> Itera
         return
     name, wanted = "chain entry", f"UDP port {engine.axon_port} at this host's public address"
     if not engine.hotkey:
-        yield unseen(name, wanted, "host.toml names no hotkey", "run the play")
+        yield unseen(name, wanted, "the release names no hotkey", "run the play")
         return
     try:
         found = outside.look(network, engine.hotkey)
@@ -216,7 +216,7 @@ def _entry(name: str, engine: Engine, constants: Constants, there: tuple[str, in
     live = host_and_port(*there)
     if is_right and not real_ip:
         advice = f"from another host: omron-miner live probe {live} --hotkey {engine.hotkey}"
-        return unseen(name, wanted, f"{live}; host.toml names no external_ip to compare with", advice)
+        return unseen(name, wanted, f"{live}; the release names no external_ip to compare with", advice)
     return judged(name, is_right, wanted, live, advice, Status.FAIL)
 
 
