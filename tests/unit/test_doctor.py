@@ -8,6 +8,7 @@ import shutil
 import socket
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -723,8 +724,30 @@ def test_a_check_that_hangs_or_breaks_is_reported_and_the_others_are_made() -> N
     assert [check.name for check in checks] == ["first", "b", "r", "h", "last"]
     by_name = {check.name: check for check in checks}
     assert "unforeseen" in by_name["b"].live
-    assert by_name["r"].advice == "run this as root"
+    assert by_name["r"].advice
     assert by_name["h"].live == "none within 0.3 s"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can read what others may not: run bin/test with sudo")
+def test_root_follows_no_link_of_the_service_user_to_a_file_that_this_user_may_not_read(tmp_path: Path) -> None:
+    secret, logs = tmp_path / "secret", tmp_path / "logs"
+    secret.write_text("root's")
+    secret.chmod(0o600)
+    logs.mkdir()
+    (logs / "link").symlink_to(secret)
+    os.chown(logs, 54321, 54321)
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_mode & 0o001 == 0:
+            folder.chmod(folder.stat().st_mode | 0o011)
+
+    def reads() -> Iterator[Check]:
+        yield Check("read", Status.OK, "", (logs / "link").read_text())
+
+    owner = partial(probes.as_owner_of, logs, reads)
+    as_owner, as_root = probes.side_by_side([("owner", owner), ("root", reads)])
+    assert (as_owner.status, as_root.live) == (Status.UNKNOWN, "root's")
+    assert "whether a link leads to it" in as_owner.advice
+    assert secret.read_text() == "root's", "the process keeps root's rights"
 
 
 def test_a_command_that_does_not_end_is_given_up() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -78,6 +79,8 @@ def doctor_command(context: click.Context, as_json: bool) -> None:
     """Check this host; exit 1 when something must be mended before the miner can work."""
     from omron_miner.doctor import Status, examine, to_json, to_text
 
+    if os.geteuid() == 0:
+        os.setgroups([])  # root needs none, and checks with the service user's rights must not have root's
     checks = examine(context.obj)
     click.echo(to_json(checks) if as_json else to_text(checks), nl=False)
     if any(check.status is Status.FAIL for check in checks):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -50,8 +51,15 @@ def unseen(name: str, wanted: str, live: str, advice: str = "") -> Check:
 def not_read(name: str, wanted: str, error: OmronError) -> Check:
     """What could not be read: FAIL with the error's advice, or unseen where this user may not look."""
     if isinstance(error.__cause__, PermissionError):
-        return unseen(name, wanted, error.message, "run this as root")
+        return unseen(name, wanted, error.message, unreadable_advice())
     return Check(name, Status.FAIL, wanted, error.message, error.hint or "")
+
+
+def unreadable_advice() -> str:
+    """What to do about a file that may not be read: root reads what the service user owns with that user's rights."""
+    if os.geteuid() != 0:
+        return "run this as root"
+    return "check its owner and mode, and whether a link leads to it: the service user may not read it"
 
 
 def worst(checks: Iterable[Check]) -> Status:

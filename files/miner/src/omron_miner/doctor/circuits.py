@@ -9,7 +9,7 @@ from omron_miner.circuits.circuit import ProofSystem, bare_name
 from omron_miner.circuits.circuit_store import CircuitStore
 from omron_miner.circuits.srs import check_srs, is_test_only
 from omron_miner.doctor import probes
-from omron_miner.doctor.check import Check, Status, judged, unseen
+from omron_miner.doctor.check import Check, Status, judged, unreadable_advice, unseen
 from omron_miner.errors import SrsError
 from omron_miner.formatting import size
 from omron_miner.host import installed_version, read_ram_disk
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def circuits(constants: Constants, machine: Machine) -> Iterator[Check]:
     """Each circuit: does it load, what does it need; then each SRS they take."""
     if fault := probes.unreadable(constants.circuits.directory):
-        yield unseen("circuits", "at least one", fault, "run this as root")
+        yield unseen("circuits", "at least one", fault, unreadable_advice())
         return
     store = CircuitStore(constants)
     usable, whole, refused = store.usable(), store.complete(), store.refused()
@@ -36,7 +36,7 @@ def circuits(constants: Constants, machine: Machine) -> Iterator[Check]:
         yield Check(_short(circuit.id), Status.OK, "loads", _in_words(circuit))
     for folder, reason in refused.items():
         if fault := probes.unreadable(constants.circuits.directory / folder):  # this says nothing of the circuit
-            yield unseen(_short(bare_name(folder)), "loads", fault, "run this as root")
+            yield unseen(_short(bare_name(folder)), "loads", fault, unreadable_advice())
             continue
         wants_srs = any(circuit.directory.name == folder for circuit in whole)
         advice = (
@@ -99,7 +99,7 @@ def _memory(circuit: Circuit, workers: int, machine: Machine) -> Iterator[Check]
     try:
         needed = circuit_needs.needs_of(circuit)
     except OSError as error:
-        yield unseen(name, "its key", str(error), "run this as root")
+        yield unseen(name, "its key", str(error), unreadable_advice())
         return
     if needed is None:
         return
@@ -129,7 +129,7 @@ def _srs(logrows: int, directory: Path, network: str) -> Check:
     except SrsError as error:
         return Check(name, Status.FAIL, wanted, error.message, error.hint or "")
     except OSError as error:
-        return unseen(name, wanted, str(error), "run this as root")
+        return unseen(name, wanted, str(error), unreadable_advice())
     return Check(name, Status.OK, wanted, live)
 
 

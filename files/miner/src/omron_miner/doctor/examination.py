@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from omron_miner.constants import read_constants
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 def examine(config: Path, host: Machine | None = None, outside: sn2.Outside | None = None) -> list[Check]:
     """All checks of `host`, by default this one, against the constants.toml at `config`.
 
-    `untrusted`: how `sn2-miner`, the chain and the repository are asked, for tests.
+    `outside`: how `sn2-miner`, the chain and the repository are asked, for tests.
 
     Without a valid constants.toml it makes the checks that need none.
     """
@@ -43,6 +44,15 @@ def examine(config: Path, host: Machine | None = None, outside: sn2.Outside | No
     return [right, host_file, *probes.side_by_side(groups)]
 
 
+def _as_owner(constants: Constants, *groups: probes.Group) -> list[probes.Group]:
+    """`groups` that read what the service user may write, with that user's rights even if root asks.
+
+    The user is the owner of the logs.
+    """
+    directory = constants.log.directory
+    return [(name, partial(probes.as_owner_of, directory, checks)) for name, checks in groups]
+
+
 def _of_host(wanted: host_settings.WantedSettings, constants: Constants | None, host: Machine) -> list[probes.Group]:
     is_real = constants is not None and constants.network.name != "local"
     program = SN2_PROGRAM if wanted.engine.is_sn2 else None
@@ -58,9 +68,12 @@ def _of_proving(constants: Constants, host: Machine) -> list[probes.Group]:
     """What every host needs that proves EZKL's circuits."""
     return [
         ("disks", lambda: machine.disks(constants, host)),
-        ("RAM disk", lambda: circuits.ram_disk(constants, host)),
-        ("circuits", lambda: circuits.circuits(constants, host)),
-        ("key files", lambda: key_files.key_files(constants.circuits.directory)),
+        *_as_owner(
+            constants,
+            ("RAM disk", lambda: circuits.ram_disk(constants, host)),
+            ("circuits", lambda: circuits.circuits(constants, host)),
+            ("key files", lambda: key_files.key_files(constants.circuits.directory)),
+        ),
     ]
 
 
@@ -69,11 +82,11 @@ def _of_miner(constants: Constants, host: Machine) -> list[probes.Group]:
         *_of_proving(constants, host),
         ("files", lambda: service.files(constants, OWN_MINER)),
         ("axon port", lambda: service.port(constants.axon, host)),
-        ("competition", lambda: competition.offered(constants.competition)),
+        *_as_owner(constants, ("competition", lambda: competition.offered(constants.competition))),
         ("prover certificates", lambda: provers.certificates(constants)),
         ("scheduler port", lambda: provers.port(constants, host)),
-        ("prover hosts", lambda: provers.hosts(constants)),
-        ("service", lambda: service.units(constants.monitor, host, OWN_MINER)),
+        *_as_owner(constants, ("prover hosts", lambda: provers.hosts(constants))),
+        *_as_owner(constants, ("service", lambda: service.units(constants.monitor, host, OWN_MINER))),
         ("boot", lambda: service.at_boot(host)),
     ]
 
@@ -87,9 +100,9 @@ def _of_sn2(engine: Engine, constants: Constants, host: Machine, outside: sn2.Ou
         ("sn2-miner", lambda: sn2.answers(engine, constants, host, outside)),
         ("release", lambda: sn2.release(engine, constants.monitor)),
         ("chain", lambda: sn2.chain_entry(engine, constants, outside)),
-        ("circuit cache", lambda: sn2.cached(cache)),
-        ("circuits of today", lambda: sn2.today(engine, constants, host, outside)),
-        ("service", lambda: service.units(constants.monitor, host, engine)),
+        *_as_owner(constants, ("circuit cache", lambda: sn2.cached(cache))),
+        *_as_owner(constants, ("circuits of today", lambda: sn2.today(engine, constants, host, outside))),
+        *_as_owner(constants, ("service", lambda: service.units(constants.monitor, host, engine))),
         ("boot", lambda: service.at_boot(host)),
     ]
 

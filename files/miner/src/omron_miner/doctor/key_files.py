@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from omron_miner.circuits.checksums import check_files
 from omron_miner.circuits.circuit import CHECKSUMS, bare_name, circuit_folders
 from omron_miner.doctor import probes
-from omron_miner.doctor.check import Check, Status, unseen
+from omron_miner.doctor.check import Check, Status, unreadable_advice, unseen
 from omron_miner.errors import CircuitError
 from omron_miner.files import folder_bytes
 from omron_miner.formatting import size
@@ -49,7 +49,7 @@ def _check(folder: Path, total: int, hash_them: bool) -> Check:
     except FileNotFoundError as error:
         return Check(name, Status.FAIL, wanted, str(error), "copy or build the circuit again")
     except OSError as error:
-        return unseen(name, wanted, str(error), "run this as root")
+        return unseen(name, wanted, str(error), unreadable_advice())
     advice = f"omron-miner circuit check {circuit_id}"
     if not is_recorded:
         return unseen(name, wanted, f"there is no {CHECKSUMS}: nothing was compared", advice)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import threading
@@ -9,7 +10,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from omron_miner.doctor.check import Check, unseen
+from omron_miner.doctor.check import Check, unreadable_advice, unseen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -49,9 +50,24 @@ def _run(name: str, checks: Callable[[], Iterable[Check]], into: list[Check]) ->
         for check in checks():  # one by one: what was found before a break counts
             into.append(check)
     except PermissionError as error:
-        into.append(unseen(name, "readable", str(error), "run this as root"))
+        into.append(unseen(name, "readable", str(error), unreadable_advice()))
     except Exception as error:
         into.append(unseen(name, "readable", f"{type(error).__name__}: {error}", "tell the maintainers"))
+
+
+def as_owner_of(directory: Path, checks: Callable[[], Iterable[Check]]) -> Iterable[Check]:
+    """Runs `checks`; if root does so, this thread opens files with the rights of the owner of `directory` from then on.
+
+    root would follow a link that the service user has made in its own folder. setfsuid(2) holds for one thread, whose
+    groups stay root's, and not for programs that it starts.
+    """
+    with suppress(OSError):
+        owner = directory.stat()
+        if os.geteuid() == 0 and owner.st_uid != 0:
+            libc = ctypes.CDLL(None)
+            libc.setfsgid(owner.st_gid)
+            libc.setfsuid(owner.st_uid)  # last: it takes away the right to the first
+    yield from checks()
 
 
 def unreadable(folder: Path) -> str | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from omron_miner.addresses import host_and_port, local_target
 from omron_miner.chain.wallet import find_coldkey, read_address
-from omron_miner.doctor.check import Check, Status, judged, not_read, unseen
+from omron_miner.doctor.check import Check, Status, judged, not_read, unreadable_advice, unseen
 from omron_miner.engine import SN2_LOG, SN2_PROGRAM
 from omron_miner.errors import WalletError
 from omron_miner.formatting import counted, duration
@@ -122,7 +122,7 @@ def _session_directory(constants: Constants) -> Check:
     except FileNotFoundError:
         return Check(name, Status.OK, wanted, "not there yet: the first request makes it")
     except OSError as error:
-        return unseen(name, wanted, str(error), "run this as root")
+        return unseen(name, wanted, str(error), unreadable_advice())
     return _owned(name, wanted, directory, status, {0o700}, constants)
 
 
@@ -134,7 +134,7 @@ def _hotkey(constants: Constants) -> Check:
         advice = "set omron_hotkey_file and deploy again"
         return Check(name, Status.FAIL, wanted, f"{file} is missing", advice)
     except OSError as error:
-        return unseen(name, wanted, str(error), "run this as root")
+        return unseen(name, wanted, str(error), unreadable_advice())
     owned = _owned(name, wanted, file, status, {0o600, 0o400}, constants)
     if owned.status is not Status.OK:
         return owned
@@ -164,7 +164,7 @@ def _coldkey(wallet: Wallet) -> Check:
     try:
         found = find_coldkey(wallet.path)
     except OSError as error:  # others may not look in here
-        return unseen("coldkey", "absent", str(error), "run this as root")
+        return unseen("coldkey", "absent", str(error), unreadable_advice())
     advice = "move it off this host now: an intruder would get the stake"
     return judged("coldkey", not found, "absent", str(found or "absent"), advice, Status.FAIL)
 
@@ -194,7 +194,7 @@ def _summary(monitor: Monitor) -> Check:
     except FileNotFoundError:
         return Check("summary", Status.WARN, wanted, f"{file} is missing", advice)
     except PermissionError as error:
-        return unseen("summary", wanted, str(error), "run this as root")
+        return unseen("summary", wanted, str(error), unreadable_advice())
     except (OSError, *NOT_OF_ITS_FORM) as error:
         return Check("summary", Status.WARN, wanted, f"unreadable: {error}", advice)
     return judged("summary", age <= STALE_SUMMARY_SECONDS, wanted, f"{duration(max(0.0, age))} old", advice)
