@@ -141,7 +141,7 @@ def release(engine: Engine, monitor: Monitor) -> Iterator[Check]:
         advice = "run the play: it restarts the miner with one stop"
         yield Check(name, Status.WARN, wanted, f"{running} runs, {installed} is installed", advice)
     else:
-        advice = "figures from its log may be incomplete; see docs/live.md, First contact"
+        advice = "figures from its log may be incomplete; see docs/live.md, Before first use"
         yield judged(name, numbers[:2] in KNOWN_VERSIONS, wanted, live, advice)
     faults = [text for last, text in FAULTS if numbers <= last]
     live = "; ".join(faults) or "none known here"
