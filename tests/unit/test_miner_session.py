@@ -209,7 +209,7 @@ def test_a_disk_that_hangs_costs_no_more_than_the_deadline(tmp_path: Path) -> No
 
         (answer, capacities), request = served(ask)
         assert answer.query_output == "Proof not made in time"
-        assert "did not answer within 0.3 s" in request.outcome.result.detail
+        assert "could not be read within 0.3 s" in request.outcome.result.detail
         assert capacities.capacities == {}
         assert time.monotonic() - request.arrived < 10
 

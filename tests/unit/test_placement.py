@@ -144,7 +144,7 @@ def test_a_lost_request_goes_back_when_the_other_host_would_be_late() -> None:
 def test_a_lost_request_without_time_is_answered_with_what_happened() -> None:
     [(_, failure, detail)] = plan(NOW, [job(within=8, lost="host b died")], [host("a", 10)], 5.0).refuse
     assert failure is FailureKind.WORKER_CRASHED
-    assert detail == "host b died; no time was left for another try"
+    assert detail == "host b died; no time was left for a retry"
 
 
 def test_without_any_host_a_request_waits_its_time() -> None:

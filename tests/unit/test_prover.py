@@ -160,7 +160,7 @@ def test_a_circuit_that_kills_worker_after_worker_is_set_aside_until_its_files_c
         assert submit(pool, die=True).result(60).tries == 2
     refused = submit(pool).result(1)
     assert (refused.failure, refused.tries, len(lost)) == (FailureKind.WORKER_CRASHED, 0, 4)
-    assert "set aside" in refused.detail
+    assert "suspended" in refused.detail
     assert pool.submit("other", {}, time.monotonic() + 20).result(60).verified  # the others are served
     (folder := tmp_path / "circuits" / "model_c").mkdir(parents=True)
 

@@ -126,7 +126,7 @@ def test_a_full_ram_disk_means_the_disk_and_one_line(
             assert session.directory.parent == tmp_path / "disk"
             assert stat.S_IMODE(session.directory.stat().st_mode) == 0o700
     assert len(warnings) == 1
-    assert "10.0 MiB free, 64.0 MiB wanted" in warnings[0].getMessage()
+    assert "10.0 MiB free, 64.0 MiB needed" in warnings[0].getMessage()
     free = 100 << 20  # room again: used again, and the next shortage is news again
     with storage.session() as session:
         assert session.directory.parent == tmp_path / "memory"

@@ -126,8 +126,8 @@ def altered(content: dict[str, object], **fields: object) -> str:
         (lambda key: altered(key, privateKey=7, secretSeed=None), "not a usable hotkey"),
         (lambda key: altered(key, cryptoType=0), "is not an sr25519 key"),
         (lambda key: altered(key, cryptoType=2), "is not an sr25519 key"),
-        (lambda key: altered(key, ss58Address=ALICE), "do not belong together"),
-        (lambda key: altered(key, publicKey="0x" + "11" * 32), "do not belong together"),
+        (lambda key: altered(key, ss58Address=ALICE), "does not match its key"),
+        (lambda key: altered(key, publicKey="0x" + "11" * 32), "does not match its key"),
     ],
 )
 def test_a_key_that_cannot_sign_is_refused_at_the_first_look_and_never_shown(

@@ -194,8 +194,8 @@ def test_a_worker_killed_while_proving_costs_neither_its_request_nor_the_waiting
     miner.settle()
     events = miner.requests()[before:]
     assert sorted(event.tries for event in events) == [1, 2]
-    [line] = [line for line in log_of(miner)[said:].splitlines() if "tried once more" in line]
-    assert str(miner.constants.circuits.directory) in line, "it is not said which files it had open"
+    [line] = [line for line in log_of(miner)[said:].splitlines() if "Retrying a proof of" in line]
+    assert str(miner.constants.circuits.directory) in line, "the log does not name the files it had open"
     assert all(miner.verified(row, answer.query_output) for row, answer in zip(rows, answers, strict=True))
 
 
