@@ -135,7 +135,7 @@ def test_weights_lost_doubled_or_changed_here_are_named(tmp_path: Path) -> None:
     assert problems(cache) == [("payload/one.onnx is missing", False)]
     weights.write_bytes(content[:-1] + b"?")
     assert problems(cache) == []
-    assert problems(cache, hashes=True) == [("one.onnx has changed since it was fetched", False)]
+    assert problems(cache, hashes=True) == [("one.onnx has changed since its download", False)]
     (folder(cache) / "payload/old.onnx").write_bytes(b"x")
     assert problems(cache) == [("2 ONNX files in payload, the miner takes exactly one", False)]
 

@@ -231,7 +231,7 @@ def test_without_a_checksum_a_file_is_taken_and_counted(repository: Repository, 
     assert (report.ok, report.unchecked_files) == (True, 6)
     (cache / f"model_{sha('net')}/slices/slice_2/jstprove/circuit.bundle/circuit.bin").write_bytes(b"bit rot")
     found = check(cache, hashes=True)
-    assert [one.text for one in found.findings] == ["circuit.bin has changed since it was fetched"]
+    assert [one.text for one in found.findings] == ["circuit.bin has changed since its download"]
 
 
 def says(**headers: Any) -> Act:

@@ -136,11 +136,11 @@ def test_spans_and_colours_before_a_text_are_passed_over() -> None:
         "Handshake successful, established connection: 7", "Handler error for x",
     ],
 )  # fmt: skip
-def test_a_known_line_that_does_not_fit_any_more_is_counted_and_shown(text: str) -> None:
+def test_a_known_line_that_no_longer_matches_is_counted_and_shown(text: str) -> None:
     log = read(line(1, text))
     assert log.misfits == 1
     assert text in log.misfit
-    assert "do not fit" in to_text(log)
+    assert "do not match" in to_text(log)
 
 
 def test_lines_of_another_form_are_counted() -> None:

@@ -173,7 +173,7 @@ def test_credentials_that_cannot_be_used_are_refused_without_a_word_of_them(tmp_
     ("section", "said"),
     [
         ("", r"competition\.bucket must be set"),
-        ('bucket = "circuits"', r"competition\.region must be the bucket's own"),
+        ('bucket = "circuits"', r"competition\.region must be the bucket's region"),
         ('bucket = "my.circuits"\nregion = "us-east-1"', "no dot at Amazon"),
         ('bucket = "circuits"\nendpoint = "r2.example"', r"competition\.endpoint"),
         ('bucket = "Circuits/x"\nendpoint = "https://r2.example"', r"competition\.bucket"),

@@ -48,9 +48,7 @@ def test_a_bug_keeps_its_traceback() -> None:
 
 
 def test_an_abort_becomes_a_message_with_its_last_output() -> None:
-    with pytest.raises(
-        ProcessLostError, match=r"died of SIGABRT; its last output: memory allocation of 752"
-    ) as caught:
+    with pytest.raises(ProcessLostError, match=r"died of SIGABRT; its last output: memory allocation of 752") as caught:
         run(work.abort)
     assert caught.value.signal_number == signal.SIGABRT
 

@@ -132,7 +132,7 @@ def test_a_host_that_is_lost_during_a_proof(
     host.state = state
     assert by(answer) == THIS_HOST
     assert state_of(pool, "lost") == ("connection refused" if state == "gone" else "it did not answer for 0.5 s")
-    assert "Prover host lost gets no work until it answers" in caplog.text
+    assert "Prover host lost is offline until it answers" in caplog.text
     host.state = "well"
     wait_until(lambda: not state_of(pool, "lost"))
     assert by(submit(pool)) == "lost"
@@ -208,7 +208,7 @@ def test_an_input_that_cannot_be_proved_is_tried_once(pool: MultiHostPool, join:
         ({"ezkl": "21.0.0"}, "it has EZKL 21.0.0, the miner"),
         ({"circuits": {"c": "other files"}}, "it has no circuit in common"),
         ({"circuits": {}, "refused": {"c": "it does not verify"}}, "it has no circuit in common"),
-        ({"draining": True}, "it finishes what it has and stops"),
+        ({"draining": True}, "draining: it finishes its proofs and stops"),
     ],
 )
 def test_a_host_that_does_not_fit_gets_no_work_and_is_named(
