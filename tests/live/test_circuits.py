@@ -126,7 +126,7 @@ def test_a_component_without_a_circuit_gets_its_weights_only_and_is_counted(
     bare = repository.add_component("bare", {"notes.txt": b"x"})
     repository.add_circuit("other", [bare])
     report = run(repository, cache)
-    assert report.ok, "it is published so"
+    assert report.ok, "it was published like that"
     assert [one.unprovable for one in report.circuits] == [0, 1]
     found = tree(cache / f"model_{sha('other')}" / "slices" / "bare")
     assert found == {"component.sha", "payload/bare.onnx", "payload/bare.onnx.sha"}

@@ -415,7 +415,7 @@ def test_a_lost_registration_is_logged(lines: Lines) -> None:
     watch(subtensor, lines, lambda: any("no longer registered" in line for line in lines.lines))
 
 
-def test_a_slow_chain_does_not_hold_up_who_may_ask(lines: Lines) -> None:
+def test_a_slow_chain_does_not_block_authorisation(lines: Lines) -> None:
     subtensor = FakeSubtensor()
     chain = chain_of(subtensor)
     chain.refresh()

@@ -134,7 +134,7 @@ def test_urls_name_hosts_that_validators_accept(endpoint: str, region: str, host
 @pytest.mark.parametrize(
     "endpoint", ["https://s3.eu-west-1.amazonaws.com", "https://minio.example:9000", "http://127.0.0.1:9000"]
 )
-def test_an_endpoint_that_validators_refuse_is_told(endpoint: str) -> None:
+def test_an_endpoint_that_validators_refuse_is_reported(endpoint: str) -> None:
     problem = host_problem(Competition(endpoint=endpoint, bucket="circuits"))
     assert problem
     assert str(urlsplit(endpoint).hostname) in problem

@@ -90,7 +90,7 @@ def test_a_removed_working_directory_does_not_matter(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be put where it may not be")
 def test_a_folder_that_the_user_may_not_enter_does_not_matter(tmp_path: Path) -> None:
-    """As ``cd /root; sudo -u omron omron-miner …``: our working directory, but no child of ours may enter it."""
+    """As ``cd /root; sudo -u omron omron-miner …``: our working directory, which our child processes may not enter."""
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     os.chown(closed, 65534, 65534)

@@ -163,7 +163,7 @@ def test_what_no_other_host_can_make_in_time_this_one_makes(pool: MultiHostPool,
     assert by(submit(pool, within=20.0)) == THIS_HOST  # once its worker, which a test before stopped, is there again
 
 
-def test_a_caller_that_left_ends_the_proof_on_the_host(pool: MultiHostPool, join: Join) -> None:
+def test_a_disconnected_caller_cancels_the_proof_on_the_host(pool: MultiHostPool, join: Join) -> None:
     [host] = join(SimulatedHost("other", 5.0))
     made, waiting = submit(pool), submit(pool)
     wait_until(lambda: bool(host.proving))
@@ -225,7 +225,7 @@ def test_a_host_that_does_not_fit_gets_no_work_and_is_named(
         assert "Prover host other does not prove circuit c: its files are not the miner's" in caplog.text
 
 
-def test_during_an_upgrade_a_host_of_the_release_before_goes_on_and_its_proofs_are_verified_here(
+def test_during_an_upgrade_a_host_of_the_previous_release_continues_and_its_proofs_are_verified_here(
     pool: MultiHostPool, join: Join, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, LOGGER_NAME)

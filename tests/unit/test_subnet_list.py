@@ -1,4 +1,4 @@
-"""The list of validators that is kept for a start without the chain."""
+"""The validator list that is saved for a start without the chain."""
 
 from __future__ import annotations
 

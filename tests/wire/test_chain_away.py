@@ -1,4 +1,4 @@
-"""The miner goes on proving whatever becomes of the chain, and says what became of it."""
+"""The miner keeps proving whatever happens to the chain, and logs its state."""
 
 from __future__ import annotations
 
