@@ -165,7 +165,7 @@ class ProverPool:
             raise OmronError("the prover did not start in time", "see the log, run omron-miner doctor") from error
 
     def submit(self, circuit_id: str, rows: Inputs, deadline: float) -> Future[ProofResult]:
-        """Queues a proof that must be done at `deadline` (`time.monotonic` seconds). Returns at once.
+        """Queues a proof that must be done at `deadline` (`time.monotonic` seconds). Returns immediately.
 
         `rows` are inputs that passed `circuit.validate_inputs`.
 
@@ -498,8 +498,8 @@ class ProverPool:
             self._workers.append(self._start_worker())
         if self._pending or self._running():
             limit *= _OVERDUE
-        worn = any(worker.jobs_done >= limit for worker in self._workers)
-        if worn and self._successor is None and time.monotonic() >= self._next_successor:
+        due = any(worker.jobs_done >= limit for worker in self._workers)
+        if due and self._successor is None and time.monotonic() >= self._next_successor:
             self._successor = self._start_worker()
 
     def _hand_over(self) -> None:
@@ -511,11 +511,11 @@ class ProverPool:
         if successor.dead() or (overdue and not successor.ready):
             self._drop_successor("it was not ready in time" if overdue else "it died")
             return
-        worn = [worker for worker in self._workers if worker.idle and worker.jobs_done >= limit]
-        if successor.ready and worn:
-            self._workers[self._workers.index(worn[0])] = successor
+        due = [worker for worker in self._workers if worker.idle and worker.jobs_done >= limit]
+        if successor.ready and due:
+            self._workers[self._workers.index(due[0])] = successor
             self._successor = None
-            self._end(worn[0])
+            self._end(due[0])
 
     def _drop_successor(self, detail: str) -> None:
         if self._successor:
