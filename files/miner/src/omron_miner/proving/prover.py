@@ -142,7 +142,7 @@ class ProverPool:
         self._watcher: threading.Thread | None = None
         self._counted = time.monotonic()
         self._wake = 0.0
-        self._start_seconds = 0.0  # start time of the last one
+        self._start_seconds = 0.0  # how long the last start took
         self._failed_starts = 0
         self._next_start = 0.0
         self._next_successor = 0.0
