@@ -93,7 +93,7 @@ def test_a_miners_prover_hosts_are_told_with_it() -> None:
     lines = only(read(to_json(prover_summary())))["provers"]
     assert lines == [
         "prover-1 (tls://10.0.0.2:8785): gets work, 500 proofs, 0 failures, 2 of 2 proving",
-        "prover-2 (tls://10.0.0.3:8785): it left: it is not connected to the scheduler any more, 500 proofs,"
+        "prover-2 (tls://10.0.0.3:8785): it left: it is no longer connected to the scheduler, 500 proofs,"
         " 3 failures, 0 of 0 proving",
     ]
     assert only(read(to_json(sample_summary())))["provers"] == []

@@ -1,6 +1,6 @@
 """A stand-in for upstream's `sn2-miner`, for tests only. It proves nothing: its proofs are noise.
 
-Same flags, handshake, requests and log lines as the real one is described to have; nobody compared it with that. On top
+Same flags, handshake, requests and log lines as the real one is described to have; never compared with it. On top
 come flags that begin with ``--stand-in``: they set what the chain would tell it, turn its clock, and make it misbehave.
 It shares no code with our client, so that a mistake in one does not hide in the other.
 """

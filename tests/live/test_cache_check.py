@@ -1,4 +1,4 @@
-"""`omron-miner live circuits check` names what the miner would fail on, and whether that is published so."""
+"""`omron-miner live circuits check` reports what the miner would fail on, and whether it was published like that."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_manifest_that_the_miner_refuses_is_named(tmp_path: Path, content: byt
     assert check(cache).ok is published
 
 
-def test_a_component_published_without_a_circuit_is_nothing_to_mend_here(tmp_path: Path) -> None:
+def test_a_component_published_without_a_circuit_cannot_be_fixed_here(tmp_path: Path) -> None:
     report = check(filled(tmp_path, {"notes.txt": b"x"}))
     assert (report.ok, report.provable) == (True, 0)
     assert "published without a circuit" in report.findings[0].text
@@ -109,7 +109,7 @@ def test_a_component_published_without_weights_neither(tmp_path: Path) -> None:
     ]
 
 
-def test_a_key_beside_a_configuration_that_has_none_is_named(tmp_path: Path) -> None:
+def test_a_key_with_a_configuration_that_has_none_is_named(tmp_path: Path) -> None:
     [(text, published)] = problems(cached(tmp_path, key=b"key"))
     assert ("vk.bin" in text, published) == (True, True)
     assert check(cached(tmp_path / "whir", key=b"key", manifest=manifest("goldilocks_ext4_whir"))).provable == 1
@@ -135,7 +135,7 @@ def test_weights_lost_doubled_or_changed_here_are_named(tmp_path: Path) -> None:
     assert problems(cache) == [("payload/one.onnx is missing", False)]
     weights.write_bytes(content[:-1] + b"?")
     assert problems(cache) == []
-    assert problems(cache, hashes=True) == [("one.onnx has changed since it was fetched", False)]
+    assert problems(cache, hashes=True) == [("one.onnx has changed since its download", False)]
     (folder(cache) / "payload/old.onnx").write_bytes(b"x")
     assert problems(cache) == [("2 ONNX files in payload, the miner takes exactly one", False)]
 

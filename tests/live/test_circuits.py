@@ -126,7 +126,7 @@ def test_a_component_without_a_circuit_gets_its_weights_only_and_is_counted(
     bare = repository.add_component("bare", {"notes.txt": b"x"})
     repository.add_circuit("other", [bare])
     report = run(repository, cache)
-    assert report.ok, "it is published so"
+    assert report.ok, "it was published like that"
     assert [one.unprovable for one in report.circuits] == [0, 1]
     found = tree(cache / f"model_{sha('other')}" / "slices" / "bare")
     assert found == {"component.sha", "payload/bare.onnx", "payload/bare.onnx.sha"}
@@ -231,7 +231,7 @@ def test_without_a_checksum_a_file_is_taken_and_counted(repository: Repository, 
     assert (report.ok, report.unchecked_files) == (True, 6)
     (cache / f"model_{sha('net')}/slices/slice_2/jstprove/circuit.bundle/circuit.bin").write_bytes(b"bit rot")
     found = check(cache, hashes=True)
-    assert [one.text for one in found.findings] == ["circuit.bin has changed since it was fetched"]
+    assert [one.text for one in found.findings] == ["circuit.bin has changed since its download"]
 
 
 def says(**headers: Any) -> Act:

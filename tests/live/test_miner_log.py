@@ -68,7 +68,7 @@ def test_requests_proofs_and_failures_are_counted_by_slice_and_by_message() -> N
 
 
 def test_more_messages_than_are_kept_parsed_are_all_counted(tmp_path: Path) -> None:
-    """And lines with Windows' ends, lines longer than one that is read at once, and a last line without an end."""
+    """And Windows line ends, lines longer than one read, and a last line without an end."""
     texts = [f'handling DSlice circuit="{CIRCUIT}" slice="{number % 7}" run={number}' for number in range(10_000)]
     wide = line(2, "x" * 200_000)
     path = tmp_path / "miner.log"
@@ -104,7 +104,7 @@ def test_a_release_whose_lines_are_not_known_is_named(version: str, known: bool)
     assert ("not known" in to_text(log)) is not known
 
 
-def test_what_the_miner_says_of_itself() -> None:
+def test_the_miners_own_state_is_read() -> None:
     hotkey = throwaway_keypair().ss58_address
     log = read(
         line(1, "circuits loaded count=3"),
@@ -136,11 +136,11 @@ def test_spans_and_colours_before_a_text_are_passed_over() -> None:
         "Handshake successful, established connection: 7", "Handler error for x",
     ],
 )  # fmt: skip
-def test_a_known_line_that_does_not_fit_any_more_is_counted_and_shown(text: str) -> None:
+def test_a_known_line_that_no_longer_matches_is_counted_and_shown(text: str) -> None:
     log = read(line(1, text))
     assert log.misfits == 1
     assert text in log.misfit
-    assert "do not fit" in to_text(log)
+    assert "do not match" in to_text(log)
 
 
 def test_lines_of_another_form_are_counted() -> None:
@@ -218,7 +218,7 @@ def test_an_end_belongs_to_what_all_open_requests_are_of(lines: tuple[str, ...],
     assert reader.minutes[0].seconds == {}
 
 
-def test_a_reader_goes_on_where_another_ended() -> None:
+def test_a_reader_continues_where_another_stopped() -> None:
     lines = [request(1, 1), proved(2.5), request(10, 2), proved(17), request(20, 3), request(21, 3), failed(22, "x")]
     at_once = Reader(keep_minutes=True)
     at_once.feed(lines)

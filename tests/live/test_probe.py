@@ -77,7 +77,7 @@ def tcp_port(port: int = 0) -> Iterator[int]:
 
 @contextmanager
 def tcp_open_and_udp_swallowed() -> Iterator[int]:
-    """A port that is free for both: one that is free for TCP may be somebody's for UDP."""
+    """A port that is free for both: one that is free for TCP may be in use for UDP."""
     with ExitStack() as stack:
         for _ in range(20):
             port = stack.enter_context(tcp_port())
@@ -138,7 +138,7 @@ def test_a_clock_that_is_off_but_still_works_is_warned_of() -> None:
     assert "NTP" in (report.advice or "")
 
 
-def test_a_closed_port_is_known_at_once_from_icmp() -> None:
+def test_a_closed_port_is_known_immediately_from_icmp() -> None:
     with udp_port(lambda _: None) as port:
         pass
     begun = time.monotonic()
@@ -221,7 +221,7 @@ def test_a_refusal_without_a_name_is_the_limit_of_handshakes() -> None:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], int]]]:
-    """Starts the stand-in as a process with a hotkey of its own; returns it and its port."""
+    """Starts the stand-in as a process with its own hotkey; returns it and its port."""
     started: list[subprocess.Popen[str]] = []
 
     def begin(*flags: str) -> tuple[subprocess.Popen[str], int]:
@@ -291,7 +291,7 @@ def test_the_command_asks_with_a_wallets_hotkey(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "arguments", [("localhost",), ("host:0",), ("host:65536",), ("::1:8091",), (":1",), ("host:1", "--hotkey", "5abc")]
 )
-def test_a_wrong_target_or_hotkey_is_asked_wrongly(arguments: tuple[str, ...]) -> None:
+def test_a_wrong_target_or_hotkey_is_a_usage_error(arguments: tuple[str, ...]) -> None:
     done = invoke(*arguments)
     assert (done.exit_code, done.stdout) == (2, "")
     assert "  try: " in done.stderr

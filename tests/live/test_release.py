@@ -65,7 +65,7 @@ def executables(folder: Path) -> list[Path]:
 
 
 def with_newer_glibc() -> bytes:
-    """A real program of this host, whose newest needed version of glibc is one that nobody has."""
+    """A real program of this host, that needs a version of glibc that does not exist."""
     real = Path(shutil.which("true") or "/bin/true").read_bytes()
     assert b"GLIBC_2.34\0" in real or b"GLIBC_2.4\0" in real
     return real.replace(b"GLIBC_2.34\0", b"GLIBC_9.34\0").replace(b"GLIBC_2.4\0", b"GLIBC_9.4\0")
@@ -195,7 +195,7 @@ def test_the_public_trusted_root_is_used_unless_another_is_named(source: Source,
 
 
 @pytest.mark.parametrize("tag", ["../v1", "", "a/b", "v1 ", "-v1", "v" * 65])
-def test_a_tag_that_is_none_is_refused_before_anything_is_asked(tag: str, source: Source, tmp_path: Path) -> None:
+def test_an_invalid_tag_is_refused_before_any_request(tag: str, source: Source, tmp_path: Path) -> None:
     with pytest.raises(ReleaseError, match="not the tag"):
         release.install(tag, tmp_path / "releases", source)
     assert not (tmp_path / "releases").exists()
@@ -220,7 +220,7 @@ def test_a_release_is_downloaded_and_what_an_interrupted_download_left_is_used(
     assert [one.name for one in releases.iterdir()] == [TAG]
 
 
-def test_the_command_installs_and_verifies_and_says_what_it_refuses(source: Source, tmp_path: Path) -> None:
+def test_the_command_installs_and_verifies_and_reports_refusals(source: Source, tmp_path: Path) -> None:
     releases = tmp_path / "releases"
     trust = ["--trusted-root", str(source.trusted_root)]
     arguments = ["live", "release", "install", TAG, "--into", str(releases), "--from", str(source.folder), *trust]

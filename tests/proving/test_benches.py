@@ -1,4 +1,4 @@
-"""Each bench runs with the tiny circuit and tells what it promises; how fast anything was is not asked here."""
+"""Each bench runs with the tiny circuit and prints its documented output; speed is not checked here."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_proofs_at_a_time_are_counted_for_each_way_of_sharing_the_cores(tmp_path
     assert all(one["proofs_per_minute"] > 0 for one in found["sharing"].values())
 
 
-def test_needs_tells_what_a_proof_takes_alone_and_in_a_worker(tmp_path: Path) -> None:
+def test_needs_reports_the_memory_of_a_proof_alone_and_in_a_worker(tmp_path: Path) -> None:
     tiny = run("needs", tmp_path, "--proofs", "2")["circuits"]["tiny"]
     numbers = json.loads(NEEDS.read_text())["built_in_models"]["tiny"]
     assert {key: tiny[key] for key in numbers} == numbers, "what preflight judges the built-in model by"

@@ -1,6 +1,6 @@
-"""Real Groth16 proofs: ours hold against snarkjs and its against ours, only for the inputs they were asked for.
+"""Real Groth16 proofs: ours hold against snarkjs and its against ours, only for the requested inputs.
 
-The circuit is compiled and keyed in the test from source of ours (`circom_building`), with snarkjs and circom's
+The circuit is compiled and keyed in the test from our own source (`circom_building`), with snarkjs and circom's
 compiler.
 """
 
@@ -75,7 +75,7 @@ def verify(circuit: Circuit, asked: dict[str, Any], proof: str, signals: str, co
     return verify_elsewhere(circuit, asked, proof, constants.circuits, signals)
 
 
-def test_a_proof_says_what_the_circuit_computes_and_snarkjs_verifies_it(
+def test_a_proof_has_the_circuits_outputs_and_snarkjs_verifies_it(
     pool: ProverPool, circuit: Circuit, tmp_path: Path
 ) -> None:
     asked = inputs(1)
@@ -202,7 +202,7 @@ def test_a_proof_of_weights_needs_no_example_to_be_checked(
     assert check_circuit(load_circuit(bare), constants).circuit_id == circuit.id
 
 
-def test_a_key_with_spoilt_points_gives_no_proof_and_kills_nothing(
+def test_a_key_with_corrupt_points_gives_no_proof_and_kills_nothing(
     circuit: Circuit, constants: Constants, tmp_path: Path
 ) -> None:
     broken = tmp_path / circuit.directory.name

@@ -51,7 +51,7 @@ def test_the_circuits_arithmetic_is_as_good_as_floats_for_any_image(run_args_fil
 
 @pytest.fixture(scope="module")
 def demo_constants(tmp_path_factory: pytest.TempPathFactory) -> Constants:
-    """A host of its own: the session's has the tiny circuit and no other, which other tests count on."""
+    """A separate host: the session's has only the tiny circuit, which other tests rely on."""
     return constants_below(tmp_path_factory.mktemp("demo"))
 
 

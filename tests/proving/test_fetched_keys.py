@@ -1,4 +1,4 @@
-"""A fetched key serves after a proof with it verified and never before; what broke off is gone on with. Real proofs."""
+"""A fetched key serves after a proof with it verified and never before; downloads resume. Real proofs."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_only_the_srs_that_the_circuit_needs_is_made(
 
 
 def spoilt(key: bytes) -> bytes:
-    """Of the same size and beginning: only a proof can tell."""
+    """Of the same size and beginning: only a proof can detect it."""
     middle = len(key) // 2
     return key[:middle] + bytes(byte ^ 0x55 for byte in key[middle : middle + 4096]) + key[middle + 4096 :]
 
@@ -128,7 +128,7 @@ def test_a_broken_key_is_never_used_and_a_mended_one_is(
         assert synced(host).key_sha256 == sha256(tiny_circuit.pk)
 
 
-def test_a_part_that_was_spoilt_on_the_way_is_given_one_try_from_the_first_byte(
+def test_a_corrupt_partial_download_is_retried_once_from_the_first_byte(
     host: Constants, ship: Callable[[str], Path], tiny_circuit: Circuit
 ) -> None:
     key = tiny_circuit.pk.read_bytes()
@@ -168,7 +168,7 @@ def test_a_whole_key_that_was_copied_is_proved_and_not_fetched(
     assert (one.changed, one.received_bytes, server.requests) == (True, 0, [])
 
 
-def test_a_key_on_record_is_proved_with_again_when_asked_and_mended_if_it_rotted(
+def test_a_recorded_key_is_rechecked_on_request_and_repaired_if_corrupt(
     host: Constants, ship: Callable[[str], Path], tiny_circuit: Circuit
 ) -> None:
     key = tiny_circuit.pk.read_bytes()
@@ -244,7 +244,7 @@ def test_a_run_that_is_ended_leaves_its_part_to_the_next(
     assert load_circuit(directory).id == tiny_circuit.id
 
 
-def test_the_command_says_what_is_refused_and_fails(host: Constants, tmp_path: Path) -> None:
+def test_the_command_reports_refusals_and_fails(host: Constants, tmp_path: Path) -> None:
     (host.circuits.directory / ("model_" + "0" * 64)).mkdir(parents=True)
     config = tmp_path / "constants.toml"
     config.write_text(to_toml(host))

@@ -44,7 +44,7 @@ def inputs(tiny_circuit: Circuit) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def result(tiny_circuit: Circuit, inputs: dict[str, Any], proving_constants: Constants) -> ProofResult:
-    """One verified proof of the example, shared by the tests that only look at it."""
+    """One verified proof of the example, shared by the tests that only read it."""
     return prove(tiny_circuit, inputs, proving_constants)
 
 
@@ -139,7 +139,7 @@ def test_a_changed_output_does_not_verify(result: ProofResult, verify: Callable[
         assert not verify(decoy).verified
 
 
-def test_other_inputs_than_asked_for_do_not_verify(
+def test_other_inputs_than_requested_do_not_verify(
     tiny_circuit: Circuit, inputs: dict[str, Any], result: ProofResult, verify: Callable[..., Verdict]
 ) -> None:
     (values,) = inputs.values()

@@ -73,7 +73,7 @@ def test_a_model_is_tuned_and_what_was_measured_is_not_measured_again(tmp_path: 
 
 
 @pytest.mark.timeout(600)  # two tunings
-def test_a_lookup_table_is_one_that_no_input_can_leave_and_the_compact_arithmetic_is_measured_when_asked_for(
+def test_lookup_tables_cover_all_inputs_and_the_compact_arithmetic_is_measured_on_request(
     tmp_path: Path, progress: list[str]
 ) -> None:
     mlp(tmp_path / "mlp.onnx")
@@ -105,7 +105,7 @@ def test_run_args_that_need_a_larger_srs_than_ones_own_are_out(tmp_path: Path) -
     assert "is for logrows 6, needed is 12" in one.failure
 
 
-def test_a_step_beyond_its_time_is_killed_and_said_to_be(tmp_path: Path) -> None:
+def test_a_step_over_its_time_limit_is_killed_and_reported(tmp_path: Path) -> None:
     limits = trial.Limits(seconds=0.05)
     with pytest.raises(CircuitError, match=r"longer than 0\.05 s"):
         trial.calibrated(MODELS / "tiny.onnx", SMALL, [[0.1, 0.2, 0.3, 0.4]], "resources", limits, tmp_path)

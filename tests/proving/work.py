@@ -1,4 +1,4 @@
-"""What the proving tests do with EZKL, in a process of its own: pytest must survive whatever EZKL does."""
+"""EZKL work of the proving tests, in a separate process: pytest must survive whatever EZKL does."""
 
 from __future__ import annotations
 

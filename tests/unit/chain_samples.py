@@ -1,4 +1,4 @@
-"""A Subtensor of a subnet of three that fails, lies and refuses as it is told, and a log that is kept."""
+"""A Subtensor of a subnet of three that fails, lies and refuses on request, and a log that is kept."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def host(**changes: Any) -> Host:
 
 
 def fixed_host(found: Host) -> Callable[[Constants, Counters | None], tuple[Host, Counters]]:
-    """What a run may use in place of `collect_host`: `found`, at once."""
+    """A replacement for `collect_host` that returns `found` immediately."""
     return lambda _constants, _last: (found, Counters("boot", 0.0, 0.0, [0.0] * 4))
 
 

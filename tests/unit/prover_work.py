@@ -1,4 +1,4 @@
-"""What the workers of `test_prover.py` do instead of proving. A module of its own: spawned processes import it."""
+"""Work of the workers of `test_prover.py` instead of proving. A separate module: spawned processes import it."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from omron_miner.proving.verified_model_session import ProofResult
 
 
 def warm_up(_constants: Constants) -> None:
-    """Ready at once."""
+    """Ready immediately."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
@@ -22,7 +22,7 @@ def refuse_to_start(_constants: Constants) -> None:
 
 
 def first_try(path: object) -> bool:
-    """Whether nobody was here before, as the file at `path` notes with the process that was; always without a path."""
+    """Whether this is the first call, as recorded with the process in the file at `path`; always without a path."""
     if not isinstance(path, str):
         return True
     try:

@@ -395,6 +395,6 @@ def prover_summary(name: str = "miner-1") -> Summary:
     well = HostState("prover-1", "tls://10.0.0.2:8785", True, "", NOW - 3600, 2, 2, 2, 500, 0, pace={"ab" * 32: first})
     lost = replace(
         well, name="prover-2", address="tls://10.0.0.3:8785", gets_work=False, left=True, workers=0, running=0,
-        failures=3, state="it left: it is not connected to the scheduler any more", since=NOW - 7200,
+        failures=3, state="it left: it is no longer connected to the scheduler", since=NOW - 7200,
     )  # fmt: skip
     return replace(sample_summary(name), provers=Provers(UTC, "", 4, [local, well, lost]))

@@ -45,7 +45,7 @@ def test_certificates_that_belong_together_are_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_with_them_is_told(tmp_path: Path, case: str) -> None:
+def test_invalid_certificates_are_reported(tmp_path: Path, case: str) -> None:
     make_wrong, message = WRONG[case]
     make_wrong(Authority().issue(tmp_path))
     with pytest.raises(ConfigError, match=message):
@@ -65,7 +65,7 @@ def test_one_that_is_not_valid_yet_hints_at_the_clock(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("days", "status"), [(60, Status.OK), (5, Status.WARN), (-1, Status.FAIL)])
-def test_the_doctor_says_when_they_end(tmp_path: Path, days: float, status: Status) -> None:
+def test_the_doctor_reports_their_expiry(tmp_path: Path, days: float, status: Status) -> None:
     place = Authority(days=90).issue(tmp_path / "certificates", days=days)
     constants = Constants(provers=Provers(certificate_directory=place))
     [check] = certificates(constants)
@@ -73,7 +73,7 @@ def test_the_doctor_says_when_they_end(tmp_path: Path, days: float, status: Stat
     assert bool(check.advice) is (status is not Status.OK)
 
 
-def test_the_doctor_says_nothing_of_them_on_a_host_that_has_none_and_needs_none(tmp_path: Path) -> None:
+def test_the_doctor_skips_them_on_a_host_that_needs_none(tmp_path: Path) -> None:
     provers = Provers(certificate_directory=tmp_path / "none")
     assert list(certificates(Constants(provers=provers))) == []
     [check] = certificates(Constants(provers=provers, prover=Prover(engine="dask")))

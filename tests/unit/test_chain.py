@@ -204,7 +204,7 @@ def test_what_we_commit_with_is_what_the_sdk_asks_for() -> None:
 
 
 @pytest.mark.slow
-def test_the_sdk_has_what_is_asked_of_it() -> None:
+def test_the_sdk_has_the_functions_that_are_called() -> None:
     """Names and parameters only; no chain is at hand."""
     from bittensor.core.subtensor import Subtensor
 
@@ -302,7 +302,7 @@ def test_a_watch_that_never_started_can_be_stopped(lines: Lines) -> None:
     ChainWatch(chain_of(FakeSubtensor()), NETWORK, ("2001:db8::1", 8091), log).stop()
 
 
-def test_an_ipv6_address_is_announced_and_said_in_brackets(lines: Lines) -> None:
+def test_an_ipv6_address_is_announced_and_logged_in_brackets(lines: Lines) -> None:
     subtensor, log = FakeSubtensor(), logging.Logger("test")
     log.addHandler(lines)
     watcher = ChainWatch(chain_of(subtensor), NETWORK, ("2001:db8::1", 8091), log)
@@ -312,10 +312,10 @@ def test_an_ipv6_address_is_announced_and_said_in_brackets(lines: Lines) -> None
     assert subtensor.served
 
 
-def test_the_watch_survives_a_chain_that_is_away(lines: Lines) -> None:
+def test_the_watch_survives_an_unreachable_chain(lines: Lines) -> None:
     subtensor = FakeSubtensor(fails=TimeoutError("away"))
     watch(subtensor, lines, lambda: len(lines.lines) >= 3)
-    assert all("The chain is away" in line for line in lines.lines)
+    assert all("Chain unreachable" in line for line in lines.lines)
     subtensor.fails = None
     watch(subtensor, lines, lambda: bool(subtensor.served))
 
@@ -335,13 +335,13 @@ def test_each_try_waits_longer_than_the_one_before() -> None:
     assert all(wait >= 0.01 * 2**power for power, wait in enumerate(waits))
 
 
-def test_a_chain_that_comes_back_is_said_and_read(lines: Lines) -> None:
+def test_a_chain_that_is_reachable_again_is_logged_and_read(lines: Lines) -> None:
     subtensor = FakeSubtensor(fails=TimeoutError("away"))
 
     def come_back() -> bool:
         if lines.lines:
             subtensor.fails = None
-        return "The chain answers again" in lines.lines
+        return "Chain reachable again" in lines.lines
 
     chain = watch(subtensor, lines, come_back, lambda watcher: watcher.start(stale=True), metagraph_sync_seconds=60.0)
     assert chain.validator(VALIDATOR) is not None
@@ -390,7 +390,7 @@ def test_refusals_have_the_list_read_early_but_not_often(refused: int) -> None:
     assert (reads[0] > 0) is (refused > 0)
 
 
-def test_a_watch_survives_what_nobody_foresaw(lines: Lines) -> None:
+def test_a_watch_survives_an_unexpected_error(lines: Lines) -> None:
     subtensor = FakeSubtensor()
     faults = iter([ZeroDivisionError()])
 
@@ -407,15 +407,15 @@ def test_a_watch_survives_what_nobody_foresaw(lines: Lines) -> None:
     watcher.start(stale=True)
     wait_until(lambda: subtensor.served)
     watcher.stop()
-    assert any("nobody foresaw" in line for line in lines.lines)
+    assert any("failed unexpectedly" in line for line in lines.lines)
 
 
-def test_a_lost_registration_is_said(lines: Lines) -> None:
+def test_a_lost_registration_is_logged(lines: Lines) -> None:
     subtensor = FakeSubtensor(address=("192.0.2.1", 8091), registered=False)
     watch(subtensor, lines, lambda: any("no longer registered" in line for line in lines.lines))
 
 
-def test_a_slow_chain_does_not_hold_up_who_may_ask(lines: Lines) -> None:
+def test_a_slow_chain_does_not_block_authorisation(lines: Lines) -> None:
     subtensor = FakeSubtensor()
     chain = chain_of(subtensor)
     chain.refresh()

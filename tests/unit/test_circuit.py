@@ -211,7 +211,7 @@ class _Unprintable(str):
         raise AssertionError("formatted without need")
 
 
-def test_values_are_counted_before_they_are_looked_at_and_labels_made_only_for_errors(tmp_path: Path) -> None:
+def test_values_are_counted_before_they_are_checked_and_labels_made_only_for_errors(tmp_path: Path) -> None:
     shapes: dict[str, Any] = {
         "model_instance_shapes": [[2], [1], [1]],
         "model_input_scales": [7, 7],

@@ -53,7 +53,7 @@ def test_a_circuits_needs_are_those_of_its_key_its_logrows_and_its_instances() -
     assert circuit_needs.needs_of(circuit(5 * MB, ProofSystem.CIRCOM)) is None
 
 
-def test_a_misfit_is_told_with_what_is_needed_and_what_is_there() -> None:
+def test_a_misfit_is_reported_with_required_and_available_memory() -> None:
     needed = circuit_needs.needs(5000 * MB, 17, 0)
     assert circuit_needs.memory_problem("x", needed, 32_000 * MB) is None
     assert circuit_needs.memory_problem("x", needed, 16_000 * MB) == (
@@ -67,7 +67,7 @@ def test_a_misfit_is_told_with_what_is_needed_and_what_is_there() -> None:
 
 
 @pytest.mark.parametrize(("memory", "lines"), [(64_000, 0), (16_000, 1), (4_000, 1)])
-def test_the_miner_says_at_start_which_circuit_does_not_fit(
+def test_the_miner_logs_at_start_which_circuit_does_not_fit(
     caplog: pytest.LogCaptureFixture, memory: int, lines: int
 ) -> None:
     warn_of_memory(circuit(5000 * MB), logging.getLogger(), Memory(memory * MB, 0))

@@ -31,7 +31,7 @@ def test_the_version_is_the_packages() -> None:
     assert CliRunner().invoke(main, ["--version"]).output == f"omron-miner, version {__version__}\n"
 
 
-def test_an_unknown_command_is_asked_wrongly() -> None:
+def test_an_unknown_command_is_a_usage_error() -> None:
     assert CliRunner().invoke(main, ["dance"]).exit_code == 2
 
 
@@ -54,14 +54,14 @@ def test_missing_constants_end_with_2(tmp_path: Path) -> None:
     assert "none.toml" in done.stderr
 
 
-def test_the_monitor_writes_both_files_and_prints_nothing_unless_asked(config: Path) -> None:
+def test_the_monitor_writes_both_files_and_prints_only_on_request(config: Path) -> None:
     done = CliRunner().invoke(main, ["--config", str(config), "monitor"])
     assert (done.exit_code, done.output) == (0, "")
     assert json.loads((config.parent / "summary.json").read_text())["schema_version"] == 2
     assert (config.parent / "summary.txt").read_text().splitlines()[0]
 
 
-def test_the_summary_says_that_the_miner_cannot_write_its_log(config: Path) -> None:
+def test_the_summary_reports_that_the_miner_cannot_write_its_log(config: Path) -> None:
     (config.parent / "miner.log").touch(mode=0o400)
     done = CliRunner().invoke(main, ["--config", str(config), "monitor", "--json"])
     assert "the miner cannot write its log: miner.log" in " ".join(json.loads(done.stdout)["verdict"]["warnings"])
@@ -101,7 +101,7 @@ def test_root_becomes_the_owner_of_the_logs_and_no_child_can_go_back() -> None:
     assert int(lines["CapPrm"], 16) == int(lines["CapEff"], 16) == 0
 
 
-def test_text_and_json_at_once_is_asked_wrongly(config: Path) -> None:
+def test_text_with_json_is_a_usage_error(config: Path) -> None:
     assert CliRunner().invoke(main, ["--config", str(config), "monitor", "--print", "--json"]).exit_code == 2
 
 
@@ -138,7 +138,7 @@ print(json.dumps({"heavy": heavy, "peak_kib": int(peak)}))
 
 
 def probe(config: Path, command: str) -> dict[str, Any]:
-    """What one run of a command costs, in a process of its own."""
+    """The cost of one run of a command, in a separate process."""
     arguments = [sys.executable, "-c", PROBE, "--config", str(config), command]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     cost: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

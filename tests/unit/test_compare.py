@@ -1,4 +1,4 @@
-"""A circuit's answers against its model's: what the model answers, from whom, and when a circuit is refused."""
+"""A circuit's outputs against its model's: where these come from, and when a circuit is refused."""
 
 from __future__ import annotations
 

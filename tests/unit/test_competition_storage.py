@@ -134,7 +134,7 @@ def test_urls_name_hosts_that_validators_accept(endpoint: str, region: str, host
 @pytest.mark.parametrize(
     "endpoint", ["https://s3.eu-west-1.amazonaws.com", "https://minio.example:9000", "http://127.0.0.1:9000"]
 )
-def test_an_endpoint_that_validators_refuse_is_told(endpoint: str) -> None:
+def test_an_endpoint_that_validators_refuse_is_reported(endpoint: str) -> None:
     problem = host_problem(Competition(endpoint=endpoint, bucket="circuits"))
     assert problem
     assert str(urlsplit(endpoint).hostname) in problem
@@ -173,7 +173,7 @@ def test_credentials_that_cannot_be_used_are_refused_without_a_word_of_them(tmp_
     ("section", "said"),
     [
         ("", r"competition\.bucket must be set"),
-        ('bucket = "circuits"', r"competition\.region must be the bucket's own"),
+        ('bucket = "circuits"', r"competition\.region must be the bucket's region"),
         ('bucket = "my.circuits"\nregion = "us-east-1"', "no dot at Amazon"),
         ('bucket = "circuits"\nendpoint = "r2.example"', r"competition\.endpoint"),
         ('bucket = "Circuits/x"\nendpoint = "https://r2.example"', r"competition\.bucket"),

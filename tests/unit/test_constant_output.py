@@ -58,7 +58,7 @@ def answers(watched: ConstantOutputs, outputs: list[float], inputs: range, circu
     return [watched.seen(circuit, number, outputs) for number in inputs]
 
 
-def test_a_streak_of_the_same_output_to_different_inputs_is_noticed() -> None:
+def test_a_streak_of_the_same_output_for_different_inputs_is_detected() -> None:
     watched = ConstantOutputs()
     assert not any(answers(watched, [0.5], range(JUDGED_OVER - 1)))
     assert watched.seen("c", 100, [0.50005])

@@ -760,7 +760,7 @@ def test_names_that_are_not_ours_cannot_move_the_terminals_cursor() -> None:
     assert "evil?[2J name" in text
 
 
-def test_the_competition_is_looked_at_only_where_it_is_on(host: Host) -> None:
+def test_the_competition_is_checked_only_where_it_is_enabled(host: Host) -> None:
     def found(section: str) -> dict[str, Check]:
         host.config.write_text(f"{before}\n[competition]\n{section}\nstatus_file = {json.dumps(str(status_file))}\n")
         return {check.name: check for check in host.checks() if check.name.startswith("competition")}

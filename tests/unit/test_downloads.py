@@ -1,4 +1,4 @@
-"""A download arrives whole or not at all, goes on after a break, and asks nobody it may not. Over real connections."""
+"""A download is complete or absent, resumes after interruptions, contacts only allowed hosts. Over real connections."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def part(tmp_path: Path) -> Path:
     return tmp_path / "work" / "pk.key"
 
 
-def test_a_file_arrives_whole_and_says_so(part: Path, progress: list[str]) -> None:
+def test_a_complete_download_is_reported(part: Path, progress: list[str]) -> None:
     with serving(CONTENT) as server:
         fetched = fetch(server.url, part, RULES, len(CONTENT), CONTENT[:100])
     assert part.read_bytes() == CONTENT
@@ -49,7 +49,7 @@ def test_a_file_arrives_whole_and_says_so(part: Path, progress: list[str]) -> No
     assert "KiB)" in progress[0]
 
 
-def test_a_cut_connection_is_gone_on_with(part: Path, progress: list[str]) -> None:
+def test_a_dropped_connection_is_resumed(part: Path, progress: list[str]) -> None:
     with serving(CONTENT, cut(100_000), status(503), cut(50_000)) as server:
         fetched = fetch(server.url, part, RULES)
     assert part.read_bytes() == CONTENT
@@ -331,7 +331,7 @@ def test_a_file_shorter_than_its_beginning_is_another(part: Path) -> None:
         fetch(server.url, part, RULES, begins_with=CONTENT[:1000])
 
 
-def test_a_server_that_is_gone_is_not_called_slow(part: Path) -> None:
+def test_an_unreachable_server_is_not_called_slow(part: Path) -> None:
     with serving(CONTENT) as server:
         pass
     with pytest.raises(DownloadError, match="Connection refused"):

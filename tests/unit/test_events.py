@@ -89,7 +89,9 @@ def test_a_verified_request_leaves_the_two_lines_that_operators_grep_for(event_l
         (FailureKind.QUEUE_FULL, f"ERROR | Request failed (queue_full): {CIRCUIT}: why"),
     ],
 )
-def test_a_failed_request_says_how(event_log: EventLog, log: Log, failure: FailureKind, line: str) -> None:
+def test_a_failed_request_is_logged_with_its_kind(
+    event_log: EventLog, log: Log, failure: FailureKind, line: str
+) -> None:
     event_log.request(request(verified=False, failure=failure, detail="why"))
     assert lines_of(log) == [line]
 
@@ -122,7 +124,7 @@ def test_a_life_event_is_a_line_and_an_event(event_log: EventLog, log: Log) -> N
     assert (event.what, event.detail, event.fields) == ("started", "on port 8091", {"port": 8091})
 
 
-def test_writing_goes_on_in_a_new_file_after_rotation(event_log: EventLog, log: Log) -> None:
+def test_writing_continues_in_a_new_file_after_rotation(event_log: EventLog, log: Log) -> None:
     event_log.request(request(request_id="before"))
     log.events.rename(log.directory / "events.jsonl.1")
     event_log.request(request(request_id="after"))
@@ -161,7 +163,7 @@ def unblock(log: Log) -> None:
 
 
 @pytest.mark.parametrize(("spoil", "mend"), [(remove, put_back), (block, unblock)])
-def test_a_log_that_cannot_be_written_is_said_once_and_taken_up_again(
+def test_an_unwritable_log_is_reported_once_and_resumed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[Log], None], mend: Callable[[Log], None]
 ) -> None:
     log = Log(directory=tmp_path / "log")
@@ -184,7 +186,7 @@ def test_a_log_that_cannot_be_written_is_said_once_and_taken_up_again(
     assert "3 lines were lost" in lines_of(log)[0]
 
 
-def test_what_is_logged_while_a_rotated_log_cannot_be_made_again_goes_to_the_old_one(tmp_path: Path) -> None:
+def test_records_go_to_the_rotated_log_while_a_new_one_cannot_be_created(tmp_path: Path) -> None:
     log = Log(directory=tmp_path)
     event_log = EventLog(log)
     log.events.rename(tmp_path / "events.jsonl.1")
@@ -240,7 +242,7 @@ def test_the_files_tell_whether_the_miner_can_write_them(tmp_path: Path) -> None
     assert len(log_problems(log)) == 2
 
 
-def test_a_log_directory_that_is_missing_is_an_error_at_once(tmp_path: Path) -> None:
+def test_a_missing_log_directory_is_an_immediate_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="missing"):
         EventLog(Log(directory=tmp_path / "missing"))
 
@@ -314,7 +316,7 @@ def test_a_part_of_an_event_is_no_event(event: RequestEvent, data: st.DataObject
     assert from_json(line[: data.draw(st.integers(0, len(line) - 1))]) is None
 
 
-def test_the_event_says_proof_and_overhead_beside_the_phases() -> None:
+def test_the_event_has_proof_and_overhead_besides_the_phases() -> None:
     timings = json.loads(to_json(request()))["timings"]
     assert timings["proof_s"] == 22.456
     assert timings["overhead_s"] == 2.667

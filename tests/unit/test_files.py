@@ -158,7 +158,7 @@ def test_a_new_file_never_replaces_another(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_root_leaves_a_file_to_whom_it_or_its_folder_belongs(tmp_path: Path) -> None:
+def test_root_keeps_the_owner_of_a_file_or_its_folder(tmp_path: Path) -> None:
     os.chown(tmp_path, 65534, 65534)
     write_atomically(tmp_path / "new", "1")
     write_atomically(tmp_path / "old", "1")

@@ -353,7 +353,7 @@ def random_rules(seed: int) -> str:
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("nft"), reason="nft is not installed")
 def test_the_verdict_on_random_rules_is_what_the_kernel_does_with_them() -> None:
-    """Each rule set is loaded in a network of its own, and a caller with a public address connects."""
+    """Each rule set is loaded in its own network namespace, and a caller with a public address connects."""
     prepared = "\0".join(random_rules(seed) for seed in range(150))
     done = subprocess.run(
         ["unshare", "--net", sys.executable, "-c", KERNEL],

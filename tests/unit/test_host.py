@@ -183,13 +183,13 @@ def test_a_bound_udp_port_is_seen(tmp_path: Path) -> None:
     assert is_bound(8091, tmp_path) is None
 
 
-def test_a_process_that_ends_while_it_is_looked_at_is_left_out(tmp_path: Path) -> None:
+def test_a_process_that_exits_while_it_is_read_is_skipped(tmp_path: Path) -> None:
     put_process(tmp_path, 10, command="python -m omron_miner serve")
     (tmp_path / "11").mkdir()
     assert [one.pid for one in miner_tree(tmp_path)] == [10]
 
 
-def test_a_real_miner_process_is_seen_until_it_ends(tmp_path: Path) -> None:
+def test_a_real_miner_process_is_seen_until_it_exits(tmp_path: Path) -> None:
     script = tmp_path / "omron-miner"
     script.write_text("import time; print('ready', flush=True); time.sleep(600)")
     command = [sys.executable, str(script), "--config", "/etc/x.toml", "serve"]

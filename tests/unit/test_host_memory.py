@@ -85,7 +85,7 @@ def test_a_process_that_cannot_be_seen_and_odd_files_leave_what_is_known(tmp_pat
     assert read_memory("self", tmp_path / "none", tmp_path / "none") == Memory(0, 0)
 
 
-def test_the_host_is_what_psutil_says_it_is() -> None:
+def test_the_host_matches_psutil() -> None:
     total, available = read_host_memory()
     assert total == psutil.virtual_memory().total
     assert abs(available - psutil.virtual_memory().available) < GIB

@@ -47,13 +47,13 @@ def test_a_bug_keeps_its_traceback() -> None:
         run(work.fail)
 
 
-def test_an_abort_becomes_a_message_with_its_last_words() -> None:
-    with pytest.raises(ProcessLostError, match=r"died of SIGABRT; its last words: memory allocation of 7521") as caught:
+def test_an_abort_becomes_a_message_with_its_last_output() -> None:
+    with pytest.raises(ProcessLostError, match=r"died of SIGABRT; its last output: memory allocation of 752") as caught:
         run(work.abort)
     assert caught.value.signal_number == signal.SIGABRT
 
 
-def test_a_kill_from_outside_is_not_put_down_to_memory_nor_to_the_file() -> None:
+def test_a_kill_by_another_process_is_not_blamed_on_memory_or_the_file() -> None:
     with pytest.raises(ProcessLostError, match="was killed") as caught:
         run(work.be_killed)
     assert caught.value.host_fault
@@ -61,8 +61,8 @@ def test_a_kill_from_outside_is_not_put_down_to_memory_nor_to_the_file() -> None
     assert "most likely for lack of memory" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("wanted", "hint"), [(1 << 62, "is broken"), (1 << 20, "memory is short")])
-def test_memory_that_could_not_be_had_is_told_from_a_file_that_asks_for_the_impossible(wanted: int, hint: str) -> None:
+@pytest.mark.parametrize(("wanted", "hint"), [(1 << 62, "is corrupt"), (1 << 20, "memory is short")])
+def test_short_memory_is_distinguished_from_a_file_that_requests_the_impossible(wanted: int, hint: str) -> None:
     with pytest.raises(ProcessLostError, match=hint) as caught:
         run(work.abort, f"memory allocation of {wanted} bytes failed")
     assert caught.value.host_fault == (hint == "memory is short")
@@ -81,7 +81,7 @@ def test_functions_run_where_the_command_was_run_so_that_relative_paths_hold(tmp
     assert done.stdout.strip() == str(tmp_path)
 
 
-def test_a_folder_that_is_gone_does_not_matter(tmp_path: Path) -> None:
+def test_a_removed_working_directory_does_not_matter(tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
     script = "import os; os.rmdir(os.getcwd()); from omron_miner.proving.isolated import run; print(run(os.getpid) > 0)"
     done = _python(tmp_path / "gone", script)
@@ -90,7 +90,7 @@ def test_a_folder_that_is_gone_does_not_matter(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be put where it may not be")
 def test_a_folder_that_the_user_may_not_enter_does_not_matter(tmp_path: Path) -> None:
-    """As ``cd /root; sudo -u omron omron-miner …``: our working directory, but no child of ours may enter it."""
+    """As ``cd /root; sudo -u omron omron-miner …``: our working directory, which our child processes may not enter."""
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     os.chown(closed, 65534, 65534)
@@ -99,15 +99,15 @@ def test_a_folder_that_the_user_may_not_enter_does_not_matter(tmp_path: Path) ->
     assert (done.stdout.strip(), done.stderr) == ("/", "")
 
 
-def test_a_process_that_dies_while_it_starts_is_noticed_at_once_and_blames_no_file(
+def test_a_process_that_dies_while_it_starts_is_reported_immediately_and_blames_no_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PYTHONHOME", "/nowhere")
-    with pytest.raises(ProcessLostError, match=r"ended while it started .*; its last words: ") as caught:
+    with pytest.raises(ProcessLostError, match=r"ended while it started .*; its last output: ") as caught:
         run(os.getpid)
     assert caught.value.host_fault
     assert not caught.value.started
-    assert "broken" not in str(caught.value)
+    assert "corrupt" not in str(caught.value)
 
 
 def test_a_host_that_lets_no_process_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +118,7 @@ def test_a_host_that_lets_no_process_start_is_named(monkeypatch: pytest.MonkeyPa
     assert not caught.value.started
 
 
-def test_a_child_is_called_again_and_again_and_killed_from_another_thread() -> None:
+def test_a_child_is_called_repeatedly_and_killed_from_another_thread() -> None:
     with Child() as child:
         assert child.call(os.getpid) == child.call(os.getpid) == child.pid
         threading.Timer(0.1, child.kill).start()
@@ -180,7 +180,7 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_command_that_is_told_to_end_leaves_no_session_files(tmp_path: Path, how: signal.Signals) -> None:
+def test_a_terminated_command_leaves_no_session_files(tmp_path: Path, how: signal.Signals) -> None:
     script = tmp_path / "script.py"
     script.write_text(PROVING)
     found_by = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])

@@ -1,4 +1,4 @@
-"""Which room of the package may import which, and that importing does nothing else."""
+"""Which layer of the package may import which, and that importing does nothing else."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PACKAGE = Path(omron_miner.__file__).parent
-ROOMS = (
+LAYERS = (
     *("ground floor", "host", "page", "circuits", "chain", "proving", "provers", "building", "competition", "serving"),
     *("live", "monitor", "tune", "doctor", "cli"),
 )
@@ -41,7 +41,7 @@ MEASURED_PARTS = {
     *(("provers", f"provers.{one}") for one in ("hosts", "multi_host_pool", "prover_service")),
     ("settings", "proving.warm_up"),
 }
-"""What a bench takes from inside a room, because it measures it."""
+"""What a bench takes from inside a layer, because it measures it."""
 EXCEPTIONS = {("__main__", "cli"): "starts the command line"}
 MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
 
@@ -71,7 +71,7 @@ def ours(imported: str) -> str | None:
     return next((one for one in (name, f"{name}.__init__", folder, f"{folder}.__init__") if one in MODULES), None)
 
 
-def room_of(module: str) -> str:
+def layer_of(module: str) -> str:
     return module.partition(".")[0] if "." in module else "ground floor"
 
 
@@ -90,7 +90,7 @@ def edges(for_types: bool = True) -> set[tuple[str, str]]:
 def faces_passed(importer: str, imported: str) -> Iterator[str]:
     """For each folder that the importer enters by importing the name: the folder's part of it, e.g. ``proving.prover``.
 
-    `importer` is a module, or empty for what lies in no room; `imported` is without the package's name.
+    `importer` is a module, or empty for what lies in no layer; `imported` is without the package's name.
     """
     parts = imported.split(".")
     for depth in range(1, len(parts)):
@@ -101,27 +101,27 @@ def faces_passed(importer: str, imported: str) -> Iterator[str]:
 
 @cache
 def face() -> set[str]:
-    """All that folders list in `__all__`, of rooms and of folders in rooms; not the commands, which nobody imports."""
+    """All names in `__all__` of layers and of folders in layers; not the commands, which are never imported."""
     folders = {name.removesuffix(".__init__") for name in MODULES if name.endswith(".__init__")} - {"cli"}
     return {f"{one}.{name}" for one in folders for name in importlib.import_module(f"omron_miner.{one}").__all__}
 
 
-def test_every_folder_is_a_room_with_a_place() -> None:
-    assert {room_of(name) for name in MODULES} <= set(ROOMS)
+def test_every_folder_is_a_layer_with_a_place() -> None:
+    assert {layer_of(name) for name in MODULES} <= set(LAYERS)
 
 
-def test_no_room_imports_one_above_it() -> None:
+def test_no_layer_imports_one_above_it() -> None:
     wrong = [
         f"{importer} imports {imported}"
         for importer, imported in sorted(edges())
-        if ROOMS.index(room_of(importer)) < ROOMS.index(room_of(imported))
-        and (importer, room_of(imported)) not in EXCEPTIONS
+        if LAYERS.index(layer_of(importer)) < LAYERS.index(layer_of(imported))
+        and (importer, layer_of(imported)) not in EXCEPTIONS
     ]
     assert wrong == []
 
 
 def test_the_doctor_needs_nothing_of_the_monitor() -> None:
-    wrong = {edge for edge in edges() if NEVER_IMPORTS.get(room_of(edge[0])) == room_of(edge[1])}
+    wrong = {edge for edge in edges() if NEVER_IMPORTS.get(layer_of(edge[0])) == layer_of(edge[1])}
     assert wrong == set()
 
 
@@ -141,18 +141,18 @@ def test_a_folder_is_imported_by_what_its_init_lists_and_by_all_of_it() -> None:
         passed
         for importer, imported in imports(for_types=True).items()
         for one in imported
-        if ours(one) and room_of(ours(one) or "") not in ("ground floor", "cli")
+        if ours(one) and layer_of(ours(one) or "") not in ("ground floor", "cli")
         for passed in faces_passed(importer, one.removeprefix("omron_miner."))
     }
     assert used == face()
 
 
-def test_no_module_imports_what_another_room_keeps_to_itself() -> None:
+def test_no_module_imports_what_another_layer_keeps_to_itself() -> None:
     wrong = [
         (importer, one)
         for importer, imported in imports(for_types=True).items()
         for one in imported
-        if ours(one) and room_of(ours(one) or "") != room_of(importer) and one.rpartition(".")[2].startswith("_")
+        if ours(one) and layer_of(ours(one) or "") != layer_of(importer) and one.rpartition(".")[2].startswith("_")
     ]
     assert wrong == []
 
@@ -163,26 +163,26 @@ def test_benches_pass_faces_only_where_they_measure_a_part() -> None:
         (path.stem, past)
         for path in benches.glob("*.py")
         for one in imports_of(ast.parse(path.read_text()), for_types=True)
-        if ours(one) and room_of(ours(one) or "") not in ("ground floor", "cli")
+        if ours(one) and layer_of(ours(one) or "") not in ("ground floor", "cli")
         for past in faces_passed("", one.removeprefix("omron_miner."))
         if past not in face()
     }
     assert passed == MEASURED_PARTS
 
 
-def test_the_architecture_lists_the_rooms_in_their_order() -> None:
+def test_the_architecture_lists_the_layers_in_their_order() -> None:
     text = (PACKAGE.parents[3] / "docs/architecture.md").read_text()
     rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
-    rooms = [row.strip().strip("`/") for row in rows if row.strip().endswith("/`")]
-    assert tuple(one for one in rooms if one in ROOMS) == ROOMS[1:]
+    layers = [row.strip().strip("`/") for row in rows if row.strip().endswith("/`")]
+    assert tuple(one for one in layers if one in LAYERS) == LAYERS[1:]
 
 
 def test_the_monitor_imports_little_and_neither_bittensor_nor_ezkl() -> None:
-    reached = {name for name in MODULES if room_of(name) == "monitor"}
+    reached = {name for name in MODULES if layer_of(name) == "monitor"}
     while more := {imported for importer, imported in edges(for_types=False) if importer in reached} - reached:
         reached |= more
-    direct = {imported for importer, imported in edges(for_types=False) if room_of(importer) == "monitor"}
-    assert {name for name in direct if not {name, room_of(name)} & MONITOR_MAY_IMPORT} == set()
+    direct = {imported for importer, imported in edges(for_types=False) if layer_of(importer) == "monitor"}
+    assert {name for name in direct if not {name, layer_of(name)} & MONITOR_MAY_IMPORT} == set()
     imported = {(name, one) for name in reached for one in imports()[name]}
     heavy = {pair for pair in imported if pair[1].startswith(("bittensor", "ezkl", "torch"))}
     assert heavy == set()

@@ -57,15 +57,15 @@ def test_validators_are_let_in_by_stake_and_permit(stake: float, permit: bool, r
 
 
 @pytest.mark.parametrize("hotkey", ["5Unknown", "", None])
-def test_who_is_not_on_the_subnet_may_not_ask(hotkey: str | None) -> None:
+def test_a_hotkey_not_on_the_subnet_is_refused(hotkey: str | None) -> None:
     assert refusal(chain_with(5000.0, True), Access(), OWN, hotkey) == "Hotkey is not registered"
 
 
-def test_our_own_hotkey_may_always_ask() -> None:
+def test_our_own_hotkey_is_always_authorised() -> None:
     assert refusal(LocalChain(()), Access(), OWN, OWN) is None
 
 
-def test_the_permit_can_be_left_out_and_the_blacklist_switched_off() -> None:
+def test_the_permit_rule_and_the_blacklist_can_be_disabled() -> None:
     without_permit = chain_with(5000.0, permit=False)
     assert refusal(without_permit, Access(require_validator_permit=False), OWN, OTHER) is None
     assert refusal(LocalChain(()), Access(blacklist=False), OWN, OTHER) is None
@@ -209,7 +209,7 @@ def test_a_disk_that_hangs_costs_no_more_than_the_deadline(tmp_path: Path) -> No
 
         (answer, capacities), request = served(ask)
         assert answer.query_output == "Proof not made in time"
-        assert "did not answer within 0.3 s" in request.outcome.result.detail
+        assert "could not be read within 0.3 s" in request.outcome.result.detail
         assert capacities.capacities == {}
         assert time.monotonic() - request.arrived < 10
 

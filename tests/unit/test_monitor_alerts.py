@@ -98,7 +98,7 @@ def test_slow_answers_are_an_alert_from_a_few_of_them_on(tmp_path: Path) -> None
         ({"ram_disk": replace(host().ram_disk, used_bytes=22 * GIB, free_bytes=2 * GIB)}, "ram_disk_full"),  # type: ignore[type-var]
     ],
 )
-def test_a_host_out_of_tune_is_an_alert(tmp_path: Path, changes: dict[str, Any], name: str) -> None:
+def test_a_host_with_wrong_tuning_is_an_alert(tmp_path: Path, changes: dict[str, Any], name: str) -> None:
     found = bad(memory_history(), constants(tmp_path), host(**changes))
     assert {one for one, value in found.items() if value} == {name}
 

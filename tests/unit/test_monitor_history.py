@@ -223,7 +223,7 @@ def test_damaged_files_are_kept_never_over_an_earlier_one_and_only_so_many(tmp_p
 
 
 def test_a_history_of_a_newer_version_is_kept_and_a_new_one_begun(tmp_path: Path) -> None:
-    """After a roll-back: the summary goes on, and the newer version's file is there for when it comes back."""
+    """After a roll-back: the summary continues, and the newer version's file is kept for its return."""
     settings = constants(tmp_path)
     write_events(settings.log.events, [request()])
     monitor.run(settings)
@@ -243,7 +243,7 @@ def test_a_bug_in_a_run_is_no_damage(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_the_old_summary_and_counts_later(tmp_path: Path) -> None:
-    """SQLite's own limit of pages stands in for the disk: the error is the same."""
+    """SQLite's page limit simulates a full disk: the error is the same."""
     settings = constants(tmp_path)
     write_events(settings.log.events, [request(request_id=str(number)) for number in range(3)])
     monitor.run(settings)

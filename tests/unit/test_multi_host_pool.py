@@ -132,7 +132,7 @@ def test_a_host_that_is_lost_during_a_proof(
     host.state = state
     assert by(answer) == THIS_HOST
     assert state_of(pool, "lost") == ("connection refused" if state == "gone" else "it did not answer for 0.5 s")
-    assert "Prover host lost gets no work until it answers" in caplog.text
+    assert "Prover host lost is offline until it answers" in caplog.text
     host.state = "well"
     wait_until(lambda: not state_of(pool, "lost"))
     assert by(submit(pool)) == "lost"
@@ -163,7 +163,7 @@ def test_what_no_other_host_can_make_in_time_this_one_makes(pool: MultiHostPool,
     assert by(submit(pool, within=20.0)) == THIS_HOST  # once its worker, which a test before stopped, is there again
 
 
-def test_a_caller_that_left_ends_the_proof_on_the_host(pool: MultiHostPool, join: Join) -> None:
+def test_a_disconnected_caller_cancels_the_proof_on_the_host(pool: MultiHostPool, join: Join) -> None:
     [host] = join(SimulatedHost("other", 5.0))
     made, waiting = submit(pool), submit(pool)
     wait_until(lambda: bool(host.proving))
@@ -208,7 +208,7 @@ def test_an_input_that_cannot_be_proved_is_tried_once(pool: MultiHostPool, join:
         ({"ezkl": "21.0.0"}, "it has EZKL 21.0.0, the miner"),
         ({"circuits": {"c": "other files"}}, "it has no circuit in common"),
         ({"circuits": {}, "refused": {"c": "it does not verify"}}, "it has no circuit in common"),
-        ({"draining": True}, "it finishes what it has and stops"),
+        ({"draining": True}, "draining: it finishes its proofs and stops"),
     ],
 )
 def test_a_host_that_does_not_fit_gets_no_work_and_is_named(
@@ -225,7 +225,7 @@ def test_a_host_that_does_not_fit_gets_no_work_and_is_named(
         assert "Prover host other does not prove circuit c: its files are not the miner's" in caplog.text
 
 
-def test_during_an_upgrade_a_host_of_the_release_before_goes_on_and_its_proofs_are_verified_here(
+def test_during_an_upgrade_a_host_of_the_previous_release_continues_and_its_proofs_are_verified_here(
     pool: MultiHostPool, join: Join, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, LOGGER_NAME)

@@ -44,7 +44,7 @@ def test_one_worker_proves_one_after_another() -> None:
     assert taught(1, alone=6.0).best("c") == 1
 
 
-def test_circuits_are_judged_by_themselves() -> None:
+def test_circuits_are_evaluated_separately() -> None:
     pace = taught(2, alone=6.0, pair=7.0)
     assert (pace.best("c"), pace.best("another")) == (2, 1)
 
@@ -63,7 +63,7 @@ def test_the_slowest_of_the_last_proofs_is_expected() -> None:
     assert pace.fastest("c") == 6.0
 
 
-def test_a_proof_with_changing_company_says_nothing_about_a_number() -> None:
+def test_a_proof_with_a_changing_number_of_others_is_not_counted() -> None:
     pace = Pace(2)
     pace.note("c", 1.5, 6.0)
     assert pace.expected("c", 1) is None

@@ -45,7 +45,7 @@ def planned(jobs: list[Job], *hosts: Host, queue: float = 5.0) -> list[str | Non
     return begun(plan(NOW, jobs, hosts, queue), *jobs)
 
 
-def test_a_request_goes_to_the_host_that_ends_first() -> None:
+def test_a_request_goes_to_the_host_that_finishes_first() -> None:
     assert planned([job()], host("slow", 20), host("fast", 10)) == ["fast"]
 
 
@@ -96,7 +96,7 @@ def test_one_proof_at_a_time_of_a_circuit_that_was_never_proved() -> None:
     assert planned([job()], host("a", None, (30,), ready=4)) == [None]
 
 
-def test_what_no_host_can_finish_in_time_is_refused_at_once() -> None:
+def test_a_request_that_no_host_can_finish_in_time_is_refused_immediately() -> None:
     made = plan(NOW, [job(within=8)], [host("a", 10), host("b", 12)], 5.0)
     [(_, failure, detail)] = made.refuse
     assert failure is FailureKind.TIMEOUT
@@ -130,13 +130,13 @@ def test_a_request_that_would_be_refused_is_proved_next_to_another_if_both_are_i
     assert planned([job(waited=5, within=20)], free) == [None]
 
 
-def test_a_lost_request_comes_first_and_goes_elsewhere() -> None:
+def test_a_lost_request_comes_first_and_goes_to_another_host() -> None:
     lost = job(lost="it died", tried=frozenset({"fast"}))
     assert planned([job(), lost], host("slow", 20), host("fast", 10)) == ["fast", "slow"]
     assert planned([lost], host("fast", 10)) == ["fast"], "where there is no other host it may be tried there again"
 
 
-def test_a_lost_request_goes_back_when_the_other_host_would_be_late() -> None:
+def test_a_lost_request_returns_to_its_host_when_the_other_would_be_late() -> None:
     lost = job(within=15, lost="it died", tried=frozenset({"fast"}))
     assert planned([lost], host("slow", 20), host("fast", 10)) == ["fast"]
 
@@ -144,7 +144,7 @@ def test_a_lost_request_goes_back_when_the_other_host_would_be_late() -> None:
 def test_a_lost_request_without_time_is_answered_with_what_happened() -> None:
     [(_, failure, detail)] = plan(NOW, [job(within=8, lost="host b died")], [host("a", 10)], 5.0).refuse
     assert failure is FailureKind.WORKER_CRASHED
-    assert detail == "host b died; no time was left for another try"
+    assert detail == "host b died; no time was left for a retry"
 
 
 def test_without_any_host_a_request_waits_its_time() -> None:

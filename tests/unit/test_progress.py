@@ -1,4 +1,4 @@
-"""Progress reaches those who want to see it, as lines or as a bar, and nobody else."""
+"""Progress reaches only attached handlers, as lines or as a bar."""
 
 from __future__ import annotations
 

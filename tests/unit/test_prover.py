@@ -116,7 +116,7 @@ def test_two_at_a_time_are_tried_and_kept_when_it_pays(make_pool: MakePool) -> N
         assert most_at_a_time(pool, [submit(pool, seconds=0.4) for _ in range(4)]) == 2
 
 
-def test_nobody_is_begun_for_whom_there_is_no_memory(make_pool: MakePool) -> None:
+def test_no_job_starts_without_enough_memory(make_pool: MakePool) -> None:
     pool = make_pool(workers=2, queue=0.3)
     for _ in range(2):
         assert submit(pool, seconds=0.1, memory=1 << 60).result(60).verified  # alone it is tried all the same
@@ -160,12 +160,12 @@ def test_a_circuit_that_kills_worker_after_worker_is_set_aside_until_its_files_c
         assert submit(pool, die=True).result(60).tries == 2
     refused = submit(pool).result(1)
     assert (refused.failure, refused.tries, len(lost)) == (FailureKind.WORKER_CRASHED, 0, 4)
-    assert "set aside" in refused.detail
+    assert "suspended" in refused.detail
     assert pool.submit("other", {}, time.monotonic() + 20).result(60).verified  # the others are served
     (folder := tmp_path / "circuits" / "model_c").mkdir(parents=True)
 
     def changed_and_served() -> bool:
-        """Its files change again and again: how they were is known once they were looked at."""
+        """Its files keep changing: their state is known after the first check."""
         (folder / f"file {len(list(folder.iterdir()))}").touch()
         return submit(pool).result(60).verified
 
@@ -191,7 +191,7 @@ def test_no_thread_dies_of_a_log_that_cannot_be_written(make_pool: MakePool, tmp
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a RAM disk takes root")
 def test_a_pool_needs_no_room_on_the_ram_disk(tmp_path: Path) -> None:
-    """It starts, proves, and replaces a worn worker while others fill the RAM disk."""
+    """It starts, proves, and recycles a worker while other processes fill the RAM disk."""
     script = f"""
 import sys, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})
@@ -254,7 +254,7 @@ def test_cancelling_frees_the_worker(make_pool: MakePool, lost: list[str]) -> No
     assert lost == []
 
 
-def test_a_worn_worker_serves_until_its_successor_is_warm(make_pool: MakePool) -> None:
+def test_a_worker_due_for_recycling_serves_until_its_replacement_is_warm(make_pool: MakePool) -> None:
     pool = make_pool(recycle_after_tasks=2)
     old = worker_of(pool)
     assert worker_of(pool) == old
@@ -309,12 +309,12 @@ def test_files_of_a_killed_worker_are_swept(make_pool: MakePool, tmp_path: Path)
     wait_until(lambda: not left.exists())
 
 
-def test_a_pool_whose_workers_do_not_start_says_so_and_why(make_pool: MakePool) -> None:
+def test_a_pool_whose_workers_do_not_start_reports_the_reason(make_pool: MakePool) -> None:
     with pytest.raises(OmronError, match=r"did not start: a worker did not start: .*no EZKL here"):
         make_pool(warm_up=prover_work.refuse_to_start)
 
 
-def test_a_pool_whose_every_look_at_its_workers_fails_still_proves_and_closes(tmp_path: Path) -> None:
+def test_a_pool_whose_every_worker_check_fails_still_proves_and_closes(tmp_path: Path) -> None:
     nothing: Any = None
     work: Any = prover_work.prove
     broken = Prover.model_construct(workers=1, recycle_after_tasks=nothing, start_seconds=20.0)
@@ -326,8 +326,8 @@ def test_a_pool_whose_every_look_at_its_workers_fails_still_proves_and_closes(tm
     pool.close(0)
 
 
-def test_nobody_waits_for_a_future_with_the_builtin_timeout() -> None:
-    """On Python 3.10 the TimeoutErrors of concurrent.futures and asyncio are classes of their own."""
+def test_no_code_waits_for_a_future_with_the_builtin_timeout() -> None:
+    """On Python 3.10 the TimeoutErrors of concurrent.futures and asyncio are different classes."""
     package = Path(omron_miner.__file__).parent
     waiting = [path for path in package.rglob("*.py") if re.search("concurrent.futures|asyncio", path.read_text())]
     assert len(waiting) > 3
@@ -362,14 +362,16 @@ def test_every_worker_may_use_all_cores() -> None:
     assert worker_count(Constants(prover=Prover(workers=7))) == 7
 
 
-def test_a_busy_pools_worn_worker_is_replaced_late_rather_than_beside_a_proof(make_pool: MakePool) -> None:
+def test_a_busy_pool_delays_recycling_instead_of_starting_a_worker_during_a_proof(make_pool: MakePool) -> None:
     pool = make_pool(recycle_after_tasks=2)
     jobs = [submit(pool, seconds=0.1) for _ in range(4)]
     makers = {job.result(60).detail for job in jobs}
     assert len(makers) == 1, "a successor was started while jobs waited"
 
 
-def test_a_worker_that_dies_after_its_successor_did_is_replaced_at_once(make_pool: MakePool, lost: list[str]) -> None:
+def test_a_worker_that_dies_after_its_replacement_did_is_replaced_immediately(
+    make_pool: MakePool, lost: list[str]
+) -> None:
     pool = make_pool(recycle_after_tasks=1)
     old = worker_of(pool)
 

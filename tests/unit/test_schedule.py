@@ -61,7 +61,7 @@ def test_two_do_not_begin_when_it_does_not_pay_until_the_second_would_be_refused
     assert len(planned([job(90.0)], [running], [FRESH], known, now=5.0).begin) == 1
 
 
-def test_nobody_begins_whose_company_would_cost_another_its_deadline() -> None:
+def test_no_job_starts_that_would_make_another_miss_its_deadline() -> None:
     known, running = pace(alone=6.0, pair=12.0), job(deadline=15.0)
     made = planned([job(90.0)], [running], [FRESH], known, now=5.0)
     assert made.begin == []
@@ -96,7 +96,7 @@ def test_a_job_alone_is_begun_whatever_memory_there_is() -> None:
     assert len(planned([job()], [], [FRESH], pace(alone=6.0, memory=1 << 60)).begin) == 1
 
 
-def test_a_second_try_takes_another_worker_is_not_refused_for_waiting_and_says_what_was_lost() -> None:
+def test_a_retry_takes_another_worker_is_not_refused_for_waiting_and_reports_the_loss() -> None:
     lost = job(lost="the worker died", tried_by=USED.number)
     assert planned([lost], [], [FRESH, USED], pace(), now=30.0).begin == [(lost, FRESH.number)]
     assert planned([lost], [], [], pace(alone=6.0), now=39.0).refuse == []

@@ -36,7 +36,7 @@ def warnings(monkeypatch: pytest.MonkeyPatch) -> list[logging.LogRecord]:
     return seen
 
 
-def test_a_session_is_private_and_gone_afterwards(tmp_path: Path) -> None:
+def test_a_session_is_private_and_removed_afterwards(tmp_path: Path) -> None:
     with SessionStorage(sessions_in(tmp_path)).session() as session:
         session.path("witness.json").write_text("{}")
         assert stat.S_IMODE(session.directory.stat().st_mode) == 0o700
@@ -126,7 +126,7 @@ def test_a_full_ram_disk_means_the_disk_and_one_line(
             assert session.directory.parent == tmp_path / "disk"
             assert stat.S_IMODE(session.directory.stat().st_mode) == 0o700
     assert len(warnings) == 1
-    assert "10.0 MiB free, 64.0 MiB wanted" in warnings[0].getMessage()
+    assert "10.0 MiB free, 64.0 MiB needed" in warnings[0].getMessage()
     free = 100 << 20  # room again: used again, and the next shortage is news again
     with storage.session() as session:
         assert session.directory.parent == tmp_path / "memory"

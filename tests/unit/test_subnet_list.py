@@ -1,4 +1,4 @@
-"""The list of validators that is kept for a start without the chain."""
+"""The validator list that is saved for a start without the chain."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def start(network: Network, subtensor: FakeSubtensor, lines: Lines | None = None
     return read_chain(chain, constants, OWN, log), chain
 
 
-def test_a_start_without_the_chain_uses_the_last_list_and_says_so(network: Network) -> None:
+def test_a_start_without_the_chain_uses_the_last_list_and_logs_it(network: Network) -> None:
     fresh, first = start(network, FakeSubtensor())
     assert fresh
     lines = Lines()
@@ -56,7 +56,7 @@ def test_a_start_without_the_chain_uses_the_last_list_and_says_so(network: Netwo
     assert second.validator(MINER) == first.validator(MINER)
     [line] = lines.lines
     read = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(first.read_at()))
-    assert line.startswith(f"The chain is away; using the list of validators of {read}: could not look up our")
+    assert line.startswith(f"Chain unreachable; using the validator list of {read}: could not look up our")
 
 
 def test_the_address_is_not_announced_again_after_such_a_start(network: Network) -> None:
@@ -76,25 +76,25 @@ def test_only_owner_and_group_may_read_it(network: Network) -> None:
     assert stat.S_IMODE(network.copy_file.stat().st_mode) == 0o640
 
 
-def test_without_a_list_the_miner_does_not_start_and_says_both_reasons(network: Network) -> None:
-    with pytest.raises(ChainError, match=r"nobody there, and no list of validators .* there is no .*validators.json"):
+def test_without_a_list_the_miner_does_not_start_and_gives_both_reasons(network: Network) -> None:
+    with pytest.raises(ChainError, match=r"nobody there, and no saved validator list: there is no .*validators.json"):
         start(network, away())
 
 
-def test_who_is_not_registered_does_not_start_with_an_old_list(network: Network) -> None:
+def test_an_unregistered_hotkey_does_not_start_with_an_old_list(network: Network) -> None:
     start(network, FakeSubtensor())
     with pytest.raises(OmronError, match="is not registered on netuid 2 of finney") as caught:
         start(network, FakeSubtensor(registered=False))
     assert caught.value.exit_code != 0
 
 
-def test_a_list_that_cannot_be_kept_does_not_stop_the_miner(
+def test_a_list_that_cannot_be_saved_does_not_stop_the_miner(
     network: Network, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     nowhere = network.model_copy(update={"copy_file": tmp_path / "missing" / "validators.json"})
     with caplog.at_level(logging.WARNING):
         assert start(nowhere, FakeSubtensor())[0]
-    assert "Cannot keep the list of validators" in caplog.text
+    assert "Cannot save the validator list" in caplog.text
 
 
 def change(path: Path, **values: Any) -> None:
@@ -113,12 +113,12 @@ DAY = 86_400
         ({"hotkey": VALIDATOR}, "of another hotkey"),
         ({"validators": [[VALIDATOR, 1, 2048.5, True]]}, "of another hotkey"),
         ({"time": time.time() - 8 * DAY}, r"8\.0 days old, more than 7"),
-        ({"time": time.time() + 2 * DAY}, "of the future"),
-        ({"time": float("nan")}, "is broken"),
-        ({"validators": [[OWN, 0, float("nan"), True]]}, "is broken"),
-        ({"validators": [[OWN, 0, 1.0]]}, "is broken"),
-        ({"validators": None}, "is broken"),
-        ({"more": 1}, "is broken"),
+        ({"time": time.time() + 2 * DAY}, "dated in the future"),
+        ({"time": float("nan")}, "is corrupt"),
+        ({"validators": [[OWN, 0, float("nan"), True]]}, "is corrupt"),
+        ({"validators": [[OWN, 0, 1.0]]}, "is corrupt"),
+        ({"validators": None}, "is corrupt"),
+        ({"more": 1}, "is corrupt"),
     ],
 )
 def test_a_list_of_something_else_is_not_used(network: Network, changed: dict[str, Any], said: str) -> None:

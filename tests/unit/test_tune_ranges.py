@@ -1,4 +1,4 @@
-"""Bounds hold for every input, and what leaves a table is told; the counts and integers are EZKL's own."""
+"""Bounds hold for every input, and values outside a table are reported; the counts and integers are EZKL's own."""
 
 from __future__ import annotations
 

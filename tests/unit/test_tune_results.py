@@ -128,7 +128,7 @@ def test_the_command_hands_on_what_it_was_asked_and_fails_when_nothing_passes(
     assert {path.name for path in tmp_path.glob("report.*")} == {"report.txt", "report.json", "report.svg"}
 
 
-def test_a_model_that_is_not_there_is_asked_wrongly(tmp_path: Path) -> None:
+def test_a_missing_model_is_a_usage_error(tmp_path: Path) -> None:
     config = tmp_path / "constants.toml"
     config.write_text(to_toml(constants_below(tmp_path)))
     given = ["--config", str(config), "circuit", "tune", str(tmp_path / "none.onnx"), "--out", str(tmp_path / "out")]

@@ -75,7 +75,7 @@ def test_what_is_proven_is_counted_no_more_and_never_closed(held: Unauthenticate
     assert closed([*proven, *enter(held, *(Caller("a") for _ in range(3)), size=30)]) == [False] * 6
 
 
-def test_when_all_have_too_many_who_has_few_loses_none(held: UnauthenticatedConnections) -> None:
+def test_over_the_total_limit_a_caller_with_few_connections_loses_none(held: UnauthenticatedConnections) -> None:
     honest = enter(held, Caller("honest"))
     many = enter(held, *(Caller("a") for _ in range(3)), *(Caller("b") for _ in range(3)))
     assert closed([*honest, *many]) == [False, True, *[False] * 5]
@@ -88,7 +88,7 @@ def test_bodies_in_the_name_of_one_validator_do_not_crowd_out_anothers(held: Una
     assert closed(attackers) == [True, False, False, False, False]
 
 
-def test_among_those_who_name_the_same_validator_the_peer_that_sends_most_loses(
+def test_among_peers_that_name_the_same_validator_the_heaviest_sender_loses(
     held: UnauthenticatedConnections,
 ) -> None:
     honest = enter(held, Caller("honest", "named"), size=10)
@@ -102,7 +102,7 @@ def test_a_newcomer_is_served_however_many_peers_hold_as_much(held: Unauthentica
     assert closed([*enter(held, Caller("honest", "named"), size=60), *attackers]) == [False, True, *[False] * 4]
 
 
-def test_a_body_that_is_thrown_away_takes_no_room(held: UnauthenticatedConnections) -> None:
+def test_a_discarded_body_takes_no_memory(held: UnauthenticatedConnections) -> None:
     callers = enter(held, Caller("a"), size=90)
     held.forget_bytes(callers[0])
     assert closed([*callers, *enter(held, Caller("a"), size=90)]) == [False, False]

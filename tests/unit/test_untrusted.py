@@ -114,7 +114,7 @@ def test_a_number_that_is_none_or_beyond_all_bounds_is_a_wrong_option(
 
 @FEW
 @given(value=st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=12), data=st.data())
-def test_no_text_in_an_option_ends_in_a_traceback(value: str, data: st.DataObject, tmp_path: Path) -> None:
+def test_no_text_in_an_option_causes_a_traceback(value: str, data: st.DataObject, tmp_path: Path) -> None:
     quick = [(path, one) for path, one in commands(main) if path[0] == "circuit" and path[1] not in ("sync",)]
     path, command = data.draw(st.sampled_from(quick))
     options = [one for one in command.params if isinstance(one, click.Option) and not one.is_flag]
@@ -198,7 +198,7 @@ def test_a_circuit_with_a_file_of_anything_is_refused_or_loaded(name: str, tmp_p
 
 @FEW
 @given(value=json_values, key=st.sampled_from(["run_args", "num_rows", "model_input_scales", "model_instance_shapes"]))
-def test_a_circuit_whose_settings_say_anything_is_refused_or_loaded(value: object, key: str, tmp_path: Path) -> None:
+def test_a_circuit_with_arbitrary_settings_is_refused_or_loaded(value: object, key: str, tmp_path: Path) -> None:
     folder = tmp_path / "circuits"
     directory = next(folder.iterdir()) if folder.exists() else write_circuit(folder)
     whole = json.loads((directory / "settings.json").read_text())

@@ -105,7 +105,7 @@ def test_a_key_others_can_read_is_refused(local: Constants) -> None:
 
 
 def altered(content: dict[str, object], **fields: object) -> str:
-    """A key file with other fields; those that are None are left out."""
+    """A key file with other fields; those that are None are omitted."""
     return json.dumps({name: value for name, value in {**content, **fields}.items() if value is not None})
 
 
@@ -126,11 +126,11 @@ def altered(content: dict[str, object], **fields: object) -> str:
         (lambda key: altered(key, privateKey=7, secretSeed=None), "not a usable hotkey"),
         (lambda key: altered(key, cryptoType=0), "is not an sr25519 key"),
         (lambda key: altered(key, cryptoType=2), "is not an sr25519 key"),
-        (lambda key: altered(key, ss58Address=ALICE), "do not belong together"),
-        (lambda key: altered(key, publicKey="0x" + "11" * 32), "do not belong together"),
+        (lambda key: altered(key, ss58Address=ALICE), "does not match its key"),
+        (lambda key: altered(key, publicKey="0x" + "11" * 32), "does not match its key"),
     ],
 )
-def test_a_key_that_cannot_sign_is_refused_at_the_first_look_and_never_shown(
+def test_a_key_that_cannot_sign_is_refused_at_the_first_check_and_never_shown(
     local: Constants, tmp_path: Path, spoil: Callable[[dict[str, object]], bytes | str], said: str
 ) -> None:
     create_throwaway_hotkey(local)
@@ -163,7 +163,7 @@ def test_the_commands_print_the_address_and_nothing_secret(local: Constants, tmp
     assert run("show") == f"{address}\n"
 
 
-def test_show_without_a_hotkey_fails_and_says_what_to_do(tmp_path: Path) -> None:
+def test_show_without_a_hotkey_fails_with_a_hint(tmp_path: Path) -> None:
     config = tmp_path / "constants.toml"
     config.write_text(f'[wallet]\npath = "{tmp_path}"\n')
     result = CliRunner().invoke(main, ["--config", str(config), "hotkey", "show"])

@@ -53,7 +53,9 @@ def test_keys_models_and_the_srs_are_read_once_each(tmp_path: Path) -> None:
     assert read_through(circuits, tmp_path) == 1000 + 20_000_000 + 20 + 30
 
 
-def test_what_memory_cannot_hold_is_left_on_disk_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_keys_that_do_not_fit_in_memory_stay_on_disk_and_are_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     assert read_through([circuit(tmp_path / "a", pk=5000), circuit(tmp_path / "b")], tmp_path, 2_000) == 50
     assert "do not fit in memory" in caplog.text
 

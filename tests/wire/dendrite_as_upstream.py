@@ -1,6 +1,6 @@
 """A validator's side as upstream has it, for whichever bittensor runs this file: its own synapses, the SDK's dendrite.
 
-Run by `test_dendrite_9.py` in an environment of its own; imports nothing of ours. Reads JSON from stdin, and writes its
+Run by `test_dendrite_9.py` in a separate environment; imports no module of ours. Reads JSON from stdin, and writes its
 answers to the file named there, because old SDKs print to stdout and take arguments for their own.
 """
 

@@ -1,4 +1,4 @@
-"""A prover host as a process of its own: its workers do what a request says (`prover_work`) instead of proving.
+"""A prover host as a separate process: its workers do what a request specifies (`prover_work`) instead of proving.
 
 python prover_host.py CONSTANTS DIGEST       proves circuit "c", whose files have this digest
 """

@@ -114,7 +114,7 @@ def test_a_proof_of_weights_is_answered_in_its_own_fields(miner: Miner) -> None:
         ("abcd", "takes 4"),
     ],
 )
-def test_bad_input_is_told_to_the_caller_and_costs_no_proof(miner: Miner, row: Any, said: str) -> None:
+def test_bad_input_is_reported_to_the_caller_and_costs_no_proof(miner: Miner, row: Any, said: str) -> None:
     before = len(miner.requests())
     [answer] = miner.ask_for_proof(row)
     assert answer.dendrite.status_code == 200
@@ -125,7 +125,7 @@ def test_bad_input_is_told_to_the_caller_and_costs_no_proof(miner: Miner, row: A
 
 
 @pytest.mark.parametrize("model_id", ["0" * 64, "../../etc/passwd", "tiny"])
-def test_an_unknown_circuit_is_said_to_be_unknown(miner: Miner, model_id: str) -> None:
+def test_an_unknown_circuit_is_reported(miner: Miner, model_id: str) -> None:
     before = len(miner.requests())
     [answer] = miner.ask_for_proof([0.0] * 4, model_id=model_id)
     assert (answer.dendrite.status_code, answer.query_output) == (200, "Circuit not found")
@@ -155,7 +155,7 @@ def test_a_stranger_is_refused_and_no_event_counts_it(miner: Miner) -> None:
     assert len(miner.requests()) == before
 
 
-def test_a_blacklist_that_fails_lets_nobody_in(miner: Miner, chain: BreakableChain) -> None:
+def test_a_failing_blacklist_refuses_every_caller(miner: Miner, chain: BreakableChain) -> None:
     chain.broken = True
     try:
         [answer] = miner.ask_for_proof([0.0] * 4)
@@ -277,13 +277,13 @@ def test_what_an_unsigned_body_claims_is_not_believed(miner: Miner) -> None:
     assert miner.event_after(before).validator_hotkey == VALIDATOR.ss58_address
 
 
-def test_two_validators_at_once_are_both_served(miner: Miner) -> None:
+def test_two_concurrent_validators_are_both_served(miner: Miner) -> None:
     rows = [row_of(miner.circuit, seed) for seed in (4, 5)]
     answers = miner.ask_for_proof(*rows, by=[VALIDATOR, OTHER_VALIDATOR])
     assert all(miner.verified(row, answer.query_output) for row, answer in zip(rows, answers, strict=True))
 
 
-def test_a_caller_who_leaves_frees_the_prover(miner: Miner) -> None:
+def test_a_caller_that_disconnects_frees_the_prover(miner: Miner) -> None:
     before = len(miner.requests())
     query = {"public_inputs": {"x": row_of(miner.circuit, 9)}, "model_id": miner.circuit.id}
     body = json.dumps({"query_input": query}).encode()

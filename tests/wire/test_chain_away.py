@@ -1,4 +1,4 @@
-"""The miner goes on proving whatever becomes of the chain, and says what became of it."""
+"""The miner keeps proving whatever happens to the chain, and logs its state."""
 
 from __future__ import annotations
 
@@ -94,11 +94,11 @@ def test_a_restart_without_a_chain_serves_by_the_last_list(
             assert proves(miner, 1)
             [answer] = miner.ask_for_proof(row_of(tiny_circuit, 2), by=STRANGER)
             assert answer.dendrite.status_code == 403
-            wait_until(lambda: "next try in" in log_of(constants))
+            wait_until(lambda: "retrying in" in log_of(constants))
         said = log_of(constants)
-    assert "WARNING | The chain is away; using the list of validators of" in said
+    assert "WARNING | Chain unreachable; using the validator list of" in said
     assert f"could not look up our registration on {address}: " in said
-    assert "The chain is away, requests are answered by the list of validators of" in said
+    assert "Chain unreachable, using the validator list of" in said
 
 
 @dataclass
@@ -168,7 +168,7 @@ def test_a_chain_that_turns_bad_does_not_keep_the_miner_from_proving(
     with running(constants, tiny_circuit, BittensorChain(constants.network, own, lambda: subnet)) as miner:
         assert proves(miner, 1)
         turn(subnet, how)
-        wait_until(lambda: "The chain is away" in log_of(constants))
+        wait_until(lambda: "Chain unreachable, " in log_of(constants))
         assert proves(miner, 2)
     assert f"could not read the list of validators on finney: {TURNS[how]}" in log_of(constants)
 
@@ -200,7 +200,7 @@ def test_a_process_started_while_the_node_hangs_serves(
             assert proves(Caller(constants, read_address(constants.wallet), tiny_circuit), 1)
             process.terminate()
             assert process.wait(10) == 0
-    assert "The chain is away; using the list of validators of" in log_of(constants)
+    assert "Chain unreachable; using the validator list of" in log_of(constants)
 
 
 @pytest.mark.usefixtures("tiny_circuit")
@@ -217,5 +217,5 @@ def test_a_first_start_without_a_chain_fails_in_one_clear_message(
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert f"could not look up our registration on {address}: " in done.stderr
-    assert "no list of validators to start with: there is no" in done.stderr
+    assert "no saved validator list: there is no" in done.stderr
     assert json.dumps(done.stderr).count("\\n") <= 3, done.stderr

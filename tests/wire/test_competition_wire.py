@@ -45,7 +45,7 @@ FILES = ("model.compiled", "settings.json")
 
 
 class SwitchedChain(LocalChain):
-    """The local chain, which a test may take away."""
+    """The local chain, which a test can make unreachable."""
 
     away = False
 
@@ -91,7 +91,7 @@ def constants(tmp_path: Path, proving_constants: Constants, tiny_circuit: Circui
 
 
 def ask(caller: Caller, by: Any = VALIDATOR) -> Any:
-    """As validators ask; what they read on the chain is not looked at."""
+    """As validators ask; the commitment that they read is not checked."""
     [answer] = caller.ask(Competition(id=1, hash="ab" * 32, file_name="commitment"), by=by)
     return answer
 

@@ -1,4 +1,4 @@
-"""Validators run bittensor 9.9.0: its own dendrite, in an environment of its own, asks our axon. And so does 10.x's.
+"""Validators run bittensor 9.9.0: its own dendrite, in a separate environment, queries our axon. And so does 10.x's.
 
 PyPI's newest releases of what 9.9.0 wants do not work with it; the lock file next to this pins those that do. It is
 made of three lines (bittensor==9.9.0, async-substrate-interface==1.5.1, scalecodec==1.2.11) with
@@ -114,7 +114,7 @@ def test_each_synapse_is_answered_as_its_validator_reads_it(asker: Asker, miner:
     assert 0 < computation["process_time"] < 60
 
 
-def test_a_competition_call_is_answered_at_once_and_never_hangs(asker: Asker, miner: Miner) -> None:
+def test_a_competition_call_is_answered_immediately_and_never_hangs(asker: Asker, miner: Miner) -> None:
     """Of a miner that takes part in none."""
     call = ("Competition", {"id": 1, "hash": "ab" * 32, "file_name": "commitment"}, "error")
     [answer] = ask(asker, miner, call)

@@ -53,7 +53,7 @@ PATIENCE = 300.0
 def own_circuits(
     tmp_path_factory: pytest.TempPathFactory, proving_constants: Constants, tiny_circuit: Circuit
 ) -> Circuits:
-    """The tiny circuit in a folder of circuits that may be spoilt."""
+    """The tiny circuit in a folder of circuits that a test may corrupt."""
     directory = tmp_path_factory.mktemp("circuits")
     shutil.copytree(tiny_circuit.directory, directory / tiny_circuit.directory.name)
     return proving_constants.circuits.model_copy(update={"directory": directory})
@@ -83,7 +83,7 @@ def miner(shared_miner: Miner) -> Iterator[Miner]:
 
 
 def caller_of(constants: Constants, circuit: Circuit) -> Caller:
-    """Asks a miner that runs in a process of its own."""
+    """Sends requests to a miner in a separate process."""
     return Caller(constants, read_address(constants.wallet), circuit)
 
 
@@ -148,7 +148,7 @@ def change_version(folder: Path, _twin: Path) -> None:
         (swap_vk_and_hide_it, FailureKind.VERIFICATION_FAILED, "An error occurred", 2, "Proof verification failed"),
     ],
 )
-def test_a_spoilt_circuit_fails_its_own_requests_only(
+def test_a_corrupt_circuit_fails_only_its_own_requests(
     miner: Miner,
     altered_circuit: Circuit,
     spoil: Callable[[Path, Path], None],
@@ -194,15 +194,15 @@ def test_a_worker_killed_while_proving_costs_neither_its_request_nor_the_waiting
     miner.settle()
     events = miner.requests()[before:]
     assert sorted(event.tries for event in events) == [1, 2]
-    [line] = [line for line in log_of(miner)[said:].splitlines() if "tried once more" in line]
-    assert str(miner.constants.circuits.directory) in line, "it is not said which files it had open"
+    [line] = [line for line in log_of(miner)[said:].splitlines() if "Retrying a proof of" in line]
+    assert str(miner.constants.circuits.directory) in line, "the log does not name the files it had open"
     assert all(miner.verified(row, answer.query_output) for row, answer in zip(rows, answers, strict=True))
 
 
 # --- too much at once -------------------------------------------------------------------------------------------------
 
 
-def test_many_requests_at_once_are_all_answered_and_the_axon_goes_on(miner: Miner, long_forms: bool) -> None:
+def test_many_concurrent_requests_are_all_answered_and_the_axon_keeps_serving(miner: Miner, long_forms: bool) -> None:
     count = 50 if long_forms else 20
     before, rows = len(miner.requests()), [row_of(miner.circuit, seed) for seed in range(count)]
     with ThreadPoolExecutor() as threads:
@@ -221,7 +221,7 @@ def test_many_requests_at_once_are_all_answered_and_the_axon_goes_on(miner: Mine
     assert [event.verified for event in miner.requests()[before:]] == [True] * count
 
 
-def test_four_requests_at_once_are_all_proved_though_none_may_wait(
+def test_four_concurrent_requests_are_all_proved_though_none_may_wait(
     tmp_path: Path, proving_constants: Constants, tiny_circuit: Circuit
 ) -> None:
     """Rather than refuse the later ones the miner proves them next to the first, since there is time for all."""
@@ -237,7 +237,7 @@ def test_four_requests_at_once_are_all_proved_though_none_may_wait(
         assert all(miner.verified(row, answer.query_output) for row, answer in zip(rows, answers, strict=True))
 
 
-def test_small_requests_are_answered_at_once_while_proofs_run(miner: Miner) -> None:
+def test_small_requests_are_answered_immediately_while_proofs_run(miner: Miner) -> None:
     """Each of four proofs comes about, and half of the pings and capacity requests take below 50 ms in the miner."""
     rows = [row_of(miner.circuit, seed) for seed in range(4)]
     seconds: dict[str, list[float]] = {"Synapse": [], "QueryForCapacities": []}
@@ -397,7 +397,7 @@ def connections(process: psutil.Process, port: int) -> int:
 
 
 @pytest.mark.parametrize(("stop_seconds", "requests"), [(120.0, 12), (4.0, 60)])
-def test_a_stop_while_proofs_run_answers_everybody(
+def test_a_stop_while_proofs_run_answers_every_caller(
     tmp_path: Path, proving_constants: Constants, tiny_circuit: Circuit, stop_seconds: float, requests: int
 ) -> None:
     """Time for all: all are served. Time for some: the rest are told. Nobody new is let in, and it ends with 0."""

@@ -84,7 +84,7 @@ class Odd:
         return bytes(raw[: self.source.choice([len(raw), self.source.randrange(len(raw))])]), None
 
     def odd_header(self) -> tuple[bytes, Any]:
-        """A good request with a header changed, added or left out."""
+        """A good request with a header changed, added or omitted."""
         sdk, route, body = self.addressed(UNKNOWN, {"x": [1, 2]})
         headers = self.headers(sdk, route, body)
         name = self.source.choice([*headers, *HEADER_NAMES])
@@ -230,7 +230,7 @@ class Attack:
 
 
 def proof_in(text: str) -> str:
-    """The proof an answer of either transport holds; empty when it says why there is none."""
+    """The proof an answer of either transport holds; empty when it has an error instead."""
     answer = json.loads(text)
     if "query_output" in answer:
         try:

@@ -1,4 +1,4 @@
-"""What a caller without a key can do to others, on real sockets; each peer is an address of its own on loopback."""
+"""What a caller without a key can do to others, on real sockets; each peer has its own loopback address."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Door:
         return socket.create_connection((host or self.host, self.port), 10, source)
 
     def ask(self, size: int = 1000, peer: str = HONEST, by: Any = VALIDATOR) -> tuple[int, Any]:
-        """An honest request over signed HTTP with a connection of its own."""
+        """An honest request over signed HTTP on its own connection."""
         body = b"x" * size
         with closing(http.client.HTTPConnection(self.host, self.port, 10, (peer, 0))) as connection:
             connection.request("POST", "/length", body, signed_headers(by, self.hotkey, body))
@@ -108,7 +108,7 @@ class Door:
         return asyncio.run(ask()).capacities
 
     def begun(self, size: int, sent: int, hotkey: str = VALIDATOR.ss58_address) -> bytes:
-        """The beginning of a request in somebody else's name: no key is needed for that."""
+        """The start of a request that names another hotkey: this needs no key."""
         headers = {
             **signed_headers(STRANGER, self.hotkey, b""),
             "validator-hotkey": hotkey,
@@ -181,7 +181,7 @@ def door(shared_door: Door) -> Iterator[Door]:
 
 
 def test_unfinished_bodies_in_a_validators_name_do_not_shut_the_door(door: Door) -> None:
-    """More than the whole pool from one address: only its own are closed, and it is told why."""
+    """More than the whole pool from one address: only its own are closed, with the reason."""
     with ExitStack() as stack:
         attack = [stack.enter_context(door.connect(ATTACKER)) for _ in range(8)]
         for one in attack:
@@ -224,7 +224,7 @@ def test_a_validator_may_have_many_requests_at_a_time_on_kept_connections(door: 
                 one.auto_open = 0  # a connection that was closed is not replaced
 
 
-def test_who_asks_without_reading_the_answers_is_closed_to_make_room(door: Door) -> None:
+def test_a_caller_that_does_not_read_answers_is_closed_to_make_room(door: Door) -> None:
     flood = b"GET /none HTTP/1.1\r\nhost: miner\r\n\r\n" * 2000
     with ExitStack() as stack:
         attack = [stack.enter_context(door.connect(ATTACKER)) for _ in range(10)]
@@ -275,7 +275,7 @@ def hasty_door(wallet: Any) -> Iterator[Door]:
         b"GET /none HTTP/1.1\r\nhost: miner\r\n\r\nPOST /none HTTP/1.1\r\nhost: miner\r\ncontent-length: 9\r\n\r\n{",
     ],
 )
-def test_who_does_not_finish_a_request_is_not_waited_for(hasty_door: Door, beginning: bytes) -> None:
+def test_an_unfinished_request_times_out(hasty_door: Door, beginning: bytes) -> None:
     with hasty_door.connect() as caller:
         caller.sendall(beginning)
         said(caller)
@@ -316,7 +316,7 @@ def test_a_large_body_may_take_longer_than_a_small_one(hasty_door: Door) -> None
         assert caller.recv(65_536).startswith(b"HTTP/1.1 200 ")
 
 
-def test_who_takes_time_between_requests_is_not_cut_off(hasty_door: Door) -> None:
+def test_a_caller_with_pauses_between_requests_is_not_cut_off(hasty_door: Door) -> None:
     with closing(http.client.HTTPConnection(hasty_door.host, hasty_door.port, timeout=5)) as caller:
         caller.connect()
         caller.auto_open = 0
@@ -336,7 +336,7 @@ def test_who_takes_time_between_requests_is_not_cut_off(hasty_door: Door) -> Non
     "path", ["/", "/none", "/%ff", "/%00", "/QueryForCapacities/", "/Synapse/%ff", "/a%0d%0ab", "*"]
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_path_that_nobody_serves_is_a_404(door: Door, path: str, method: str) -> None:
+def test_an_unknown_path_is_a_404(door: Door, path: str, method: str) -> None:
     with closing(http.client.HTTPConnection(door.host, door.port, timeout=10)) as connection:
         connection.request(method, path)
         answer = connection.getresponse()
@@ -401,7 +401,7 @@ def test_a_miner_that_never_started_can_be_stopped(tmp_path: Path) -> None:
     events.close()
 
 
-def test_a_server_that_does_not_start_says_why(wallet: Any) -> None:
+def test_a_server_that_does_not_start_reports_why(wallet: Any) -> None:
     door = Door(wallet)
     door.server.open()
     assert door.server.join(1)  # which closes the port
@@ -410,7 +410,7 @@ def test_a_server_that_does_not_start_says_why(wallet: Any) -> None:
     assert door.server.join(1)
 
 
-def test_an_address_that_is_not_this_hosts_is_said_so(wallet: Any) -> None:
+def test_an_address_of_another_host_is_reported(wallet: Any) -> None:
     for address in ("2001:db8::1", "192.0.2.1"):
         with pytest.raises(OmronError, match="must be an address of this host"):
             Door(wallet, bind_ip=address).server.open()
@@ -426,7 +426,7 @@ def test_an_address_that_is_not_this_hosts_is_said_so(wallet: Any) -> None:
 
 
 @pytest.mark.parametrize(("bound", "hosts"), [("::1", ["::1"]), ("::", ["::1", "127.0.0.1"])])
-def test_an_axon_on_ipv6_is_asked_over_both_transports(wallet: Any, bound: str, hosts: list[str]) -> None:
+def test_an_axon_on_ipv6_answers_over_both_transports(wallet: Any, bound: str, hosts: list[str]) -> None:
     with opened(wallet, bind_ip=bound) as door:
         for host in hosts:
             assert door.ask_axon(host) == {"a": 1}

@@ -87,7 +87,7 @@ def test_both_transports_are_served_on_one_port(miner: Miner) -> None:
     assert sdk.capacities == {miner.circuit.id: 1}
 
 
-def test_what_this_miner_does_not_do_is_said_in_words(miner: Miner) -> None:
+def test_unsupported_requests_get_a_message(miner: Miner) -> None:
     asked = {"id": 1, "hash": "ab", "file_name": "commitment"}
     error = "Circuit manager not initialized"
     assert ask(miner, "competition", asked) == (503, {"error": error, **asked})
@@ -127,7 +127,7 @@ def test_bad_input_costs_no_proof_and_a_failure_is_no_200(miner: Miner) -> None:
 
 @pytest.mark.parametrize("header", ["nonce", "signature", "validator-hotkey", "miner-hotkey"])
 @pytest.mark.parametrize("value", [None, "", "0x", "12\xb2", "-1", "9" * 400])
-def test_a_request_without_proof_of_who_sent_it_is_refused(miner: Miner, header: str, value: str | None) -> None:
+def test_an_unauthenticated_request_is_refused(miner: Miner, header: str, value: str | None) -> None:
     headers = signed_headers(VALIDATOR, miner.hotkey, b"{}")
     headers.pop(header)
     status, text = miner.post("capacities", b"{}", headers | ({} if value is None else {header: value}))

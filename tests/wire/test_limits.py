@@ -52,7 +52,7 @@ def test_requests_in_progress_are_given_back() -> None:
     assert allowances.take("a") == "More than 2 requests in progress"
 
 
-def test_hotkeys_nobody_hears_of_again_are_forgotten_but_never_one_that_is_served() -> None:
+def test_idle_hotkeys_are_forgotten_but_never_one_that_is_served() -> None:
     allowances = Allowances(1, 1)
     assert allowances.take("served") is None
     for number in range(10_000):
@@ -89,7 +89,7 @@ def test_the_sdks_nonces_ascend_and_unsigned_headers_do_not_stretch_the_first_on
     assert nonces.refusal("a", "2", now, 60.0, now) is None, "another dendrite of the same validator"
 
 
-def test_who_makes_up_dendrites_or_hotkeys_makes_the_miner_forget_only_its_own() -> None:
+def test_invented_dendrites_or_hotkeys_evict_only_their_own_nonces() -> None:
     nonces, now = LastNonces(hotkeys=100, uuids=10), 10**18
     nonces.use("honest", "1", now)
     for number in range(1000):

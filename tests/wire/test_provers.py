@@ -180,7 +180,7 @@ def test_both_hosts_prove_and_the_miners_own_does_not(pool: MultiHostPool, fleet
     assert pool.capacity()["workers"] == 1 + len(PROVERS)
 
 
-def test_a_caller_that_left_ends_the_proof_on_the_host(pool: MultiHostPool, fleet: Fleet) -> None:
+def test_a_disconnected_caller_cancels_the_proof_on_the_host(pool: MultiHostPool, fleet: Fleet) -> None:
     answer = submit(pool, 60.0, within=100.0)
     host = psutil.Process(fleet.processes[busy(pool)].pid)
     provers = host.children()
@@ -242,7 +242,7 @@ def test_without_the_scheduler_the_miner_proves_alone_until_it_is_back(pool: Mul
     assert parents_of(submit(pool, 0.0).result(10)) <= {fleet.processes[name].pid for name in PROVERS}
 
 
-def test_a_host_that_is_told_to_stop_finishes_what_it_has(pool: MultiHostPool, fleet: Fleet) -> None:
+def test_a_host_that_is_stopped_finishes_its_proofs(pool: MultiHostPool, fleet: Fleet) -> None:
     answer = submit(pool, 1.5)
     stopped = busy(pool)
     process = fleet.processes.pop(stopped)
@@ -253,7 +253,7 @@ def test_a_host_that_is_told_to_stop_finishes_what_it_has(pool: MultiHostPool, f
     assert process.wait(20) == 0
 
 
-def test_nobody_gets_in_without_a_certificate_of_the_fleets_ca(pool: MultiHostPool, fleet: Fleet) -> None:
+def test_a_certificate_of_the_fleets_ca_is_required(pool: MultiHostPool, fleet: Fleet) -> None:
     """Neither to the scheduler nor to a prover host; both listen on what they were told alone, and nothing else."""
     stranger = Authority().issue(fleet.place / "stranger")
     addresses = [fleet.scheduler_port, *(fleet.constants(name).provers.port for name in PROVERS)]
@@ -370,7 +370,7 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {str(path.relative_to(directory)): path.read_bytes() for path in directory.glob("model_*/*")}
 
 
-def test_a_prover_host_says_that_it_proves_and_another_that_it_does_not(fleet: Fleet, pool: MultiHostPool) -> None:
+def test_a_prover_host_reports_whether_it_proves(fleet: Fleet, pool: MultiHostPool) -> None:
     assert command(fleet, "p1", "check")["name"] == "p1"
     with pytest.raises(OmronError, match="is not connected to the scheduler"):
         own_report(fleet.constants("nobody"), 1.5)

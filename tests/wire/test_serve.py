@@ -61,7 +61,7 @@ def test_the_health_gate_gets_a_verified_proof(served: Constants, tiny_circuit: 
     assert 0 < report["round_trip_s"] < 90
 
 
-def test_a_person_is_told_the_same_in_words(served: Constants, tiny_circuit: Circuit, tmp_path: Path) -> None:
+def test_the_text_report_has_the_same_content(served: Constants, tiny_circuit: Circuit, tmp_path: Path) -> None:
     file = tmp_path / "input.json"
     file.write_text('{"input_data": [[0.5, -0.5, 0.25, 0.125]]}')
     done = command(served, "query", "--circuit", tiny_circuit.name, "--input", str(file))
@@ -71,7 +71,7 @@ def test_a_person_is_told_the_same_in_words(served: Constants, tiny_circuit: Cir
 
 
 @pytest.mark.parametrize("transport", ["axon", "http"])
-def test_a_stranger_is_told_that_it_may_not_ask(served: Constants, tmp_path: Path, transport: str) -> None:
+def test_an_unauthorised_hotkey_is_reported(served: Constants, tmp_path: Path, transport: str) -> None:
     stranger = constants_in(tmp_path, served.circuits)
     [hotkey] = [json.loads(command(served, "hotkey", "show", "--json").stdout)["ss58"]]
     port = str(served.axon.port)
@@ -82,44 +82,44 @@ def test_a_stranger_is_told_that_it_may_not_ask(served: Constants, tmp_path: Pat
 
 
 @pytest.mark.parametrize("transport", ["axon", "http"])
-def test_asking_with_another_miners_hotkey_is_told_apart(served: Constants, transport: str) -> None:
+def test_a_request_with_another_miners_hotkey_is_reported(served: Constants, transport: str) -> None:
     done = command(served, "query", "--json", "--transport", transport, "--miner-hotkey", VALIDATOR.ss58_address)
     assert (done.returncode, json.loads(done.stdout)["status"]) == (1, 401)
     assert "--miner-hotkey" in done.stderr
 
 
 @pytest.mark.parametrize("transport", ["axon", "http"])
-def test_nobody_there_is_told_apart(served: Constants, transport: str) -> None:
+def test_a_closed_port_is_reported(served: Constants, transport: str) -> None:
     done = command(served, "query", "--json", "--transport", transport, "--port", str(free_port()))
     assert (done.returncode, json.loads(done.stdout)["status"]) == (1, 503)
     assert "is the miner up" in done.stderr
 
 
 @pytest.mark.parametrize("transport", ["axon", "http"])
-def test_no_answer_in_time_is_told_apart(served: Constants, transport: str) -> None:
+def test_a_timeout_is_reported(served: Constants, transport: str) -> None:
     done = command(served, "query", "--json", "--transport", transport, "--timeout", "0.02")
     assert (done.returncode, json.loads(done.stdout)["status"]) == (1, 408)
 
 
-def test_a_second_miner_on_the_port_says_so_and_starts_nothing(served: Constants, tmp_path: Path) -> None:
+def test_a_second_miner_on_the_port_fails_and_starts_nothing(served: Constants, tmp_path: Path) -> None:
     second = constants_in(tmp_path, served.circuits).model_copy(update={"axon": served.axon})
     assert "cannot open the axon's port" in refuses_to_serve(second)
     assert life(second) == []
 
 
-def test_a_miner_without_a_usable_circuit_says_why(tmp_path: Path, proving_constants: Constants) -> None:
+def test_a_miner_without_a_usable_circuit_reports_why(tmp_path: Path, proving_constants: Constants) -> None:
     folder = tmp_path / "circuits" / ("model_" + "0" * 64)
     folder.mkdir(parents=True)
     circuits = proving_constants.circuits.model_copy(update={"directory": folder.parent})
     assert "metadata.json is missing" in refuses_to_serve(constants_in(tmp_path, circuits))
 
 
-def test_a_miner_without_the_srs_of_its_circuit_says_so(tmp_path: Path, proving_constants: Constants) -> None:
+def test_a_miner_without_the_srs_of_its_circuit_reports_it(tmp_path: Path, proving_constants: Constants) -> None:
     circuits = proving_constants.circuits.model_copy(update={"srs_directory": tmp_path})
     assert "SRS" in refuses_to_serve(constants_in(tmp_path, circuits))
 
 
-def test_a_coldkey_beside_the_hotkey_is_refused(tmp_path: Path, proving_constants: Constants) -> None:
+def test_a_coldkey_next_to_the_hotkey_is_refused(tmp_path: Path, proving_constants: Constants) -> None:
     constants = constants_in(tmp_path, proving_constants.circuits)
     (constants.wallet.directory / "coldkey").write_text("{}")
     assert "coldkey" in refuses_to_serve(constants)

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def constants(tmp_path: Path, proving_constants: Constants, tiny_circuit: Circuit) -> Constants:
-    """A miner that has the tiny circuit alone, in a folder of its own."""
+    """A miner that has only the tiny circuit, in its own folder."""
     circuits = proving_constants.circuits.model_copy(
         update={
             "directory": tmp_path / "circuits",
@@ -46,7 +46,7 @@ def ship(circuit: Circuit, directory: Path, url: str) -> Path:
     return folder
 
 
-def test_a_synced_circuit_is_served_at_once_and_a_removed_one_refused_politely(
+def test_a_synced_circuit_is_served_immediately_and_a_removed_one_refused_cleanly(
     constants: Constants, tiny_circuit: Circuit, altered_circuit: Circuit
 ) -> None:
     key = altered_circuit.pk.read_bytes()

@@ -1,4 +1,4 @@
-"""A real axon on loopback with real workers, and real dendrites to ask it. The keys are test keys everybody knows."""
+"""A real axon on loopback with real workers, and real dendrites as callers. The keys are well-known test keys."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class Caller:
     circuit: Circuit
 
     def ask(self, *synapses: Any, by: Any = VALIDATOR, timeout: float = 40.0) -> list[Any]:
-        """The answers to synapses sent at the same time, each by a dendrite of its own."""
+        """The answers to synapses sent at the same time, each by its own dendrite."""
         signers = by if isinstance(by, list) else [by] * len(synapses)
 
         async def one(synapse: Any, signer: Any) -> Any:
@@ -247,7 +247,7 @@ def running(constants: Constants, circuit: Circuit, chain: Chain | None = None) 
 
 @contextmanager
 def serving(constants: Constants, omron_miner: Sequence[str] = OMRON_MINER) -> Iterator[subprocess.Popen[str]]:
-    """`omron-miner serve` in a process of its own, up and listening; `omron_miner` is how that is started."""
+    """`omron-miner serve` in a separate process, up and listening; `omron_miner` is how that is started."""
     config, before = constants.log.directory / "constants.toml", count_started(constants)
     config.write_text(to_toml(constants))
     command = [*omron_miner, "--config", str(config), "serve"]

@@ -1,4 +1,4 @@
-"""Internet addresses: written with a port, resolved, one's own, a caller's, and whether one is public."""
+"""Internet addresses: with a port, resolved, local, of a caller, and whether one is public."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _IPV6_SUBSCRIBER_BITS = 64
 
 
 def host_and_port(host: str, port: int) -> str:
-    """As in a URL: an IPv6 address stands in brackets."""
+    """As in a URL: an IPv6 address is in brackets."""
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
 def local_target(bound: str) -> str:
-    """Where this host calls a port that it opened on the address `bound`: loopback for all of its addresses."""
+    """The address at which this host reaches its own port bound to `bound`: loopback for a wildcard address."""
     try:
         return _EVERY_ADDRESS.get(str(ip_address(bound)), bound)
     except ValueError:  # a name
@@ -38,7 +38,7 @@ def is_loopback(host: str) -> bool:
 
 
 def peer_of(address: str) -> str:
-    """What stands for one caller: an IPv4 address, or the /64 network of an IPv6 address."""
+    """The key that represents one caller: an IPv4 address, or the /64 network of an IPv6 address."""
     try:
         parsed = ip_address(address.partition("%")[0])
     except ValueError:
@@ -55,7 +55,7 @@ def addresses_of(host: str, port: int, resolve: Resolve = socket.getaddrinfo) ->
     try:
         found = resolve(host, port, type=socket.SOCK_STREAM)
     except UnicodeError as error:  # a label that is empty or too long
-        raise OSError(f"{host!r} is no host name: {error}") from error
+        raise OSError(f"{host!r} is not a host name: {error}") from error
     return list(dict.fromkeys(str(one[4][0]) for one in found))
 
 
@@ -70,9 +70,9 @@ def literal_address(host: str) -> str | None:
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is the public internet's: not private, loopback, link-local, shared, multicast or reserved.
+    """Whether an address is on the public internet: not private, loopback, link-local, shared, multicast or reserved.
 
-    An IPv6 address that stands for one of IPv4 (mapped, 6to4, NAT64) is judged by that.
+    An IPv6 address that embeds an IPv4 address (mapped, 6to4, NAT64) is classified by that.
     """
     found = ip_address(address)
     if isinstance(found, IPv6Address):

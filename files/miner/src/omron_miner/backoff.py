@@ -1,4 +1,4 @@
-"""How long to wait before the next try of something that failed."""
+"""How long to wait before the next try after a failure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ _MOST_DOUBLINGS = 30
 
 
 def pause_after(failures: int, first: float, longest: float) -> float:
-    """Seconds to wait after `failures` failures in a row: `first` after one, then twice as long each time.
+    """Seconds to wait after `failures` consecutive failures: `first` after one, then twice as long each time.
 
     Never above `longest`; 0 after none.
     """

@@ -1,10 +1,10 @@
-"""Every number an operator may set, as one validated model read from ``constants.toml``.
+"""All settings, as one validated model read from ``constants.toml``.
 
 Ansible renders the file from ``templates/constants.toml.j2``; the package only reads it. The object is read once,
-passed in where it is needed and never changed. Nothing else in the package reads settings from anywhere.
+passed in where it is needed and never changed. No other module reads settings.
 
 All durations are seconds, all sizes are bytes unless a name says otherwise. Numbers that come from the subnet's
-protocol name their place in it ("validators …").
+protocol name their origin in it ("validators …").
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _DAY = 86_400.0
 COPY_DAYS = 7.0
 """Oldest list of validators that a start without a chain uses: validators come and go within weeks."""
 DOWNLOAD_STALL_SECONDS = 30.0
-"""Without a byte for so long, a download's connection is given up, and another one made."""
+"""A download that receives no byte for this long reconnects."""
 NONCE_BACK_SECONDS, NONCE_AHEAD_SECONDS = 4.0, 2.0
 """How old a signed request may be and how far its clock ahead of ours, as bittensor's axon allows its callers."""
 DEFAULT_PATH = Path("/etc/omron-miner/constants.toml")
@@ -47,7 +47,7 @@ class _Section(BaseModel):
 
 
 class Network(_Section):
-    """Which chain, and how often it is asked."""
+    """Which chain, and how often it is queried."""
 
     name: Literal["local", "test", "finney"] = Field(
         "local", description="Network: local (no chain, a fixed list of validators), test or finney"
@@ -69,7 +69,7 @@ class Network(_Section):
 
 
 class Access(_Section):
-    """Who may ask."""
+    """Authorisation of requests."""
 
     blacklist: bool = Field(
         True, description="Accept only validators; false accepts any signed request, never on a real network"
@@ -96,7 +96,7 @@ class Wallet(_Section):
 
     @property
     def directory(self) -> Path:
-        """The wallet's folder; the hotkey lies in its ``hotkeys/``."""
+        """The wallet's folder; the hotkey is in its ``hotkeys/``."""
         return self.path / self.name
 
     @property
@@ -239,7 +239,7 @@ class Sessions(_Section):
 
 
 class Log(_Section):
-    """What is written where; rotation is logrotate's."""
+    """Log files; logrotate rotates them."""
 
     directory: Path = Field(Path("/var/log/omron-miner"), description="Directory of miner.log and events.jsonl")
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
@@ -248,22 +248,22 @@ class Log(_Section):
 
     @property
     def miner_log(self) -> Path:
-        """Lines for people."""
+        """Log lines for operators."""
         return self.directory / "miner.log"
 
     @property
     def events(self) -> Path:
-        """One JSON object a request, for machines."""
+        """One JSON object per request, for programs."""
         return self.directory / "events.jsonl"
 
     @property
     def prover_hosts(self) -> Path:
-        """What the miner last said of its prover hosts, for the monitor."""
+        """The last status of the prover hosts, for the monitor."""
         return self.directory / "prover-hosts.json"
 
 
 class Monitor(_Section):
-    """The summary, what it holds the miner to, and when to alert."""
+    """The summary, its targets, and the alerts."""
 
     directory: Path = Field(
         Path("/var/lib/omron-miner"), description="Directory of summary.json, summary.txt and summary.html"
@@ -321,7 +321,7 @@ class Constants(_Section):
         return self
 
 
-# --- what holds between settings: each rule tells of every pair that cannot both hold -------------------------------
+# --- rules between settings: each reports every pair of settings that conflict -------------------------------------
 
 
 def _of_network(constants: Constants) -> Iterator[str]:
@@ -342,7 +342,7 @@ def _of_competition(constants: Constants) -> Iterator[str]:
     if not competition.bucket:
         yield "competition.bucket must be set when competition.enabled is true"
     if not competition.endpoint and competition.region == "auto":
-        yield "competition.region must be the bucket's own where competition.endpoint is empty (Amazon)"
+        yield "competition.region must be the bucket's region when competition.endpoint is empty (Amazon)"
     if not competition.endpoint and "." in competition.bucket:
         yield "competition.bucket must have no dot at Amazon, whose certificates do not cover it"
 
@@ -381,7 +381,7 @@ def _of_times(constants: Constants) -> Iterator[str]:
 
 
 def _of_paths(constants: Constants) -> Iterator[str]:
-    """Every kind of file has a place of its own, and none is below a sessions folder: those are 0700 and swept."""
+    """Every kind of file has its own place, and none is below a sessions folder: those are 0700 and swept."""
     circuits, sessions, competition = constants.circuits, constants.sessions, constants.competition
     folders = {
         "sessions.directory": sessions.directory,
@@ -403,7 +403,7 @@ def _of_paths(constants: Constants) -> Iterator[str]:
     for group in (folders, files):
         for (one, path), (other, same) in combinations(group.items(), 2):
             if path == same:
-                yield f"{one} and {other} are both {path}: each needs a place of its own"
+                yield f"{one} and {other} are both {path}: each needs its own place"
     everything = {**folders, **files, "log.directory": constants.log.directory}
     everything["monitor.directory"] = constants.monitor.directory
     for owner in ("sessions.directory", "sessions.fallback_directory"):
@@ -415,12 +415,12 @@ def _of_paths(constants: Constants) -> Iterator[str]:
 def parse_constants(text: str, origin: str = "constants.toml") -> Constants:
     """Constants from TOML `text`; `origin` names it in errors.
 
-    Raises ConfigError naming every unknown, missing or ill-typed key at once.
+    Raises ConfigError naming every unknown, missing or ill-typed key.
     """
     try:
-        # By way of JSON: there pydantic's strict mode takes a path's string and a tuple's list, but no "8091" for 8091.
+        # Through JSON: pydantic's strict mode then takes strings for paths and lists for tuples, not "8091" for 8091.
         content = json.dumps(parse_toml(text), default=str)
-    except (ValueError, RecursionError) as error:  # the second from JSON: dotted keys may nest without end
+    except (ValueError, RecursionError) as error:  # the second from JSON: dotted keys may nest indefinitely
         raise ConfigError(f"{origin} is not valid TOML: {error}", "correct the file or run the play again") from error
     try:
         return Constants.model_validate_json(content)

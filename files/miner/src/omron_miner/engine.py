@@ -1,7 +1,7 @@
-"""Which miner serves on this host: this product's own, or upstream's `sn2-miner`.
+"""Which miner serves on this host: omron-miner, or upstream's `sn2-miner`.
 
-A release of `sn2-miner` says so in sn2.json next to its constants.toml, so that it always tells
-of the release in force.
+A release of `sn2-miner` has an sn2.json next to its constants.toml, so that the answer always matches
+the release in use.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _DEFAULT_PORT = 8091
 
 @dataclass(frozen=True)
 class Engine:
-    """The miner of this host. What is empty is not known."""
+    """The miner of this host. Empty fields are not known."""
 
     name: str = EZKL
     axon_port: int = _DEFAULT_PORT
@@ -52,11 +52,11 @@ class Engine:
 
 
 OWN_MINER = Engine()
-"""This product's own, which serves where nothing says otherwise."""
+"""omron-miner, the default."""
 
 
 def engine_of(found: Any) -> Engine:
-    """The `sn2-miner` that sn2.json, whose content `found` is, describes."""
+    """The `sn2-miner` that sn2.json with the content `found` describes."""
     values = found if isinstance(found, dict) else {}
     port = values.get("port")
 

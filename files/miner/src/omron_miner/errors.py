@@ -1,7 +1,7 @@
-"""The one error the commands turn into a message and an exit code.
+"""The error that commands turn into a message and an exit code.
 
-Anything a person can cause or mend (bad input, a missing file, a wrong version, a full disk) is raised as
-`OmronError` or a subclass with what happened and what to do; anything else is a bug and keeps its traceback.
+Anything an operator can cause or fix (bad input, a missing file, a wrong version, a full disk) is raised as
+`OmronError` or a subclass with a description and a hint; anything else is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 class OmronError(Exception):
-    """What is wrong, and in `hint` the next thing to try.
+    """A description of the problem, and in `hint` the next thing to try.
 
-    `exit_code` is what the command line ends with: 1 failure, 2 invalid arguments or configuration.
+    `exit_code` is the exit code of the command: 1 failure, 2 invalid arguments or configuration.
     """
 
     exit_code = 1
@@ -32,17 +32,17 @@ class OmronError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of any kind says, on one line; its kind when it says nothing."""
+    """The message of any exception, on one line; its class name when it is empty."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def problems_in_words(error: ValidationError) -> str:
-    """What pydantic found wrong: each key with what is wrong with it."""
+    """pydantic's findings: each key with its problem."""
     return "; ".join(f"{'.'.join(map(str, one['loc'])) or 'file'}: {one['msg']}" for one in error.errors())
 
 
 class ConfigError(OmronError):
-    """constants.toml is missing, unreadable or holds an unknown or ill-typed key."""
+    """constants.toml is missing, unreadable or contains an unknown or ill-typed key."""
 
     exit_code = 2
 
@@ -57,12 +57,12 @@ def refuse_circuit(directory: Path, message: str, hint: str, cause: BaseExceptio
 
 
 class InputError(OmronError):
-    """A request's input is not what its circuit takes (shape, NaN, strings)."""
+    """A request's input does not match its circuit (shape, NaN, strings)."""
 
 
 class WalletError(OmronError):
-    """No usable hotkey, or a coldkey where none may be."""
+    """No usable hotkey, or a coldkey where none is allowed."""
 
 
 class SrsError(OmronError):
-    """A structured reference string is missing, too small, of a wrong checksum, or a test one on a real network."""
+    """A structured reference string is missing, too small, has a wrong checksum, or is a test one on a real network."""

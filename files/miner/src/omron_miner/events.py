@@ -1,4 +1,4 @@
-"""The log lines operators grep for and the JSON event of each request: written and parsed here, nowhere else.
+"""The log lines operators grep for and the JSON event of each request: written and parsed only here.
 
 The lines are an interface (operators' scripts read them): change one only by adding a new one.
 Every request ends in exactly one `RequestEvent`; the miner's life (start, stop, a worker lost) in `LifecycleEvent`s.
@@ -35,7 +35,7 @@ LOGGER_NAME = "omron_miner"
 _EVENTS_LOGGER_NAME = "omron_miner_events"  # not below LOGGER_NAME: its records must not reach miner.log
 SCHEMA_VERSION = 1
 MAX_TEXT = 1000
-"""Characters kept of each text in an event: some come from callers, who may send a megabyte."""
+"""Characters kept of each text in an event: some texts come from callers, who may send a megabyte."""
 _FULL_BYTES = 65_536
 """A file system with less free than this is full: the next events do not fit."""
 
@@ -47,7 +47,7 @@ CONSTANT_OUTPUT = "Detected constant output from circuit"
 
 
 class FailureKind(str, Enum):
-    """Why a request got no verified proof. The values stand in events and in summary.json."""
+    """Why a request got no verified proof. The values are used in events and in summary.json."""
 
     VERIFICATION_FAILED = "verification_failed"
     TIMEOUT = "timeout"
@@ -65,8 +65,8 @@ class FailureKind(str, Enum):
 class Timings:
     """One request's phases in seconds, by `time.perf_counter`. Phases not reached are 0.
 
-    proof_s is witness + prove, what EZKL itself needs (over all tries); overhead_s is everything else a validator
-    waits for on our side: total_s - proof_s.
+    proof_s is witness + prove, the time of EZKL itself (over all tries); overhead_s is the rest of the time on our
+    side: total_s - proof_s.
     """
 
     total_s: float = 0.0
@@ -78,18 +78,18 @@ class Timings:
 
     @property
     def proof_s(self) -> float:
-        """Witness and proof: what the proof itself costs."""
+        """Witness and proof: the cost of the proof itself."""
         return self.witness_s + self.prove_s
 
     @property
     def overhead_s(self) -> float:
-        """What we add to the proof; never below 0."""
+        """The time we add to the proof; never below 0."""
         return max(0.0, self.total_s - self.proof_s)
 
 
 @dataclass(frozen=True)
 class RequestEvent:
-    """What became of one request. `time` is the Unix time in seconds at which it ended."""
+    """The outcome of one request. `time` is the Unix time in seconds at which it ended."""
 
     time: float
     request_id: str
@@ -101,7 +101,7 @@ class RequestEvent:
     verified: bool
     failure: FailureKind | None
     detail: str
-    """What went wrong in words, one line; empty on success."""
+    """Description of the failure, one line; empty on success."""
     timings: Timings
     tries: int = 0
     proof_bytes: int = 0
@@ -133,9 +133,9 @@ def to_json(event: RequestEvent | LifecycleEvent) -> str:
 
 
 def from_json(line: str) -> RequestEvent | LifecycleEvent | None:
-    """The event a line of ``events.jsonl`` holds; None when the line is broken, half written or of another schema.
+    """The event in a line of ``events.jsonl``; None when the line is corrupt, incomplete or of another schema.
 
-    Whatever it returns has the types its class says and finite numbers, so readers need no checks of their own.
+    A returned event has the declared types and finite numbers, so readers need no further checks.
     """
     try:
         body = parse_json(line)
@@ -172,18 +172,18 @@ def _finite(value: Any) -> float:
 
 
 def _one_line(text: str) -> str:
-    """A caller's text as it may stand in a line: it cannot begin another line or colour a terminal."""
+    """A caller's text, safe in a log line: it cannot start another line or colour a terminal."""
     return printable(text[:MAX_TEXT])
 
 
 class _LogFile(logging.Handler):
-    """A log file that may be moved, removed or full at any time. None of that reaches the one who logs.
+    """A log file that may be moved, removed or full at any time, without an error for the code that logs.
 
-    What cannot be written is lost; that is said once on stderr, and in the file itself when it can be written again.
+    Records that cannot be written are lost; this is reported once on stderr, and in the file once it is writable again.
     """
 
     def __init__(self, path: Path, formatter: logging.Formatter, gap: Callable[[str, int], str]) -> None:
-        """Opens nothing yet. `gap` words the line that stands for lost ones, given why and how many."""
+        """Opens nothing yet. `gap` makes the line that represents lost ones, from the reason and their number."""
         super().__init__()
         self.setFormatter(formatter)
         self._path, self._gap = path, gap
@@ -192,7 +192,7 @@ class _LogFile(logging.Handler):
         self._why, self._lost = "", 0
 
     def open(self) -> None:
-        """Opens the file, or the one that has its name by now. Raises OSError."""
+        """Opens the file, or the one that now has its name. Raises OSError."""
         there = self._there()
         if self._descriptor is not None and there and os.path.samestat(there, os.fstat(self._descriptor)):
             return
@@ -208,7 +208,7 @@ class _LogFile(logging.Handler):
         """Writes the record's line, or counts it as lost."""
         try:
             line = self.format(record)
-        except Exception:  # a bug where it was logged
+        except Exception:  # a bug in the logging call
             self.handleError(record)
             return
         try:
@@ -239,7 +239,7 @@ class _LogFile(logging.Handler):
     def _reopen(self) -> OSError | None:
         """Opens the file again when logrotate has moved it: nothing is lost, no signal needed.
 
-        When that cannot be done, the moved one is still written to, as long as somebody can read it.
+        When that fails, the moved file is still written to, as long as it has a name.
         """
         try:
             self.open()
@@ -260,12 +260,12 @@ class _LogFile(logging.Handler):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _say(self, problem: OSError | None) -> None:
-        """Says on stderr that the file cannot be written, or can be again; each once."""
+        """Reports on stderr that the file cannot be written, or can be again; each once."""
         why = f"{problem.strerror or problem}" if problem else ""
         if bool(why) == bool(self._why):
             return
         self._why = why
-        state = f"cannot be written: {why}; what is logged meanwhile may be lost" if why else "is written again"
+        state = f"cannot be written: {why}; log records may be lost" if why else "can be written again"
         with contextlib.suppress(Exception):  # there may be no stderr either
             sys.stderr.write(f"omron-miner: {self._path} {state}\n")
             sys.stderr.flush()
@@ -282,7 +282,7 @@ def _lost_events(why: str, lost: int) -> str:
 
 
 def log_problems(log: Log) -> list[str]:
-    """Why the miner, whose directory it is, cannot write its logs, as far as the files tell; empty when it can."""
+    """Why the miner, whose directory it is, cannot write its logs, judging by the files; empty when it can."""
     try:
         directory = log.directory.stat()
         free = shutil.disk_usage(log.directory).free
@@ -290,9 +290,9 @@ def log_problems(log: Log) -> list[str]:
         return [f"{log.directory} cannot be used: {error.strerror}"]
     found = [f"{log.directory} has no space left"] if free < _FULL_BYTES else []
     if directory.st_mode & 0o300 != 0o300:
-        found.append(f"{log.directory} is closed to its owner")
+        found.append(f"{log.directory} is not accessible to its owner")
     for path in (log.miner_log, log.events):
-        with contextlib.suppress(OSError):  # one that is missing is made
+        with contextlib.suppress(OSError):  # a missing one is created
             file = path.stat()
             if file.st_uid != directory.st_uid or not file.st_mode & 0o200:
                 found.append(f"{path.name} cannot be written by the directory's owner")
@@ -302,13 +302,13 @@ def log_problems(log: Log) -> list[str]:
 class EventLog:
     """Writes the events and the operators' lines. Thread-safe (logging's own locks); `close` it at the end.
 
-    Writing never raises, whatever becomes of the files: see `_LogFile`.
+    Writing never raises, whatever happens to the files: see `_LogFile`.
     """
 
     def __init__(self, log: Log, *, patient: bool = False) -> None:
         """Opens ``miner.log`` and ``events.jsonl`` below `log.directory`.
 
-        Raises OSError when that cannot be done, unless `patient`: then it is done when it can be.
+        Raises OSError when that fails, unless `patient`: then they are opened as soon as possible.
         """
         self.lines = logging.getLogger(LOGGER_NAME)
         self._events = logging.getLogger(_EVENTS_LOGGER_NAME)
@@ -348,7 +348,7 @@ class EventLog:
         self._events.info("%s", to_json(event))
 
     def life(self, what: str, detail: str = "", level: int = logging.INFO, **fields: Any) -> None:
-        """Writes a `LifecycleEvent` and a line saying the same."""
+        """Writes a `LifecycleEvent` and a matching log line."""
         self.lines.log(level, "%s%s", what, f": {_one_line(detail)}" if detail else "")
         self._events.info("%s", to_json(LifecycleEvent(time.time(), what, detail, fields)))
 

@@ -1,10 +1,10 @@
-"""The one way to write a file, or to put a finished folder in place: whole and on the disk, or not there at all.
+"""Atomic writes of files and folders: complete and on the disk, or not there at all.
 
 A write is: a temporary file next to the target, its content, owner and mode, fsync, rename, fsync of the folder.
-Whatever ends it before the rename, a power cut included, leaves the old file; whatever ends it later leaves the new
-one. What a killed writer leaves is removed by the next write of the same file.
+An interruption before the rename, such as a power cut, leaves the old file; a later one leaves the new file. The
+leftovers of a killed writer are removed by the next write of the same file.
 
-Not for logs, which grow, and not for scratch files in a temporary folder that nobody else reads.
+Not for logs, which grow, and not for scratch files in a temporary folder that no other process reads.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator
 
 PARKED = ".replaced-"
-"""Before the name of a folder that makes way for another where the file system cannot exchange the two."""
+"""Prefix of a folder that is parked while another replaces it, where the file system cannot swap the two."""
 _TEMPORARY = ".tmp"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EACCES})
-"""What fsync of a folder answers where it cannot be had; the rename itself was done."""
+"""Errors of fsync of a folder where it is not supported; the rename itself was done."""
 
 
 def write_atomically(path: Path, content: str | bytes, mode: int = 0o644) -> None:
@@ -43,7 +43,7 @@ def write_atomically(path: Path, content: str | bytes, mode: int = 0o644) -> Non
 
 @contextmanager
 def replacing(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `path` when the block ends, and goes when the block raises.
+    """A file to write that replaces `path` when the block ends, and is removed when the block raises.
 
     As root, it gets the owner of the file it replaces, or of the folder. A symbolic link is replaced, not followed.
     Raises OSError.
@@ -71,9 +71,9 @@ def write_new(path: Path, content: bytes, mode: int = 0o600) -> bool:
 
 
 def write_output(path: Path, content: str | bytes) -> None:
-    """Writes a file where an operator asked for it: through a symbolic link, with the mode it has or the umask's.
+    """Writes an operator's output file: through a symbolic link, with its present mode or the umask's.
 
-    What is no file (a pipe, ``/dev/stdout``) is written to as it is. Raises OSError.
+    A target that is not a regular file (a pipe, ``/dev/stdout``) is written to directly. Raises OSError.
     """
     data = content.encode() if isinstance(content, str) else content
     try:
@@ -104,7 +104,7 @@ def move_into_place(made: Path, path: Path) -> None:
 def exchange(one: Path, other: Path) -> bool:
     """Swaps two files or folders in one step; False, with nothing changed, where the file system cannot.
 
-    Raises OSError for any other reason not to. ext4, XFS, Btrfs, tmpfs and f2fs can; NFS and older ZFS cannot.
+    Raises OSError for any other failure. ext4, XFS, Btrfs, tmpfs and f2fs can; NFS and older ZFS cannot.
     """
     library = ctypes.CDLL(None, use_errno=True)
     if not hasattr(library, "renameat2"):
@@ -118,7 +118,7 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 def put_folder(made: Path, path: Path, swap: Callable[[Path, Path], bool] = exchange) -> None:
-    """Puts the finished folder `made` at `path`, on the same file system; a folder that was there is at `made` then.
+    """Puts the finished folder `made` at `path`, on the same file system; the folder it replaces is then at `made`.
 
     Where `swap` cannot exchange them, the old one is parked next to `path` meanwhile: after a kill in between,
     `recover_parked` puts it back. One process at a time; hold a lock. Raises OSError, with the old folder in place.
@@ -144,9 +144,9 @@ def open_lock(path: Path) -> BinaryIO:
 
 
 def recover_parked(directory: Path, lock: Path) -> None:
-    """Puts back folders in `directory` that a killed `put_folder` parked; removes those whose successor is in place.
+    """Puts back folders in `directory` that a killed `put_folder` parked; removes those whose replacement is in place.
 
-    Does nothing when another process holds `lock`, which then is at it, or when we may not write here.
+    Does nothing when another process holds `lock` and recovers them, or when we may not write here.
     """
     if not (parked := sorted(directory.glob(f"{PARKED}*"))):
         return
@@ -181,14 +181,14 @@ def folder_bytes(folder: Path) -> int:
 
 
 def link_files(folder: Path, into: Path, *, without: Container[str]) -> None:
-    """Links to all in `folder` but what has a name in `without`, in the folder `into`. Raises OSError."""
+    """Links to everything in `folder` except names in `without`, in the folder `into`. Raises OSError."""
     for path in folder.iterdir():
         if path.name not in without:
             (into / path.name).symlink_to(path.resolve())
 
 
 def sync_tree(directory: Path) -> None:
-    """Makes sure that a folder and all in it is on the disk. Symbolic links are not followed. Raises OSError."""
+    """Makes sure that a folder and its contents are on the disk. Symbolic links are not followed. Raises OSError."""
     for folder, _, names in os.walk(directory):
         for name in names:
             if not (path := Path(folder, name)).is_symlink():
@@ -231,11 +231,11 @@ def _create(path: Path) -> tuple[BinaryIO, str]:
         fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(descriptor).st_nlink:
             return file, name
-        file.close()  # another writer took it for one that was left, before we had the lock
+        file.close()  # another writer removed it as a leftover, before we had the lock
 
 
 def _remove_left(path: Path) -> None:
-    """Removes what killed writers of `path` left: files that nobody holds locked."""
+    """Removes leftovers of killed writers of `path`: files that no process has locked."""
     prefix = f".{path.name}."
     with suppress(OSError), os.scandir(path.parent) as entries:
         left = [one.path for one in entries if one.name.startswith(prefix) and one.name.endswith(_TEMPORARY)]
@@ -265,7 +265,7 @@ def _replace_by_parking(made: Path, path: Path) -> None:
     try:
         path.rename(parked)
         made.rename(path)
-    except BaseException:  # SIGTERM's too
+    except BaseException:  # from SIGTERM too
         if not os.path.lexists(path):
             parked.rename(path)
         raise

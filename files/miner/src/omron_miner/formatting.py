@@ -1,4 +1,4 @@
-"""How sizes, durations, shares and times are written, and tables of plain text: the same in every output.
+"""Formats sizes, durations, shares, times and plain-text tables, the same in every output.
 
 Sizes are binary (KiB, MiB, GiB) and times UTC.
 """
@@ -43,7 +43,7 @@ def duration(seconds: float | None) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A share in percent, rounded down, so that only the whole is 100 %; ``no data`` for None."""
+    """A share in percent, rounded down, so that only 1 is 100 %; ``no data`` for None."""
     return "no data" if value is None else f"{floor(value * 100) / 100:g} %"
 
 
@@ -53,7 +53,7 @@ def counted(number: int | None, one: str, many: str) -> str:
 
 
 def utc(seconds: float | None, otherwise: str = "unknown") -> str:
-    """Unix `seconds` as ``2026-01-05 12:00:00 UTC``; `otherwise` for None and for what no calendar holds."""
+    """Unix `seconds` as ``2026-01-05 12:00:00 UTC``; `otherwise` for None and for times out of range."""
     try:
         return otherwise if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
     except (OverflowError, ValueError, OSError):
@@ -61,7 +61,7 @@ def utc(seconds: float | None, otherwise: str = "unknown") -> str:
 
 
 def iso_utc(seconds: float) -> str:
-    """Unix `seconds` as ``2026-01-05T12:00:00Z``; ``not a time`` for what no calendar holds."""
+    """Unix `seconds` as ``2026-01-05T12:00:00Z``; ``not a time`` for times out of range."""
     text = utc(seconds, "")
     return text.replace(" ", "T", 1).replace(" UTC", "Z") if text else "not a time"
 
@@ -72,7 +72,7 @@ def printable(text: str) -> str:
 
 
 def without_colours(text: str) -> str:
-    """`text` without what colours a terminal; an escape that is cut off at its end stays."""
+    """`text` without terminal colour codes; an escape that is cut off at its end stays."""
     return _COLOURS.sub("", text) if "\x1b" in text else text
 
 

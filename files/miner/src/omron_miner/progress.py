@@ -1,7 +1,7 @@
-"""How far long work is: lines for the person who waits, apart from the miner's log.
+"""Progress of long work: lines for the waiting operator, separate from the miner's log.
 
-Work that takes long calls `say` for a line and `count` for many like steps. Who wants to see them attaches a handler
-with `show`, as commands do; without one nothing is shown.
+Long work calls `say` for a line and `count` for a series of steps. A command that shows them attaches a handler with
+`show`; without one nothing is shown.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _log = logging.getLogger("omron_miner.progress")
-_log.propagate = False  # miner.log, whose logger is above this one, gets none of it
+_log.propagate = False  # keeps it out of miner.log, whose logger is the parent
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Step:
 
 
 class LineHandler(logging.Handler):
-    """Hands each line to a function, and of counted steps every quarter as a line."""
+    """Passes each line to a function, and a line for every quarter of counted steps."""
 
     def __init__(self, take: Callable[[str], None]) -> None:
         super().__init__(logging.INFO)
         self._take = take
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Errors of the function reach the one who said the line."""
+        """Errors of the function propagate to the caller of `say`."""
         self._take(record.getMessage())
 
 
@@ -45,9 +45,9 @@ def say(line: str) -> None:
 
 
 def count(what: str, total: int) -> Callable[[], None]:
-    """What to call after each of `total` steps.
+    """A function to call after each of `total` steps.
 
-    Every quarter is logged as a line, the other steps, and that the first begins, at the level DEBUG.
+    Every quarter is logged as a line; the other steps, and the start of the first, at level DEBUG.
     """
     done = 0
 
@@ -66,13 +66,13 @@ def count(what: str, total: int) -> Callable[[], None]:
 
 
 def step_of(record: logging.LogRecord) -> Step | None:
-    """The counted step that a record is of; None for a line."""
+    """The counted step of a record; None for a line."""
     return getattr(record, "step", None)
 
 
 @contextmanager
 def show(handler: logging.Handler) -> Iterator[None]:
-    """Sends the progress of all threads to `handler` while what is inside runs."""
+    """Sends the progress of all threads to `handler` within the context."""
     level = _log.level
     _log.addHandler(handler)
     _log.setLevel(logging.DEBUG)  # the handler's own level decides; importing bittensor sets the logger's to CRITICAL

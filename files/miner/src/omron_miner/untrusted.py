@@ -1,6 +1,6 @@
-"""Reading JSON and TOML that others wrote: what is broken, huge or nested too deep is a ValueError, nothing else.
+"""Reads untrusted JSON and TOML: malformed, huge or too deeply nested text raises ValueError and nothing else.
 
-For small files; requests' bodies have limits of their own.
+For small files; request bodies have their own limits.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 LARGEST_BYTES = 256 << 20
 """More than any circuit's settings.json or input.json has."""
 NOT_OF_ITS_FORM = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError)
-"""What looking into JSON of another form than expected raises, infinity as a whole number included."""
+"""Errors of reading JSON of an unexpected form, including infinity as an integer."""
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What JSON `text` says. Raises ValueError, also for bytes that are no UTF-8 and for what is nested too deep."""
+    """The value of JSON `text`. Raises ValueError, also for invalid UTF-8 and for too deep nesting."""
     try:
         return json.loads(text)
     except RecursionError as error:
-        raise ValueError("it is nested too deep") from error
+        raise ValueError("it is nested too deeply") from error
 
 
 def read_json(path: Path, largest_bytes: int = LARGEST_BYTES) -> Any:
-    """What the JSON file at `path` says. Raises OSError when it cannot be read, ValueError when it is no JSON."""
+    """The value of the JSON file at `path`. Raises OSError when it cannot be read, ValueError when it is not JSON."""
     with path.open("rb") as file:
         content = file.read(largest_bytes + 1)
     if len(content) > largest_bytes:
@@ -41,8 +41,8 @@ def read_json(path: Path, largest_bytes: int = LARGEST_BYTES) -> Any:
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """The tables in TOML `text`. Raises ValueError, also for what is nested too deep."""
+    """The tables in TOML `text`. Raises ValueError, also for too deep nesting."""
     try:
         return tomllib.loads(text)
     except RecursionError as error:
-        raise ValueError("it is nested too deep") from error
+        raise ValueError("it is nested too deeply") from error

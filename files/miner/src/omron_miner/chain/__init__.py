@@ -1,3 +1,3 @@
-"""The one seam to the chain: who may ask, where we are served, and the hotkey that signs."""
+"""Chain access: the validator list, the axon announcement, and the hotkey."""
 
 __all__ = ["chain", "open", "sdk", "subnet_list", "wallet", "watch"]

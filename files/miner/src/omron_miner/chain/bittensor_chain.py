@@ -1,7 +1,7 @@
-"""The subnet on a real chain, by way of bittensor's Subtensor. Only this module knows that.
+"""The subnet on a real chain, through bittensor's Subtensor, which only this module uses.
 
 The SDK waits minutes for a node that accepts and never answers, so every call has a time limit: it runs in a thread
-that is left to itself when the limit is over, and the connection is thrown away.
+that is abandoned when the limit is exceeded, and the connection is discarded.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _EXTRINSIC_FACTOR = 4.0
-"""An extrinsic waits for blocks, one every 12 s: its limit is this many times that of a question."""
+"""An extrinsic waits for blocks, one every 12 s: its limit is this many times that of a query."""
 
 
 class BittensorChain:
     """The subnet on a real chain.
 
-    Any thread may call; the connection is used by one at a time, but for `validator` and `read_at`, which need none.
-    After an error the connection is thrown away and the next call makes a new one. `connect` makes a Subtensor; tests
-    give their own.
+    Any thread may call; one thread at a time uses the connection; `validator` and `read_at` need none.
+    After an error the connection is discarded and the next call opens a new one. `connect` makes a Subtensor; tests
+    pass their own.
     """
 
     def __init__(self, network: Network, hotkey: Any, connect: Callable[[], Any] | None = None) -> None:
@@ -58,12 +58,12 @@ class BittensorChain:
 
         self._list = found = self._ask("read the list of validators", read)
         if own not in found.validators:
-            return  # and who is not registered has nothing to start again with
+            return  # an unregistered hotkey cannot start from a copy
         try:
             subnet_list.save(found, self._network, own)
         except OSError as error:
             logging.getLogger(LOGGER_NAME).warning(
-                "Cannot keep the list of validators in %s for a start without the chain: %s",
+                "Cannot save the validator list to %s for a start without the chain: %s",
                 self._network.copy_file,
                 error,
             )
@@ -73,9 +73,7 @@ class BittensorChain:
         try:
             self._list = subnet_list.load(self._network, self._hotkey.ss58_address)
         except RejectedMetagraph as error:
-            raise ChainError(
-                f"no list of validators to start with: {error}", "start again when the chain is back"
-            ) from None
+            raise ChainError(f"no saved validator list: {error}", "start again when the chain is reachable") from None
 
     def read_at(self) -> float:
         """See `Chain`."""
@@ -101,7 +99,7 @@ class BittensorChain:
         return _text_of(found)
 
     def commit(self, text: str) -> None:
-        """See `Chain`. Returns when the extrinsic is in a block; that block may still be dropped."""
+        """See `Chain`. Returns when the extrinsic is in a block; that block may still be reverted."""
         check_commitment(text)
         netuid, wallet = self._network.netuid, self._wallet()
         self._send(
@@ -113,10 +111,10 @@ class BittensorChain:
         return self._list.validators.get(hotkey)
 
     def close(self) -> None:
-        """See `Chain`. A connection that is just used is closed under its user, whose call then fails."""
+        """See `Chain`. A connection in use is closed as well, and the call that uses it fails."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            # Closing says goodbye and waits for an answer, which a node that hangs does not give.
+            # Closing sends a close frame and waits for the reply, which a hung node never sends.
             threading.Thread(target=_close, args=(connection,), name="chain-close", daemon=True).start()
 
     def _send(self, what: str, extrinsic: Callable[[Any], Any]) -> None:
@@ -133,7 +131,7 @@ class BittensorChain:
                     self._connection = _within(limit, self._connect)
                 connection = self._connection
                 return _within(until - time.monotonic(), lambda: question(connection))
-            except Exception as error:  # the SDK lets sockets', JSON's and its own errors through
+            except Exception as error:  # the SDK raises socket, JSON and its own errors
                 self.close()
                 name = self._network.chain_endpoint or self._network.name
                 why = f"no answer in {limit:g} s" if isinstance(error, _NoAnswer) else _words(error)
@@ -152,7 +150,7 @@ class BittensorChain:
 
 
 def look(network: Network, hotkey: str, connect: Callable[[], Any] | None = None) -> SubnetList:
-    """What the chain says of the subnet now, `hotkey` (SS58) being ours. Keeps nothing. Raises ChainError."""
+    """The current list of the subnet, with `hotkey` (SS58) as ours. Saves nothing. Raises ChainError."""
     chain, netuid = BittensorChain(network, _Address(hotkey), connect), network.netuid
     try:
         return chain._ask(
@@ -164,50 +162,50 @@ def look(network: Network, hotkey: str, connect: Callable[[], Any] | None = None
 
 
 class _NoAnswer(Exception):
-    """The time was over."""
+    """The time limit was exceeded."""
 
 
 def _within(seconds: float, work: Callable[[], _T]) -> _T:
-    """What `work` returns or raises, done in another thread. Raises _NoAnswer when it takes longer."""
+    """What `work`, run in another thread, returns or raises. Raises _NoAnswer when it takes longer."""
     done: Future[_T] = Future()
 
     def run() -> None:
         try:
             done.set_result(work())
-        except BaseException as error:  # whatever it is, it belongs to who waits
+        except BaseException as error:  # of any kind: the waiting thread raises it
             done.set_exception(error)
 
     threading.Thread(target=run, name="chain-call", daemon=True).start()
     try:
         return done.result(max(0.0, seconds))
     except FutureTimeoutError:
-        if done.done():  # work's own, and in some Pythons the same class
+        if done.done():  # raised by `work`; in some Pythons it is the same class
             raise
         raise _NoAnswer from None
 
 
 def _words(error: Exception) -> str:
-    """One line of an error of any kind; some of the SDK's hold whole answers."""
+    """One line of an error of any kind; some of the SDK's contain whole responses."""
     text = " ".join(str(error).split())[:300]
     return text if isinstance(error, (RejectedMetagraph, OmronError)) else f"{type(error).__name__}: {text}"
 
 
 def _close(connection: Any) -> None:
-    with suppress(Exception):  # it may be broken, which is often why it is closed
+    with suppress(Exception):  # a broken connection is often the reason to close it
         connection.close()
 
 
 def _close_aside(substrate: Any) -> None:
-    """In place of the SDK's `__del__`, which waits for the node; at the process's end for a thread that is no more."""
+    """Replaces the SDK's `__del__`, which waits for the node, and at exit for a thread that no longer exists."""
     socket = getattr(substrate, "ws", None)
     if socket is not None and not sys.is_finalizing():
         threading.Thread(target=_close, args=(socket,), name="chain-close", daemon=True).start()
 
 
 def _text_of(metadata: Any) -> str | None:
-    """The text in what `get_commitment_metadata` found; None for no commitment and for one that is no text.
+    """The text in what `get_commitment_metadata` found; None without a commitment, or when it is not text.
 
-    The shape is what `decode_metadata` of the SDK's chain_data takes apart: the first field, as {type: hex}.
+    The shape is the one that `decode_metadata` of the SDK's chain_data parses: the first field, as {type: hex}.
     """
     try:
         [value] = metadata["info"]["fields"][0].values()

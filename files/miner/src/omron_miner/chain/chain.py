@@ -1,9 +1,9 @@
-"""The one seam to the chain: who may ask, whether we are registered, telling validators where we are, committing.
+"""Chain access: the validator list, our registration, the axon announcement, and commitments.
 
-Two chains stand behind the same small face: `LocalChain`, a fixed list from the constants, and
-`bittensor_chain.BittensorChain`, the only one that knows the SDK's Subtensor; `open` chooses. What may be slow is
-called at start, and then by `watch.ChainWatch` in a thread of its own or by another one; what the axon asks every time
-(`validator`) only looks into the last reading, so that the miner goes on proving while the chain is away.
+Two implementations of one interface: `LocalChain`, a fixed list from the constants, and
+`bittensor_chain.BittensorChain`, the only one that uses the SDK's Subtensor; `open` chooses. Slow calls are made at
+start, and then by `watch.ChainWatch` in its own thread or by other threads; what the axon calls for every request
+(`validator`) only reads the last list, so that the miner keeps proving while the chain is unreachable.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from omron_miner.chain.subnet_list import Validator
 from omron_miner.errors import OmronError
 
 LONGEST_COMMITMENT = 128
-"""Bytes of text the chain takes: its types end at Raw128 (bittensor.core.extrinsics.serving)."""
+"""Bytes of text the chain accepts: its largest type is Raw128 (bittensor.core.extrinsics.serving)."""
 
 
 class ChainError(OmronError):
-    """The chain could not be reached, or refused."""
+    """The chain could not be reached, or rejected a call."""
 
 
 class ChainAwayError(ChainError):
-    """The chain could not be reached, did not answer in time, or answered nonsense."""
+    """The chain could not be reached, did not answer in time, or sent an invalid answer."""
 
 
 class Chain(Protocol):
@@ -33,7 +33,7 @@ class Chain(Protocol):
         """Reads the list of validators. May be slow. Raises ChainError; the last reading then stays."""
 
     def use_copy(self) -> None:
-        """Takes the last good reading of an earlier run instead. Raises ChainError saying why there is none."""
+        """Loads the last good list of an earlier run instead. Raises ChainError with the reason when there is none."""
 
     def read_at(self) -> float:
         """When the list of validators was read, seconds since 1970; 0 for never. Never blocks."""
@@ -42,55 +42,55 @@ class Chain(Protocol):
         """Whether our hotkey is registered on the subnet now. May be slow. Raises ChainError."""
 
     def announce(self, ip: str, port: int) -> bool:
-        """Tells validators our address; False if they know it already. May be slow. Raises ChainError."""
+        """Announces our address to validators; False if it is already announced. May be slow. Raises ChainError."""
 
     def commitment(self) -> str | None:
         """The text our hotkey has committed on the subnet; None when there is none. May be slow. Raises ChainError."""
 
     def commit(self, text: str) -> None:
-        """Commits `text` (at most 128 ASCII characters) in place of what there was; any thread, may take some blocks.
+        """Commits `text` (at most 128 ASCII characters) replacing the previous text; any thread, may take some blocks.
 
-        Raises ChainError when the chain is away or refuses it.
+        Raises ChainError when the chain is unreachable or rejects it.
         """
 
     def validator(self, hotkey: str) -> Validator | None:
-        """What the last reading says of `hotkey`; None when it is not on the subnet. Never blocks."""
+        """The entry of `hotkey` in the last list; None when it is not on the subnet. Never blocks."""
 
     def close(self) -> None:
-        """Ends the connection. Never blocks."""
+        """Closes the connection. Never blocks."""
 
 
 def check_commitment(text: str) -> None:
-    """Raises ChainError when `text` is none that the chain takes."""
+    """Raises ChainError when `text` is not a commitment that the chain accepts."""
     size = len(text.encode())
     if not text or size > LONGEST_COMMITMENT or not text.isascii():
-        # The SDK counts characters where the chain counts bytes, so only ASCII has the length it names.
+        # The SDK counts characters where the chain counts bytes, so the length is only right for ASCII.
         raise ChainError(f"a commitment is 1 to {LONGEST_COMMITMENT} ASCII characters, not {size} bytes")
 
 
 class LocalChain:
-    """No chain: the hotkeys of the constants may ask, whatever the minimum stake."""
+    """No chain: the hotkeys in the constants are authorised, whatever the minimum stake."""
 
     def __init__(self, hotkeys: tuple[str, ...]) -> None:
         self._validators = {key: Validator(key, uid, math.inf, permit=True) for uid, key in enumerate(hotkeys)}
         self._committed: str | None = None
 
     def refresh(self) -> None:
-        """Nothing to read."""
+        """No-op: there is no chain."""
 
     def use_copy(self) -> None:
-        """Nothing to take."""
+        """No-op: there is no chain."""
 
     def read_at(self) -> float:
-        """The list is not read but given."""
+        """Never: the list is configured, not read."""
         return 0.0
 
     def is_registered(self) -> bool:
-        """Nowhere to be registered: as good as."""
+        """Always registered: there is no chain."""
         return True
 
     def announce(self, ip: str, port: int) -> bool:
-        """Nobody to tell."""
+        """No-op: there is no chain."""
         return False
 
     def commitment(self) -> str | None:
@@ -107,4 +107,4 @@ class LocalChain:
         return self._validators.get(hotkey)
 
     def close(self) -> None:
-        """Nothing to end."""
+        """No-op: there is no chain."""

@@ -1,4 +1,4 @@
-"""Which chain the constants name."""
+"""Opens the chain that the constants name."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def open_chain(constants: Constants, wallet: Any) -> Chain:
-    """The chain `constants.network` names. Connects to nothing yet. `wallet` is a bittensor wallet with its hotkey."""
+    """The chain `constants.network` names. Does not connect yet. `wallet` is a bittensor wallet with its hotkey."""
     if constants.network.name == "local":
         return LocalChain(constants.network.local_validator_hotkeys)
     return BittensorChain(constants.network, wallet.hotkey)
 
 
 def look_at_chain(network: Network, hotkey: str) -> SubnetList:
-    """The subnet's list as of now, `hotkey` (SS58) being ours; empty on `local`. Raises ChainError."""
+    """The current list of the subnet, with `hotkey` (SS58) as ours; empty on `local`. Raises ChainError."""
     return SubnetList() if network.name == "local" else look(network, hotkey)

@@ -1,7 +1,7 @@
-"""bittensor's SDK, imported so that it needs no room in /dev/shm.
+"""Imports bittensor's SDK without needing space in /dev/shm.
 
-Its log hands records to its own thread through a multiprocessing.Queue, whose semaphores are files in /dev/shm: while
-that is full, importing it fails. Within one process a thread's queue does the same.
+Its logger passes records to its thread through a multiprocessing.Queue, whose semaphores are files in /dev/shm: while
+that is full, importing it fails. Within one process a `queue.Queue` does the same.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def thread_queues() -> Iterator[None]:
-    """Gives this thread a thread's queue for each `multiprocessing.Queue` it asks for."""
+    """Replaces each `multiprocessing.Queue` that this thread creates with a `queue.Queue`."""
     modules: Any = multiprocessing
     kept, importer = modules.Queue, threading.get_ident()
 

@@ -1,7 +1,7 @@
-"""Who is on the subnet, as the chain last said: checked before it is believed, and kept on disk for a restart.
+"""The subnet's hotkeys as last read from the chain: validated before use, and kept on disk for a restart.
 
 A chain may answer nonsense (a node that is still syncing, another subnet's list, a broken proxy). Then the last good
-list is worth more than the new one, so a list is believed whole or not at all. Nothing here asks the chain.
+list is better than the new one, so a list is accepted whole or not at all. Nothing here queries the chain.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _VERSION = 1
 _AHEAD_SECONDS = 3600.0
-"""A copy this much of the future was not written by this clock."""
+"""A copy dated further in the future than this was not written with this clock."""
 _LARGEST_COPY = 4_194_304
 """Bytes; 256 neurons take some 20 000."""
 
@@ -41,7 +41,7 @@ class Validator:
 
 @dataclass(frozen=True)
 class SubnetList:
-    """One look at the metagraph: everybody on the subnet, and of ourselves the coldkey and the announced address."""
+    """One reading of the metagraph: all hotkeys of the subnet, and our own coldkey and announced address."""
 
     validators: Mapping[str, Validator] = field(default_factory=dict)
     time: float = 0.0
@@ -51,11 +51,11 @@ class SubnetList:
 
 
 class RejectedMetagraph(Exception):
-    """The list is none that we can go by; its text says why, without a full stop."""
+    """The list is unusable; the message gives the reason, without a full stop."""
 
 
 def from_metagraph(metagraph: Any, netuid: int, own_hotkey: str) -> SubnetList:
-    """What the SDK's metagraph says of subnet `netuid`. Raises RejectedMetagraph."""
+    """The list in the SDK's metagraph of subnet `netuid`. Raises RejectedMetagraph."""
     if int(metagraph.netuid) != netuid:
         raise RejectedMetagraph(f"it is about netuid {metagraph.netuid}, not {netuid}")
     axons, stakes, permits = list(metagraph.axons), list(metagraph.S), list(metagraph.validator_permit)
@@ -93,7 +93,7 @@ class _Copy(BaseModel):
 
 
 def save(found: SubnetList, network: Network, own_hotkey: str) -> None:
-    """Keeps `found` in `network.copy_file` (0640), in place of what was there. Raises OSError."""
+    """Writes `found` to `network.copy_file` (0640), replacing it. Raises OSError."""
     copy = _Copy(
         version=_VERSION,
         network=network.name,
@@ -118,16 +118,16 @@ def load(network: Network, own_hotkey: str) -> SubnetList:
     except (OSError, UnicodeDecodeError) as error:
         raise RejectedMetagraph(f"{path} cannot be read: {error}") from None
     except ValidationError:
-        raise RejectedMetagraph(f"{path} is broken") from None
+        raise RejectedMetagraph(f"{path} is corrupt") from None
     if (copy.version, copy.network, copy.netuid) != (_VERSION, network.name, network.netuid):
         raise RejectedMetagraph(f"{path} is of netuid {copy.netuid} of {copy.network}")
     if copy.hotkey != own_hotkey or own_hotkey not in {entry[0] for entry in copy.validators}:
         raise RejectedMetagraph(f"{path} is of another hotkey than {own_hotkey}")
     age = time.time() - copy.time
     if not -_AHEAD_SECONDS <= age <= COPY_DAYS * 86_400:
-        days = f"{age / 86_400:.1f} days old, more than {COPY_DAYS:g}" if age > 0 else "of the future"
+        days = f"{age / 86_400:.1f} days old, more than {COPY_DAYS:g}" if age > 0 else "dated in the future"
         raise RejectedMetagraph(f"{path} is {days}")
     if not all(math.isfinite(stake) for _, _, stake, _ in copy.validators):
-        raise RejectedMetagraph(f"{path} is broken")
+        raise RejectedMetagraph(f"{path} is corrupt")
     validators = {hotkey: Validator(hotkey, uid, stake, permit) for hotkey, uid, stake, permit in copy.validators}
     return SubnetList(validators, copy.time, copy.own_coldkey, copy.own_address)

@@ -1,7 +1,7 @@
-"""The miner's hotkey, and the refusal of anything more.
+"""Reads the miner's hotkey, and refuses wallets with a coldkey.
 
-A hotkey signs answers to the chain and can do little harm; a coldkey moves money and has no business on a host. So
-every way in here first looks for one. Key files are bittensor's own JSON, in bittensor's own folders
+A hotkey signs answers to the chain and can do little harm; a coldkey moves money and must never be on a host. So
+every entry point here checks for one first. Key files are bittensor's own JSON, in bittensor's own folders
 (``<path>/<name>/hotkeys/<hotkey>``). Nothing here prints or logs a secret.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from omron_miner.constants import Constants, Wallet
 
 _ENCRYPTED = (b"$NACL", b"$ANSIBLE_VAULT", b"gAAAAA")
-"""What bittensor's encrypted key files of any age begin with."""
+"""Prefixes of bittensor's encrypted key files, old and new formats."""
 _SECRETS = ("privateKey", "secretSeed", "secretPhrase")
 """Fields of a key file that can sign; the public half has none of them."""
 _SR25519 = 1
@@ -33,7 +33,7 @@ _LARGEST_KEY_FILE = 65_536
 def open_hotkey(wallet: Wallet) -> Any:
     """The bittensor wallet whose hotkey `wallet` names, its hotkey read and ready to sign.
 
-    Raises WalletError when a coldkey lies among the wallets, and as `read_address`.
+    Raises WalletError when the wallet directory holds a coldkey, and as `read_address`.
     """
     refuse_coldkey(wallet.path)
     address = read_address(wallet)
@@ -42,7 +42,7 @@ def open_hotkey(wallet: Wallet) -> Any:
     opened = BittensorWallet(name=wallet.name, hotkey=wallet.hotkey, path=str(wallet.path))
     try:
         found = opened.hotkey.ss58_address
-    except Exception as error:  # whatever the library raises, its text may quote the file
+    except Exception as error:  # any error of the library: its text may quote the file
         raise _unusable(wallet.hotkey_file, type(error).__name__) from None
     if found != address:
         raise _unusable(wallet.hotkey_file, "it was replaced while it was read")
@@ -53,7 +53,7 @@ def read_address(wallet: Wallet) -> str:
     """The SS58 address of the hotkey, which can sign for it.
 
     Raises WalletError when the key file is missing, readable by others, encrypted, only the public half of a key, or
-    broken.
+    corrupt.
     """
     path = wallet.hotkey_file
     content = _read_key_file(path)
@@ -76,7 +76,7 @@ def read_address(wallet: Wallet) -> str:
 
 
 def _read_key_file(path: Path) -> bytes:
-    """Raises WalletError when it cannot be read, or others can."""
+    """Raises WalletError when it is unreadable, or readable by others."""
     try:
         status = path.stat()
         content = path.read_bytes() if stat.S_ISREG(status.st_mode) and status.st_size <= _LARGEST_KEY_FILE else b""
@@ -95,7 +95,7 @@ def _holds_secret(fields: dict[str, Any]) -> bool:
 
 
 def _check_that_it_signs(path: Path, content: bytes, address: str, public_key: str) -> None:
-    """Raises WalletError unless what is signed with the key in `content` verifies with `address`, as callees check."""
+    """Raises WalletError unless a signature with the key in `content` verifies for `address`."""
     from bittensor_wallet import Keypair
     from bittensor_wallet.keyfile import deserialize_keypair_from_keyfile_data
 
@@ -106,9 +106,9 @@ def _check_that_it_signs(path: Path, content: bytes, address: str, public_key: s
     except Exception as error:  # as above
         raise _unusable(path, type(error).__name__) from None
     if found != address or (public_key and public_key.lower().removeprefix("0x") != own_public_key):
-        raise WalletError(f"{path}: its address and its key do not belong together", "copy it again")
+        raise WalletError(f"{path}: its address does not match its key", "copy it again")
     if not verified:
-        raise _unusable(path, "what it signs does not verify with its address")
+        raise _unusable(path, "its signatures do not verify for its address")
 
 
 def _unusable(path: Path, why: str) -> WalletError:
@@ -116,11 +116,11 @@ def _unusable(path: Path, why: str) -> WalletError:
 
 
 def find_coldkey(wallets: Path) -> Path | None:
-    """A coldkey in the folder of wallets `wallets`, encrypted or not; None when there is none.
+    """A coldkey in the wallet directory `wallets`, encrypted or not; None when there is none.
 
-    That is whatever is called ``coldkey…``, at any depth, but for the public half ``coldkeypub…``; and a file of any
-    name outside ``hotkeys/`` that holds a secret key or an encrypted one. Files that may not be read are judged by
-    their names. Raises OSError when a folder may not be read.
+    That is any file named ``coldkey…``, at any depth, except the public half ``coldkeypub…``; and a file of any
+    name outside ``hotkeys/`` that holds a secret key or an encrypted one. Unreadable files are classified by
+    name. Raises OSError when a folder is unreadable.
     """
     for folder, folders, files in os.walk(wallets, onerror=_raise_unless_missing):
         folders.sort()
@@ -154,12 +154,12 @@ def _raise_unless_missing(error: OSError) -> None:
 
 
 def refuse_coldkey(wallets: Path) -> None:
-    """Raises WalletError when the folder of wallets `wallets` holds a coldkey, see `find_coldkey`, or is unreadable."""
+    """Raises WalletError when the wallet directory `wallets` holds a coldkey, see `find_coldkey`, or is unreadable."""
     try:
         found = find_coldkey(wallets)
     except OSError as error:
         raise WalletError(
-            f"cannot look for coldkeys in {error.filename}: {error.strerror}", "make the service user its owner"
+            f"cannot search for coldkeys in {error.filename}: {error.strerror}", "make the service user its owner"
         ) from error
     if found:
         raise WalletError(
@@ -169,7 +169,7 @@ def refuse_coldkey(wallets: Path) -> None:
 
 
 def create_throwaway_hotkey(constants: Constants) -> tuple[str, bool]:
-    """Makes sure there is a hotkey for the local network: its SS58 address, and whether it was made just now.
+    """Makes sure there is a hotkey for the local network: its SS58 address, and whether it was just created.
 
     A new key is random, has no mnemonic, and is in its file (0600, in folders 0700) completely or not at all.
     Raises WalletError on a real network, where the operator's own hotkey is needed, and as `read_address`.
@@ -177,7 +177,7 @@ def create_throwaway_hotkey(constants: Constants) -> tuple[str, bool]:
     wallet = constants.wallet
     if constants.network.name != "local":
         raise WalletError(
-            f"a throwaway hotkey is for the local network, this is {constants.network.name}",
+            f"throwaway hotkeys are for the local network only, not for {constants.network.name}",
             "copy the registered hotkey to the host: omron_hotkey_file",
         )
     refuse_coldkey(wallet.path)
@@ -186,7 +186,7 @@ def create_throwaway_hotkey(constants: Constants) -> tuple[str, bool]:
     from bittensor_wallet import Keypair
     from bittensor_wallet.keyfile import serialized_keypair_to_keyfile_data
 
-    create: Any = Keypair.create_from_seed  # its stub says bytes, it takes hex
+    create: Any = Keypair.create_from_seed  # the stub declares bytes, but it takes hex
     keypair = create("0x" + secrets.token_hex(32))
     try:
         _write_privately(wallet.hotkey_file, serialized_keypair_to_keyfile_data(keypair), top=wallet.path)

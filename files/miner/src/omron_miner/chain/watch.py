@@ -1,6 +1,6 @@
-"""Keeps what we know of the chain fresh, in a thread of its own, and says in the log when something is amiss.
+"""Keeps the data read from the chain fresh, in its own thread, and logs problems.
 
-Not for: what a request is answered. No request waits for this thread, nor for the chain.
+Not for answering requests: no request waits for this thread, nor for the chain.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NEVER = float("inf")
 
 @dataclass(frozen=True)
 class Rhythm:
-    """How often the chain is asked where no setting of `network` says it. Seconds."""
+    """Interval between queries for which `network` has no setting. Seconds."""
 
     first_pause: float = 5.0
     longest_pause: float = 300.0
@@ -35,7 +35,7 @@ class Rhythm:
     """Deregistration costs a miner its place within minutes; one query in ten costs a node nothing."""
 
     def pause_after(self, failures: int) -> float:
-        """Until the next try, after `failures` in a row."""
+        """Until the next try, after `failures` consecutive failures."""
         return pause_after(failures, self.first_pause, self.longest_pause)
 
 
@@ -46,15 +46,15 @@ class _Job:
     due: float
     """By `time.monotonic`."""
     refusals: int = 0
-    """In a row, by the chain."""
+    """Consecutive rejections by the chain."""
 
 
 class ChainWatch:
     """The list of validators, our address and our registration.
 
-    A chain that is away is tried again after 5 s, then after twice as long each time, up to 5 min; what it refuses,
-    likewise, while the rest goes on. A lost registration is logged at every check; the miner goes on, because it may
-    come back and stopping would gain nothing.
+    An unreachable chain is retried after 5 s, then after twice as long each time, up to 5 min; so is a rejected call,
+    while the other jobs continue. A lost registration is logged at every check; the miner keeps running, because the
+    hotkey may be registered again and stopping would gain nothing.
     """
 
     def __init__(
@@ -73,17 +73,17 @@ class ChainWatch:
         self._wanted = False
         self._last_refresh = 0.0
         self._failures = 0
-        """Calls in a row that did not reach the chain."""
+        """Consecutive calls that did not reach the chain."""
         self._away = False
         self._refreshing = _Job(self._refresh, 0.0)
         self._announcing = _Job(self._announce, 0.0)
         self._checking = _Job(self._check_registration, 0.0)
-        self._jobs = [self._refreshing, self._announcing, self._checking]  # the list first: the next one looks into it
+        self._jobs = [self._refreshing, self._announcing, self._checking]  # the list first: the next one reads it
 
     def start(self, stale: bool = False) -> None:
-        """Begins. Call after a `refresh` and `is_registered` of your own: the next ones are due an interval from now.
+        """Starts. Call after your own `refresh` and `is_registered`: the next ones are due an interval from now.
 
-        With `stale` both are due at once: what we know is of an earlier run. The address is announced at once.
+        With `stale` both are due immediately: the list is from an earlier run. The address is announced immediately.
         """
         now = self._last_refresh = time.monotonic()
         self._away = stale
@@ -93,20 +93,20 @@ class ChainWatch:
         self._thread.start()
 
     def want_refresh(self) -> None:
-        """Somebody was refused whom a newer list may know. Any thread; never blocks.
+        """Call after refusing a hotkey that a newer validator list may contain. Any thread; never blocks.
 
-        The list is then read early, but at most once in `network.early_sync_seconds`: that is the whole bound on what
-        strangers can cause, because anybody can make a key and sign with it.
+        The list is then read early, but at most once in `network.early_sync_seconds`: this is the only limit on the
+        load that strangers can cause, because anyone can create a key and sign with it.
         """
         if not self._wanted and self._network.early_sync_seconds:
             self._wanted = True
             self._wake.set()
 
     def stop(self) -> None:
-        """Ends the watch. A call to the chain that hangs is left to die with the process."""
+        """Stops the watch. A call to the chain that hangs ends with the process."""
         self._stop.set()
         self._wake.set()
-        if self._thread.is_alive():  # not when an error came before `start`
+        if self._thread.is_alive():  # not if an error came before `start`
             self._thread.join(0.2)
 
     def _run(self) -> None:
@@ -122,7 +122,7 @@ class ChainWatch:
                 self._stop.wait(self._rhythm.pause_after(self._failures))
 
     def _attempt(self, job: _Job) -> bool:
-        """Does it and says what goes wrong; False when the chain is away, and the other jobs need not be tried."""
+        """Runs the job and logs failures; False when the chain is unreachable and the other jobs need not be tried."""
         try:
             job.due = time.monotonic() + job.do()
             job.refusals = 0
@@ -131,7 +131,7 @@ class ChainWatch:
             self._failures += 1
             read = self._chain.read_at()
             self._log.warning(
-                "The chain is away, requests are answered by the list of validators of %s: %s; next try in %.0f s",
+                "Chain unreachable, using the validator list of %s: %s; retrying in %.0f s",
                 utc(read) if read else "the constants",
                 error,
                 self._rhythm.pause_after(self._failures),
@@ -139,13 +139,13 @@ class ChainWatch:
             return False
         except ChainError as error:
             self._put_off(job)
-            self._log.warning("%s; next try in %.0f s", error, job.due - time.monotonic())
-        except Exception:  # or the list would grow old unnoticed
+            self._log.warning("%s; retrying in %.0f s", error, job.due - time.monotonic())
+        except Exception:  # or the list would become outdated unnoticed
             self._put_off(job)
-            self._log.exception("Watching the chain failed in a way nobody foresaw")
+            self._log.exception("Watching the chain failed unexpectedly")
         if self._away:
             self._away = False
-            self._log.info("The chain answers again")
+            self._log.info("Chain reachable again")
         self._failures = 0
         return True
 
@@ -154,7 +154,7 @@ class ChainWatch:
         job.due = time.monotonic() + self._rhythm.pause_after(job.refusals)
 
     def _refresh(self) -> float:
-        self._wanted = False  # before: who asks while it is read may not be in it yet
+        self._wanted = False  # before reading: a caller refused meanwhile may not be in it yet
         self._last_refresh = time.monotonic()
         self._chain.refresh()
         self._announcing.due = 0.0

@@ -68,7 +68,7 @@ def circuit_build_command(
     srs_sha256: str | None,
     as_json: bool,
 ) -> None:
-    """Build a circuit from an ONNX model; refused unless its outputs match the model's and a proof of it verifies.
+    """Build a circuit from an ONNX model; fails unless its outputs match the model's and a proof of it verifies.
 
     A second run with the same model and run args changes nothing.
     """
@@ -98,7 +98,7 @@ def circuit_reference_command(model: Path, out: Path | None, settings: Path | No
     try:
         reference = ask_model(model, dict(run_args.variables))
     except NotComparedError as error:
-        raise ConfigError(f"{model} cannot be run: {error}", "name an .onnx file that onnxruntime takes") from error
+        raise ConfigError(f"{model} cannot be run: {error}", "name an .onnx file that onnxruntime supports") from error
     out = out or model.with_suffix(SUFFIX)
     write_file(out, reference_text(model, reference))
     click.echo(f"written: {out}")
@@ -182,7 +182,7 @@ def circuit_sync_command(
 ) -> None:
     """Download missing proving keys from the addresses in metadata.json; exit 1 when a circuit is refused.
 
-    A key is put in place only after a proof made with it verified. The next run resumes what broke off.
+    A key is installed only after a proof made with it verified. The next run resumes interrupted downloads.
     """
     import json
     from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""Options and helpers that several groups of commands share."""
+"""Options and helpers shared by several command groups."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ srs_sha256_option = click.option("--srs-sha256", help="Expected SHA-256 of the S
 
 
 def given(**options: Any) -> dict[str, Any]:
-    """The options that were given; a command leaves the others to the defaults of what it calls."""
+    """The options that were given; for the others the called function's defaults apply."""
     return {name: value for name, value in options.items() if value}
 
 
@@ -38,7 +38,7 @@ class FiniteFloat(click.FloatRange):
     """A number that is neither NaN, which every range lets through, nor infinite."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """As click does it; fails for what is not finite."""
+        """As click does; fails for a value that is not finite."""
         number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number", param, ctx)
@@ -53,7 +53,7 @@ class Duration(FiniteFloat):
 
 
 class Space(FiniteFloat):
-    """GiB: from 1 to what 64-bit addresses reach in practice, so that no limit of the kernel's overflows."""
+    """GiB: from 1 to what 64-bit addresses reach in practice, so that no kernel limit overflows."""
 
     def __init__(self) -> None:
         super().__init__(1, 1 << 20)
@@ -74,7 +74,7 @@ def constants_of(context: click.Context) -> Constants:
 def circuit_and_inputs(
     constants: Constants, id_or_name: str, input_file: Path | None
 ) -> tuple[Circuit, dict[str, Any]]:
-    """The circuit that is named, and the inputs in the file, or an example's. Raises CircuitError or InputError."""
+    """The named circuit, and the inputs in the file, or example inputs. Raises CircuitError or InputError."""
     from omron_miner.circuits.circuit_store import CircuitStore
 
     circuit = CircuitStore(constants).find(id_or_name)
@@ -82,17 +82,17 @@ def circuit_and_inputs(
 
 
 def inputs_of(circuit: Circuit, input_file: Path | None) -> dict[str, Any]:
-    """The inputs in the file, or an example's. Raises InputError."""
+    """The inputs in the file, or example inputs. Raises InputError."""
     from omron_miner.circuits.examples import example_inputs, read_input_file
 
     return dict(read_input_file(input_file) if input_file else example_inputs(circuit))
 
 
 def exit_at_sigterm() -> None:
-    """Makes SIGTERM, SIGHUP and Ctrl-C end the command by an exception, so that temporary folders go.
+    """Makes SIGTERM, SIGHUP and Ctrl-C stop the command with an exception, so that temporary folders are removed.
 
-    For every command that starts a process or makes a folder. Those that are ignored, as by nohup, stay so. A second
-    one does not stop the tidying up.
+    For every command that starts a process or makes a folder. Ignored signals, as under nohup, stay ignored. A second
+    signal does not stop the clean-up.
     """
 
     def leave(number: int, _frame: object) -> None:
@@ -109,7 +109,7 @@ def exit_at_sigterm() -> None:
 
 
 def write_file(path: Path, text: str) -> None:
-    """Writes a file an operator asked for. Raises OmronError."""
+    """Writes an operator's output file. Raises OmronError."""
     try:
         write_output(path, text)
     except OSError as error:

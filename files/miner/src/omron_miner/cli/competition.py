@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @click.group("competition")
 def competition_group() -> None:
-    """The circuit offered to a competition: where it stands, and whether it could be offered."""
+    """The circuit offered to a competition: status and checks."""
 
 
 @competition_group.command("status")
 @as_json
 @click.pass_context
 def competition_status_command(context: click.Context, as_json: bool) -> None:
-    """Show what the running miner offers; exit 1 when validators get an error instead, or no miner tells."""
+    """Show what the running miner offers; exit 1 when validators get an error or the status is out of date."""
     import json
 
     from omron_miner.competition import status as competition_status
@@ -44,7 +44,7 @@ def competition_status_command(context: click.Context, as_json: bool) -> None:
 @as_json
 @click.pass_context
 def competition_check_command(context: click.Context, directory: Path | None, as_json: bool) -> None:
-    """Check a circuit's two files and the storage's settings, asking nobody; exit 1 when it could not be offered."""
+    """Check a circuit's two files and the storage settings offline; exit 1 when it cannot be offered."""
     import json
 
     from omron_miner.competition.files import read_circuit
@@ -67,6 +67,4 @@ def competition_check_command(context: click.Context, directory: Path | None, as
     click.echo(f"{circuit.digest}  {size(circuit_bytes)}, EZKL {version}")
     for warning in warnings:
         click.echo(f"warning: {warning}")
-    click.echo(
-        f"what validators would make of it: omron-miner circuit evaluate {circuit.directory} --model BASELINE.onnx"
-    )
+    click.echo(f"to score it as validators do: omron-miner circuit evaluate {circuit.directory} --model BASELINE.onnx")

@@ -1,4 +1,4 @@
-"""What an operator asks of a host: the summary, the doctor, and whether constants.toml is valid."""
+"""Commands for one host: the summary, the doctor, and the check of constants.toml."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command("check-constants")
 @click.argument("file", type=path_argument)
 def check_constants(file: Path) -> None:
-    """Check a constants.toml; exit 2 and name every wrong key if it is not right."""
+    """Check a constants.toml; exit 2 and name every wrong key if it is invalid."""
     read_constants(file)
     click.echo(f"{file}: ok")
 
@@ -26,18 +26,18 @@ def check_constants(file: Path) -> None:
 @click.command("monitor")
 @as_json
 @click.option("--print", "as_text", is_flag=True, help="Print the text as well.")
-@click.option("--catch-up", is_flag=True, help="Read all of the event log that is new, however long it takes.")
+@click.option("--catch-up", is_flag=True, help="Read all new parts of the event log, however long it takes.")
 @click.option(
     "--log-file",
     "log_files",
     type=path_argument,
     multiple=True,
-    help="Only print a stock miner's log, or one of ours, next to this miner's last week; may be repeated.",
+    help="Only print a stock miner's log, or one of this miner, next to this miner's last week; repeatable.",
 )
 @click.option(
     "--sn2-log",
     type=path_argument,
-    help="Log of upstream's sn2-miner, which serves here.  [default: as sn2.json of the release says]",
+    help="Log of upstream's sn2-miner, on this host.  [default: from the release's sn2.json]",
 )
 @click.pass_context
 def monitor_command(
@@ -48,7 +48,7 @@ def monitor_command(
     log_files: tuple[Path, ...],
     sn2_log: Path | None,
 ) -> None:
-    """Write the summary from what is new in the event log and from the state of this host, and tell of alerts.
+    """Write the summary from new events and from the state of this host, and send alerts.
 
     With --log-file nothing is written and no alert is sent: one table compares the logs with this miner.
     """
@@ -56,10 +56,10 @@ def monitor_command(
     from omron_miner.monitor import compare_logs, run, to_json, to_text
 
     if as_json and as_text:
-        raise click.UsageError("--json and --print cannot be asked for at once")
+        raise click.UsageError("--json and --print cannot be combined")
     if log_files:
         if catch_up:
-            raise click.UsageError("--log-file and --catch-up cannot be asked for at once")
+            raise click.UsageError("--log-file and --catch-up cannot be combined")
         click.echo(compare_logs(log_files, constants_of(context), as_json), nl=False)
         return
     engine = read_engine(context.obj)
@@ -76,7 +76,7 @@ def monitor_command(
 @as_json
 @click.pass_context
 def doctor_command(context: click.Context, as_json: bool) -> None:
-    """Check this host; exit 1 when something must be mended before the miner can work."""
+    """Check this host; exit 1 when a problem keeps the miner from working."""
     from omron_miner.doctor import Status, examine, to_json, to_text
 
     if os.geteuid() == 0:

@@ -1,4 +1,4 @@
-"""The live network's own miner, which is not ours: whether it can be reached, and the circuits it needs."""
+"""Tools for upstream's sn2-miner: probe it, fill its circuit cache, read its log, install its releases."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 @click.group("live")
 def live_group() -> None:
-    """Ask and supply upstream's sn2-miner, which serves the live network."""
+    """Tools for upstream's sn2-miner, which serves the live network."""
 
 
 @live_group.command("probe")
 @click.argument("target", metavar="HOST:PORT")
 @click.option("--hotkey", help="SS58 address that the miner must have.  [default: any]")
-@click.option("--wallet-path", type=path_argument, help="Folder of wallets of the hotkey that asks.")
-@click.option("--wallet-name", help="Its wallet.")
-@click.option("--wallet-hotkey", help="Its name in the wallet.  [default: a new key is made and forgotten]")
-@click.option("--timeout", type=FiniteFloat(1, 120), default=10.0, show_default=True, help="Seconds for all of it.")
+@click.option("--wallet-path", type=path_argument, help="Wallet directory of the signing hotkey.")
+@click.option("--wallet-name", help="Wallet name.")
+@click.option("--wallet-hotkey", help="Hotkey name.  [default: a new throwaway key]")
+@click.option("--timeout", type=FiniteFloat(1, 120), default=10.0, show_default=True, help="Time limit, in seconds.")
 @as_json
 @click.pass_context
 def probe_command(
@@ -38,9 +38,9 @@ def probe_command(
     timeout: float,
     as_json: bool,
 ) -> None:
-    """Ask a sn2-miner over QUIC as a validator does; exit 0 if it is alive, 1 if not, with the step that failed.
+    """Probe a sn2-miner over QUIC as a validator does; exit 0 if it is alive, 1 if not, with the step that failed.
 
-    No permit is needed. Never name a running validator's hotkey: the miner then closes that validator's connection.
+    No permit is needed. Never use a running validator's hotkey: the miner then closes that validator's connection.
     """
     from omron_miner.chain.wallet import open_hotkey
     from omron_miner.constants import Wallet
@@ -64,20 +64,20 @@ def circuits_group() -> None:
 _cache_option = click.option(
     "--cache",
     type=path_argument,
-    help="Folder of model_<id> folders.  [default: ~/.bittensor/subnet-2/circuit_cache, where sn2-miner looks]",
+    help="Folder of model_<id> folders.  [default: ~/.bittensor/subnet-2/circuit_cache, which sn2-miner uses]",
 )
 
 
 @circuits_group.command("sync")
 @click.option("--url", help="The repository's address.  [default: the subnet's]")
 @_cache_option
-@click.option("--parallel", type=click.IntRange(1, 32), default=4, show_default=True, help="Components at a time.")
+@click.option("--parallel", type=click.IntRange(1, 32), default=4, show_default=True, help="Parallel downloads.")
 @click.option(
-    "--keep-free-gib", type=FiniteFloat(0, 1e9), default=10.0, show_default=True, help="GiB that stay free on the disk."
+    "--keep-free-gib", type=FiniteFloat(0, 1e9), default=10.0, show_default=True, help="Disk space to keep free, GiB."
 )
-@click.option("--allow-host", "hosts", multiple=True, help="Host that the repository may send on to; again for more.")
-@click.option("--circuit", "additional", multiple=True, help="Id of a circuit that is not listed; again for more.")
-@click.option("--ignore", "ignored", multiple=True, help="Id of a circuit that is left alone; again for more.")
+@click.option("--allow-host", "hosts", multiple=True, help="Host that the repository may redirect to; repeatable.")
+@click.option("--circuit", "additional", multiple=True, help="ID of a circuit that is not listed; repeatable.")
+@click.option("--ignore", "ignored", multiple=True, help="ID of a circuit to skip; repeatable.")
 @as_json
 @click.pass_context
 def circuits_sync_command(
@@ -91,9 +91,9 @@ def circuits_sync_command(
     ignored: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Fetch what the listed circuits lack in the cache; exit 1 when something is missing at the end.
+    """Download missing files of the listed circuits; exit 1 when the cache is still incomplete.
 
-    The next run resumes what broke off. The miner may run meanwhile.
+    The next run resumes interrupted downloads. The miner may run meanwhile.
     """
     from omron_miner.live import circuits
 
@@ -114,13 +114,13 @@ def circuits_sync_command(
 
 @circuits_group.command("check")
 @_cache_option
-@click.option("--hashes", is_flag=True, help="Read every file and hold it against its SHA-256, where that is known.")
+@click.option("--hashes", is_flag=True, help="Also verify the SHA-256 of every file for which it is known.")
 @as_json
 @click.pass_context
 def circuits_check_command(context: click.Context, cache: Path | None, hashes: bool, as_json: bool) -> None:
-    """List slices that cannot be proved, by component; exit 1 when something must be mended here.
+    """List slices that cannot be proved, by component; exit 1 when a problem must be fixed here.
 
-    What the repository itself published incomplete is listed, but no reason for exit 1.
+    Components that the repository published incomplete are listed, but do not cause exit 1.
     """
     from omron_miner.live import cache_check
     from omron_miner.live.cache import DEFAULT
@@ -134,7 +134,7 @@ def circuits_check_command(context: click.Context, cache: Path | None, hashes: b
 @click.argument("files", type=path_argument, nargs=-1, required=True)
 @as_json
 def log_command(files: tuple[Path, ...], as_json: bool) -> None:
-    """Say what logs of sn2-miner tell: requests, proofs, failures by message, handshakes. Oldest file first."""
+    """Summarize sn2-miner logs: requests, proofs, failures by message, handshakes. Oldest file first."""
     from omron_miner.live import miner_log
 
     log = miner_log.read_files(files)
@@ -149,7 +149,7 @@ def release_group() -> None:
 def _trust_options(command: Any) -> Any:
     for option in (
         click.option("--trusted-root", type=path_argument, help="Sigstore's trusted root.  [default: the public one]"),
-        click.option("--issuer", help="Who vouches for the workflow.  [default: GitHub's]"),
+        click.option("--issuer", help="OIDC issuer of the signing certificate.  [default: GitHub's]"),
         click.option("--identity", help="Workflow that must have signed it, {tag} for the tag.  [default: upstream's]"),
     ):  # fmt: skip
         command = option(command)
@@ -161,7 +161,7 @@ def _trust_options(command: Any) -> Any:
 @click.option("--into", type=path_argument, required=True, help="Folder of releases.")
 @click.option("--url", help="Address of the releases: files are at URL/TAG/NAME.  [default: upstream's on GitHub]")
 @click.option("--from", "folder", type=path_argument, help="Folder with the files, instead of an address.")
-@click.option("--allow-host", "hosts", multiple=True, help="Host that the address may redirect to; repeat for more.")
+@click.option("--allow-host", "hosts", multiple=True, help="Host that the address may redirect to; repeatable.")
 @_trust_options
 @as_json
 def release_install_command(
@@ -175,10 +175,10 @@ def release_install_command(
     trusted_root: Path | None,
     as_json: bool,
 ) -> None:
-    """Download release TAG of sn2-miner and put it in its place once it is verified.
+    """Download release TAG of sn2-miner and install it once it is verified.
 
-    Checks Sigstore's signature of SHA256SUMS, the program's checksum, its CPU and the C library it needs. A release
-    that is installed already is verified again and not downloaded. Exit 1, with nothing executable, when a check fails.
+    Checks the Sigstore signature of SHA256SUMS, the program's checksum, its CPU and the C library it needs. An
+    installed release is verified again and not downloaded. Exit 1, with nothing executable, when a check fails.
     """
     from omron_miner.live import release
 

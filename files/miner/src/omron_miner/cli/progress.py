@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def show_progress() -> None:
-    """Shows progress on stderr until the current command ends."""
+    """Shows progress on stderr until the current command exits."""
     handler = BarHandler() if sys.stderr.isatty() else LineHandler(_echo)
     click.get_current_context().with_resource(show(handler))
 
@@ -28,7 +28,7 @@ class BarHandler(LineHandler):
         self._bar: click._termui_impl.ProgressBar[int] | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """A bar begins with the step 0."""
+        """A bar starts at step 0."""
         step = step_of(record)
         if step is None:
             super().emit(record)

@@ -1,4 +1,4 @@
-"""Commands that make or verify one proof without the miner."""
+"""Commands that make or verify one proof without a running miner."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def scheduler_command(context: click.Context) -> None:
 @provers_group.command("worker")
 @click.pass_context
 def worker_command(context: click.Context) -> None:
-    """Run a prover host until SIGTERM or Ctrl-C; proofs in progress are then finished.
+    """Run a prover host until SIGTERM or Ctrl-C; proofs in progress are finished first.
 
     Proves and verifies every circuit once before it joins.
     """
@@ -35,7 +35,7 @@ def worker_command(context: click.Context) -> None:
     run_worker(constants_of(context))
 
 
-_timeout = click.option("--timeout", type=Duration(), default=60.0, show_default=True, help="Wait so long, in seconds.")
+_timeout = click.option("--timeout", type=Duration(), default=60.0, show_default=True, help="Maximum wait, in seconds.")
 
 
 @provers_group.command("circuits")
@@ -51,7 +51,7 @@ def circuits_command(context: click.Context, timeout: float, as_json: bool) -> N
     if as_json:
         click.echo(json.dumps({"circuits": copied.circuits, "changed": copied.changed}))
     else:
-        click.echo(f"{len(copied.circuits)} circuits, {'copied' if copied.changed else 'as the miner has them'}")
+        click.echo(f"{len(copied.circuits)} circuits, {'copied' if copied.changed else 'up to date'}")
 
 
 @provers_group.command("check")
@@ -59,7 +59,7 @@ def circuits_command(context: click.Context, timeout: float, as_json: bool) -> N
 @as_json
 @click.pass_context
 def check_command(context: click.Context, timeout: float, as_json: bool) -> None:
-    """On a prover host: wait until it proves for its miner, and say what it proves."""
+    """On a prover host: wait until it proves for its miner, and show its circuits."""
     from omron_miner.provers.dask_client import own_report
 
     report = own_report(constants_of(context), timeout)
@@ -69,4 +69,4 @@ def check_command(context: click.Context, timeout: float, as_json: bool) -> None
         return
     click.echo(f"{report.name} proves {len(report.circuits)} circuits with {report.ready} workers")
     for circuit_id, why in report.refused.items():
-        click.echo(f"not circuit {circuit_id[:8]}: {why}")
+        click.echo(f"circuit {circuit_id[:8]} not proved: {why}")

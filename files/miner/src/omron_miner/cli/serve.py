@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 @click.command("serve")
 @click.pass_context
 def serve_command(context: click.Context) -> None:
-    """Run the miner until SIGTERM or Ctrl-C; requests in progress are then finished or answered."""
+    """Run the miner until SIGTERM or Ctrl-C; requests in progress are finished or answered first."""
     import os
 
     from omron_miner.serving.start import serve
 
     serve(constants_of(context))
-    # All is answered, closed and written. Taking bittensor's interpreter apart needs 0.3 s more, on a busy host over
-    # a second, and pm2 kills what is not gone after 3 s.
+    # All is answered, closed and written. Interpreter shutdown with bittensor loaded takes 0.3 s, on a busy host over
+    # a second, and pm2 kills a process that has not exited after 3 s.
     sys.stdout.flush()
     os._exit(0)
 
@@ -87,7 +87,7 @@ def query_command(
     constants = constants.model_copy(update={"circuits": circuits})
     keypair = open_hotkey(wallet).hotkey
     chosen = query.choose_circuit(constants, circuit)
-    click.echo(f"asking for a proof of {chosen.label} ...", err=True)
+    click.echo(f"requesting a proof of {chosen.label} ...", err=True)
     report = query.query_miner(
         keypair,
         miner_hotkey or keypair.ss58_address,

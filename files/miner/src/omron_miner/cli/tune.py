@@ -70,10 +70,10 @@ def circuit_rewrite_command(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Rewrite an ONNX model so that its circuit has fewer cells, and bound what reaches its tables.
+    """Rewrite an ONNX model so that its circuit has fewer cells, and bound the values that reach its tables.
 
-    Each rewrite is checked on inputs and dropped when the outputs change beyond rounding or the cells become more.
-    Exit 1 when a sample leaves a table.
+    Each rewrite is checked on inputs and dropped when the outputs change beyond rounding or the number of cells grows.
+    Exit 1 when a value of a sample is outside a table.
     """
     from omron_miner.circuits.run_args import RunArgs, read_run_args
     from omron_miner.tune.rewrite_file import RewriteJob, rewrite_file
@@ -124,7 +124,7 @@ def circuit_rewrite_command(
     type=FiniteFloat(1, LARGEST),
     default=2.0,
     show_default=True,
-    help="Factor between what samples reach and the size of tables sized by samples.",
+    help="Factor between the largest sampled value and the size of tables sized by samples.",
 )
 @click.option("--free-visibilities", is_flag=True, help="Also search the visibilities of inputs and parameters.")
 @click.option(
@@ -172,7 +172,7 @@ def circuit_tune_command(
 ) -> None:
     """Find run args at which a model proves fastest, by measuring, and build its circuit; exit 1 when none passes.
 
-    EZKL's own, calibrate_settings' and those given are measured with the candidates, and win when they are faster.
+    EZKL's defaults, those of calibrate_settings and those given are measured too, and win when they are faster.
     Finished measurements are kept in OUT and not repeated.
     """
     from omron_miner.building.build import Source

@@ -1,4 +1,4 @@
-"""What the monitor, the doctor and the miner read of a machine. Changes nothing.
+"""Reads the state of a machine for the monitor, the doctor and the miner. Changes nothing.
 
 The readers take the folders that hold the kernel's files, by default /proc and /sys. A value that is not available is
 None, never 0. Sizes are bytes, durations seconds.

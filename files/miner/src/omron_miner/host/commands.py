@@ -1,4 +1,4 @@
-"""What the host's own commands print, within a time limit."""
+"""Output of the host's commands, with a time limit."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ COMMAND_SECONDS = 5.0
 
 
 def run_command(*command: str, seconds: float = COMMAND_SECONDS) -> str | None:
-    """What `command` prints; None when there is no such command or it does not end within `seconds`.
+    """What `command` prints; None when there is no such command or it does not exit within `seconds`.
 
-    The exit code is ignored: ``systemctl is-active`` ends with 3 for "inactive".
+    The exit code is ignored: ``systemctl is-active`` exits with 3 for "inactive".
     """
     try:
         done = subprocess.run(

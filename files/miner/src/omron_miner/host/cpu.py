@@ -1,4 +1,4 @@
-"""Processors: how many, what they did since boot, their frequency governors, and how long tasks waited."""
+"""Processors: their number, CPU time since boot, frequency governors, and how long tasks waited."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class CpuTimes:
     iowait: float
     """Idle while a task waited for a disk."""
     steal: float
-    """Taken by the hypervisor for others."""
+    """Steal time: used by the hypervisor for other guests."""
 
 
 def read_cpu_times(proc: Path = PROC) -> CpuTimes:
@@ -58,7 +58,7 @@ def read_governors(sys: Path = SYS) -> dict[str, str]:
 def read_pressure(resource: str, proc: Path = PROC) -> float | None:
     """Percent of the last five minutes in which some task waited for `resource`: cpu, memory or io.
 
-    None when the kernel does not count it. See the kernel's Documentation/accounting/psi.rst.
+    None when the kernel does not record it. See the kernel's Documentation/accounting/psi.rst.
     """
     found = re.search(r"^some .*avg300=([\d.]+)", read_file(proc / "pressure" / resource) or "", re.MULTILINE)
     return float(found[1]) if found else None

@@ -1,4 +1,4 @@
-"""File systems: room on disks, the RAM disk of the session files, and whether a disk rotates."""
+"""File systems: free space, the RAM disk of the session files, and whether a disk rotates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RamDisk:
-    """The file system below the session directory and what lies in that directory."""
+    """The file system of the session directory, and the files in that directory."""
 
     mount_point: str
     filesystem: str
@@ -120,10 +120,10 @@ def mount_of(path: Path, proc: Path = PROC) -> tuple[str, str, str] | None:
 def is_rotating(
     path: Path, sys: Path = SYS, proc: Path = PROC, device_of: Callable[[str | Path], int] = device_number
 ) -> bool | None:
-    """Whether the disks below `path` rotate, as the kernel believes; None when it does not say.
+    """Whether the disks below `path` rotate, according to the kernel; None when not available.
 
-    Followed through partitions, LVM, encryption and RAID; one rotating disk makes it rotating. A virtual machine's
-    disk is what its hypervisor says it is. `device_of` gives the device number of a path.
+    Followed through partitions, LVM, encryption and RAID; one rotating disk is enough. For a virtual
+    machine's disk the hypervisor decides. `device_of` gives the device number of a path.
     """
     device = _block_device(path, proc, device_of)
     if device is None:
@@ -133,13 +133,13 @@ def is_rotating(
 
 
 def _block_device(path: Path, proc: Path, device_of: Callable[[str | Path], int]) -> str | None:
-    """``major:minor`` of the block device that holds `path`; None for a network's or a file system in memory."""
+    """``major:minor`` of the block device that holds `path`; None for a file system on a network or in memory."""
     while not path.exists() and path != path.parent:
         path = path.parent
     number = device_of(path)
     if os.major(number):
         return f"{os.major(number)}:{os.minor(number)}"
-    # btrfs and the like have a number of their own: their mount names the device.
+    # btrfs and others have their own number: their mount names the device.
     wanted = f"{os.major(number)}:{os.minor(number)}"
     for line in (read_line(proc / "self/mountinfo") or "").splitlines():
         cells, _, source = line.partition(" - ")
@@ -179,5 +179,5 @@ def _walk(directory: str) -> Iterator[tuple[int, float]]:
                 else:
                     status = entry.stat(follow_symlinks=False)
                     yield status.st_size, status.st_mtime
-            except FileNotFoundError:  # a request ended in the meantime
+            except FileNotFoundError:  # a request finished in the meantime
                 continue

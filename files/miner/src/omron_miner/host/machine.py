@@ -1,4 +1,4 @@
-"""Where and how a machine is looked at, so that tests can describe one by files and answers."""
+"""Access to a machine, so that tests can simulate one with files and canned answers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Machine:
     root: Path = Path("/")
     """Where proc, sys, etc and run are."""
     run_command: Callable[..., str | None] = run_command
-    """What a command prints; None when it is not installed or does not end in time."""
+    """The output of a command; None when it is not installed or does not exit in time."""
     try_connection: Callable[[str, int], str | None] = try_connection
     """Why an address and TCP port take no connection; None when they do."""
     statvfs: Callable[[str | Path], os.statvfs_result] = os.statvfs
@@ -49,10 +49,10 @@ class Machine:
 
     @cached_property
     def is_container(self) -> bool:
-        """Whether the kernel is another system's; systemd detects it at boot."""
+        """Whether this is a container, which shares its host's kernel; systemd detects it at boot."""
         return self.run_for_word("systemd-detect-virt", "--container") not in (None, "none")
 
     def miner_memory(self, program: str | None = None) -> Memory:
-        """What the miner (`program`, as `miner_tree`) may use; before it runs, what the system's first process may."""
+        """What the miner (`program`, as `miner_tree`) may use; before it runs, what process 1 may use."""
         tree = miner_tree(self.proc, program)
         return read_memory(tree[0].pid if tree else 1, self.proc, self.sys / "fs/cgroup")

@@ -1,7 +1,7 @@
-"""How much memory a process may use: the host's, or less where a control group (cgroup) of its allows less.
+"""How much memory a process may use: the host's, or less where its control group (cgroup) allows less.
 
-A container, a systemd unit with MemoryMax and a slice each limit the processes in them, and the kernel kills a process
-that goes beyond the smallest limit, however much the host has. Both versions of cgroups are read; see cgroups(7) and
+A container, a systemd unit with MemoryMax and a slice each limit their processes, and the kernel kills a process that
+exceeds the smallest limit, however much the host has. Both versions of cgroups are read; see cgroups(7) and
 the kernel's Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
 """
 
@@ -21,7 +21,7 @@ PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class Memory:
-    """RAM that the miner may use; `available_bytes` is what could be had without swapping."""
+    """RAM that the miner may use; `available_bytes` is available without swapping."""
 
     total_bytes: int
     available_bytes: int
@@ -29,7 +29,7 @@ class Memory:
     """The control group that allows less than the host has; empty without one."""
 
     def limit_in_words(self) -> str:
-        """``, limited by <control group>``, to be put behind a size; empty without a limit."""
+        """``, limited by <control group>``, to be appended to a size; empty without a limit."""
         return f", limited by {self.limited_by}" if self.limited_by else ""
 
 
@@ -44,7 +44,7 @@ class _Version:
 
 
 _V1 = _Version(("memory.limit_in_bytes",), "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
-# Beyond memory.high the kernel does not kill, it stalls: no proof is in time there.
+# Above memory.high the kernel does not kill but throttles: no proof is in time then.
 _V2 = _Version(("memory.max", "memory.high"), "memory.current", ("inactive_file", "active_file", "slab_reclaimable"))
 
 
@@ -52,7 +52,7 @@ def read_memory(pid: int | str = "self", proc: Path = PROC, cgroups: Path = CGRO
     """What process `pid` (this one by default) may use: the smaller of the host's and of every limit above it.
 
     Total and available are each the smallest. Of a process that cannot be seen only the limit at the root of `cgroups`
-    is known, which in most containers is the container's. Raises nothing; both are 0 where /proc does not tell.
+    is known, which in most containers is the container's. Raises nothing; both are 0 where /proc has no value.
     """
     host, available = read_host_memory(proc)
     total, limited_by = host, ""
@@ -68,7 +68,7 @@ def read_memory(pid: int | str = "self", proc: Path = PROC, cgroups: Path = CGRO
 
 
 def read_host_memory(proc: Path = PROC) -> tuple[int, int]:
-    """Bytes of RAM of the whole host, and of it available by the kernel's own estimate; 0 where it does not tell."""
+    """Bytes of RAM of the whole host, and of it available by the kernel's own estimate; 0 where not available."""
     values = dict(re.findall(r"^(\w+):\s+(\d+)", _read(proc / "meminfo"), re.MULTILINE))
     return int(values.get("MemTotal", 0)) * 1024, int(values.get("MemAvailable", 0)) * 1024
 
@@ -85,7 +85,7 @@ def _groups(pid: int | str, proc: Path, cgroups: Path) -> Iterator[tuple[Path, _
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         for name in ("memory",) if "memory" in controllers.split(",") else ("0",) if number == "0" else ():
-            # A path that leaves the namespace ("/../..") or that is not mounted here: what of it can be seen counts.
+            # A path that leaves the namespace ("/../..") or that is not mounted here: the visible part counts.
             paths[name] = "/" if ".." in path.split("/") else path
     for name, root, version in (("memory", cgroups / "memory", _V1), ("0", cgroups, _V2)):
         group = PurePosixPath(paths[name].lstrip("/"))

@@ -45,7 +45,7 @@ def default_interfaces(proc: Path = PROC) -> frozenset[str]:
 
 
 def try_connection(address: str, port: int) -> str | None:
-    """Why `address`:`port` takes no TCP connection from this host; None when it does. Sends nothing."""
+    """Why `address`:`port` takes no TCP connection from this host; None when it does. Sends no data."""
     import socket  # the monitor does not need it and must start fast
 
     try:

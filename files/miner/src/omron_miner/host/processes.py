@@ -25,7 +25,7 @@ class Process:
     pid: int
     parent: int
     cpu_seconds: float
-    """Its own and those of its children that ended and were waited for."""
+    """Its own, and those of its exited children that were waited for."""
     started_seconds: float
     """Since boot."""
     resident_bytes: int
@@ -51,7 +51,7 @@ def miner_tree(proc: Path = PROC, program: str | None = None) -> list[Process]:
 
 
 def is_miner(pid: int, proc: Path = PROC) -> bool:
-    """Whether process `pid` runs ``omron-miner serve``; False when it has ended or is not visible."""
+    """Whether process `pid` runs ``omron-miner serve``; False when it has exited or is not visible."""
     arguments = (read_file(proc / str(pid) / "cmdline") or "").split("\0")
     # "omron-miner serve", "python .../omron-miner serve", "python -m omron_miner serve"
     return "serve" in arguments and any(os.path.basename(argument) in _COMMAND_NAMES for argument in arguments[:3])
@@ -68,17 +68,17 @@ def _runs(program: str) -> Callable[[int, Path], bool]:
 
 
 def read_process(pid: int, proc: Path = PROC) -> Process | None:
-    """The process `pid`; None when it has ended or is not visible."""
+    """The process `pid`; None when it has exited or is not visible."""
     text = read_file(proc / str(pid) / "stat")
     if text is None or ")" not in text:
         return None
-    cells = text.rpartition(")")[2].split()  # the name in () may hold anything
+    cells = text.rpartition(")")[2].split()  # the name in () may contain anything
     *ticks, started, pages = (int(cells[number - 3]) for number in (14, 15, 16, 17, 22, 24))
     return Process(pid, int(cells[1]), sum(ticks) / TICKS_PER_SECOND, started / TICKS_PER_SECOND, pages * _PAGE_BYTES)
 
 
 def read_disk_reads(pid: int, proc: Path = PROC) -> int:
-    """Bytes that process `pid` and its ended children fetched from disk; 0 when /proc/PID/io is not readable."""
+    """Bytes that process `pid` and its exited children read from disk; 0 when /proc/PID/io is not readable."""
     found = re.search(r"^read_bytes: (\d+)", read_file(proc / str(pid) / "io") or "", re.MULTILINE)
     return int(found[1]) if found else 0
 

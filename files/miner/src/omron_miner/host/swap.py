@@ -1,4 +1,4 @@
-"""Which swap is on."""
+"""The active swap devices."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SwapDevice:
-    """A swap partition, file or zram device that is on."""
+    """A swap partition, file or zram device that is active."""
 
     name: str
     size_bytes: int
@@ -21,7 +21,7 @@ class SwapDevice:
 
 
 def read_swap(proc: Path = PROC) -> list[SwapDevice] | None:
-    """Every swap device that is on; None when /proc/swaps cannot be read."""
+    """Every active swap device; None when /proc/swaps cannot be read."""
     text = read_file(proc / "swaps")
     if text is None:
         return None

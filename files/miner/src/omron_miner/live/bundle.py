@@ -1,7 +1,7 @@
-"""Looks into a slice's folder as far as anyone may without the proving library: can the miner use it?
+"""Checks a slice's folder, as far as possible without the proving library: can the miner use it?
 
-Only the files' form is read: which are there, the manifest's envelope (magic, length, CRC-32C) and the proof
-configuration stamped in it. Whether a proof comes out is for the miner to show.
+Only the form of the files is checked: which exist, the manifest's envelope (magic, length, CRC-32C) and the proof
+configuration stamped in it. Only the miner can show whether a proof succeeds.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ _SPECIFICATION = 1
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a slice cannot be proved, or may not be."""
+    """Why a slice cannot, or might not, be proved."""
 
     text: str
     published: bool
-    """It comes so from the repository; otherwise it is damaged or missing here, and fetching mends it."""
+    """Published like this by the repository; otherwise damaged or missing here, and a download fixes it."""
 
 
 def examine(folder: Path, published: frozenset[str] | None = None) -> list[Problem]:
-    """What is wrong with the slice in `folder`; empty when it has all that a proof needs.
+    """What is wrong with the slice in `folder`; empty when it has everything that a proof needs.
 
     `published` are the files that its component has in the repository, where that is known.
     """
@@ -112,10 +112,10 @@ def _manifest(bundle: Path) -> list[Problem]:
     if isinstance(payload, Problem):
         return [payload]
     if payload is None:
-        return []  # compressed, which is allowed; we have no zstd to look further
+        return []  # compressed, which is allowed; without zstd it cannot be checked further
     try:
         content = msgpack.unpackb(payload, strict_map_key=False)
-    except Exception as error:  # msgpack raises whatever its input makes it
+    except Exception as error:  # msgpack may raise anything
         return [Problem(f"{MANIFEST} is not msgpack: {type(error).__name__}", published=False)]
     return _stamp(content, (bundle / _KEY).exists())
 
@@ -125,7 +125,7 @@ def _opened(data: bytes) -> bytes | Problem | None:
     if data.startswith(_ZSTD_MAGIC):
         return None
     if not data.startswith(_MAGIC):
-        return data  # of a time before the envelope
+        return data  # older than the envelope format
     if len(data) < _HEADER.size:
         return Problem(f"{MANIFEST} ends within its header", published=False)
     _, flags, length, checksum = _HEADER.unpack_from(data)
@@ -133,9 +133,9 @@ def _opened(data: bytes) -> bytes | Problem | None:
     if len(payload) < length:
         return Problem(f"{MANIFEST} has {len(payload)} of the {length} bytes it announces", published=False)
     if crc32c(payload) != checksum:
-        return Problem(f"{MANIFEST} has another checksum (CRC-32C) than it says", published=False)
+        return Problem(f"{MANIFEST} does not match its checksum (CRC-32C)", published=False)
     if flags & ~_COMPRESSED:
-        return Problem(f"{MANIFEST} is of a form this check does not know (flags {flags:#x})", published=True)
+        return Problem(f"{MANIFEST} has a form unknown to this check (flags {flags:#x})", published=True)
     return None if flags else payload
 
 

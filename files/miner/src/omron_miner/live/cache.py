@@ -1,8 +1,8 @@
-"""Where things lie in the circuit cache of upstream's `sn2-miner`, and what their stamps say.
+"""Layout of the circuit cache of upstream's `sn2-miner`, and its stamps.
 
 ``model_<id>/`` holds ``circuit_metadata.json``, ``component_shas.json``, ``.dslice_ready`` and ``slices/``; a slice's
-folder ``component.sha``, ``jstprove/circuit.bundle/`` and ``payload/``, weights with a ``.sha`` next to each. Ours is
-only ``.omron-sync/``, in which the miner does not look.
+folder ``component.sha``, ``jstprove/circuit.bundle/`` and ``payload/``, weights with a ``.sha`` next to each. Only
+``.omron-sync/`` is ours; the miner ignores it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from omron_miner.live.repository import Component
 
 DEFAULT = Path("~/.bittensor/subnet-2/circuit_cache")
-"""Where the miner looks; it has no flag for another folder, so HOME decides."""
+"""The miner's cache; it has no flag for another folder, so HOME decides."""
 AREA = ".omron-sync"
 READY = ".dslice_ready"
 METADATA = "circuit_metadata.json"
@@ -36,7 +36,7 @@ RECORD = "published.json"
 
 
 class CacheError(OmronError):
-    """The cache cannot be read or written, or another sync is at work in it."""
+    """The cache cannot be read or written, or another sync is running in it."""
 
 
 def circuit_ids(cache: Path) -> list[str]:
@@ -45,7 +45,7 @@ def circuit_ids(cache: Path) -> list[str]:
 
 
 def slice_folders(cache: Path) -> Iterator[Path]:
-    """The folders of slices that are in their place, of all circuits."""
+    """The folders of installed slices, of all circuits."""
     return (one.parent for one in cache.glob(f"{FOLDER_PREFIX}*/{SLICES}/*/{STAMP}"))
 
 
@@ -63,7 +63,7 @@ def stamp_text(path: Path) -> str:
 
 
 def has_content(path: Path) -> bool:
-    """Whether it is a file that is not empty."""
+    """Whether it is a non-empty file."""
     try:
         return path.is_file() and path.stat().st_size > 0
     except OSError:
@@ -73,7 +73,7 @@ def has_content(path: Path) -> bool:
 def read_record(cache: Path) -> dict[str, dict[str, str]]:
     """By component, or ``artifacts/<circuit>``: the files it has in the repository, and the SHA-256 each came with.
 
-    An empty SHA-256 is of a file that was not fetched by us.
+    An empty SHA-256 means that we did not download the file.
     """
     try:
         content = json.loads((cache / AREA / RECORD).read_bytes())
@@ -89,7 +89,7 @@ def read_record(cache: Path) -> dict[str, dict[str, str]]:
 
 
 class LinkIndex:
-    """Where in the cache a file lies that another slice needs as well: it is linked instead of fetched.
+    """Index of cached files that other slices need as well: they are linked instead of downloaded.
 
     Keys are ``<component>/<file>`` and the SHA-256 of weights.
     """
@@ -101,7 +101,7 @@ class LinkIndex:
             self.add_slice(folder)
 
     def add_slice(self, folder: Path) -> None:
-        """Learns of all files of a slice that is in its place."""
+        """Adds all files of an installed slice."""
         component = stamp_text(folder / STAMP)
         for path in (folder / BUNDLE).glob("*"):
             self.add(f"{component}/{path.name}", path)
@@ -109,7 +109,7 @@ class LinkIndex:
             self.add(stamp_text(stamp), stamp.with_suffix(""))
 
     def add(self, key: str, path: Path) -> None:
-        """Learns of one file."""
+        """Adds one file."""
         with self._lock:
             self._paths.setdefault(key, []).append(path)
 
@@ -131,7 +131,7 @@ def _linked(source: Path, target: Path) -> bool:
 
 
 def is_complete(folder: Path, component: Component) -> bool:
-    """Whether the slice is there as the repository has it now, as far as names and stamps tell."""
+    """Whether the slice matches the repository, judging by names and stamps."""
     if stamp_text(folder / STAMP) != component.sha256:
         return False
     if component.has_circuit and not all(has_content(folder / BUNDLE / one) for one in component.files):

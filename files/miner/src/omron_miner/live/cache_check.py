@@ -1,4 +1,4 @@
-"""Looks into the circuit cache of upstream's `sn2-miner`: which slices cannot be proved, and whose fault that is."""
+"""Checks the circuit cache of upstream's `sn2-miner`: which slices cannot be proved, and where to fix that."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finding:
-    """A slice that cannot be proved, or not relied on."""
+    """A slice that cannot be proved, or is not reliable."""
 
     circuit: str
     slice: str
     component: str
     text: str
     published: bool
-    """The repository has it so: nothing that is done here mends it."""
+    """The repository published it incomplete: it cannot be fixed here."""
 
 
 @dataclass
 class CheckReport:
-    """What is in the cache; `ok` while nothing must be mended here."""
+    """The content of the cache; `ok` while nothing must be fixed here."""
 
     ok: bool = True
     circuits: int = 0
@@ -55,7 +55,7 @@ class CheckReport:
 
 
 def check(cache: Path, hashes: bool = False) -> CheckReport:
-    """Looks into every slice of the cache; with `hashes` also reads every file whose SHA-256 is known.
+    """Checks every slice of the cache; with `hashes` also reads every file whose SHA-256 is known.
 
     Raises CacheError when there is no cache.
     """
@@ -84,7 +84,7 @@ def check(cache: Path, hashes: bool = False) -> CheckReport:
 
 def _unready(folder: Path) -> str | None:
     if not (folder / READY).exists():
-        return f"{READY} is missing: its download did not come to an end"
+        return f"{READY} is missing: its download did not finish"
     try:
         if isinstance(json.loads((folder / METADATA).read_bytes()), dict):
             return None
@@ -94,7 +94,7 @@ def _unready(folder: Path) -> str | None:
 
 
 def _listed(folder: Path) -> dict[str, str]:
-    """Slices of a circuit and their components: as its list has them, and any other folder with a stamp."""
+    """Slices of a circuit and their components: as listed, and any other folder with a stamp."""
     found = {one.parent.name: stamp_text(one) for one in (folder / SLICES).glob(f"*/{STAMP}")}
     try:
         rows = json.loads((folder / COMPONENTS).read_bytes())
@@ -115,7 +115,7 @@ def _slice(folder: Path, sha256: str, record: dict[str, dict[str, str]], hashes:
         known = {folder / BUNDLE / name: sha for name, sha in (files or {}).items() if sha}
         known |= {one.with_suffix(""): stamp_text(one) for one in (folder / PAYLOAD).glob("*.sha")}
         problems = [
-            bundle.Problem(f"{path.name} has changed since it was fetched", published=False)
+            bundle.Problem(f"{path.name} has changed since its download", published=False)
             for path, sha in known.items()
             if file_sha256(path) != sha
         ]
@@ -123,21 +123,21 @@ def _slice(folder: Path, sha256: str, record: dict[str, dict[str, str]], hashes:
 
 
 def to_json(report: CheckReport) -> str:
-    """A report for a machine."""
+    """A report as JSON."""
     return json.dumps(asdict(report))
 
 
 def to_text(report: CheckReport) -> str:
-    """A check for a person: slices that cannot be proved, by component."""
+    """A check as text: slices that cannot be proved, by component."""
     lines = [f"NOT READY  {one}" for one in report.unready]
     by_component: dict[tuple[str, str, bool], list[Finding]] = {}
     for one in report.findings:
         by_component.setdefault((one.component, one.text, one.published), []).append(one)
     for (component, text, published), findings in by_component.items():
-        whose = "published so" if published else "mend here: omron-miner live circuits sync"
+        whose = "incomplete upstream" if published else "fix with: omron-miner live circuits sync"
         lines.append(f"component {component}: {text} ({whose})")
         lines += [f"  {one.circuit[:16]}… {one.slice}" for one in findings]
     lines.append(
-        f"{report.circuits} circuits, {report.provable} of {report.slices} slices can be proved, as far as seen"
+        f"{report.circuits} circuits, {report.provable} of {report.slices} slices can be proved, as far as checked"
     )
     return "\n".join(lines)

@@ -1,9 +1,9 @@
-"""Fills the circuit cache of upstream's `sn2-miner` before the miner asks for it.
+"""Fills the circuit cache of upstream's `sn2-miner` before the miner needs it.
 
-The miner fetches one file at a time, trusts what exists, and refuses requests for a circuit while it fetches. Here
-several components come at once, and each is put together aside (`.omron-sync` in the cache) and moved into its place
-whole, its stamp within. So the miner, which may run meanwhile, finds a component complete or not at all, and the
-circuit's ``.dslice_ready`` only after the last one. Nothing is deleted but what is replaced.
+The miner downloads one file at a time, trusts existing files, and refuses requests for a circuit while it downloads.
+Here several components are downloaded in parallel; each is assembled in `.omron-sync` in the cache and moved into place
+complete with its stamp. So the miner, which may run meanwhile, finds a component complete or not at all, and the
+circuit's ``.dslice_ready`` only after the last one. Only replaced files are deleted.
 """
 
 from __future__ import annotations
@@ -63,66 +63,66 @@ _RULES = Rules(
 
 @dataclass(frozen=True)
 class Settings:
-    """From where, to where, and how much at once."""
+    """Source, destination and limits of a sync."""
 
     url: str = DEFAULT_URL
     cache: Path = DEFAULT
     parallel: int = 4
-    """Components fetched at the same time."""
+    """Components downloaded in parallel."""
     keep_free_bytes: int = 10 << 30
-    """What stays free on the cache's file system."""
+    """Bytes to keep free on the cache's file system."""
     hosts: tuple[str, ...] = ()
-    """Other hosts that the repository may send on to."""
+    """Other hosts that the repository may redirect to."""
     additional: tuple[str, ...] = ()
-    """Circuits wanted though the lists do not have them."""
+    """Circuits to sync although they are not listed."""
     ignored: tuple[str, ...] = ()
-    """Circuits that are left alone."""
+    """Circuits to skip."""
     rules: Rules = _RULES
     """For each file. Hosts and free space are set from the fields above."""
 
 
 @dataclass
 class CircuitResult:
-    """What became of one circuit."""
+    """The result for one circuit."""
 
     id: str
     name: str
     components: int
     fetched: int = 0
-    """Components and artifacts that were put in place just now."""
+    """Components and artifacts that this sync put in place."""
     unprovable: int = 0
-    """Components that the repository has no circuit for."""
+    """Components for which the repository has no circuit."""
     ready: bool = False
     failed: dict[str, str] = field(default_factory=dict)
-    """Slice or artifact, and why it is not there."""
+    """Slice or artifact, and why it is missing."""
 
 
 @dataclass
 class SyncReport:
-    """What a sync did; `ok` decides the exit code."""
+    """The result of a sync; `ok` decides the exit code."""
 
     ok: bool = False
     circuits: list[CircuitResult] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
-    """Circuits whose entry in the lists cannot be believed, and why."""
+    """Circuits whose entry in the lists is invalid, and why."""
     problems: list[str] = field(default_factory=list)
     inactive: list[str] = field(default_factory=list)
     """Circuits in the cache that the lists no longer have. The miner purges them itself."""
     files: int = 0
     received_bytes: int = 0
     linked_files: int = 0
-    """Taken from another slice here instead of fetched."""
+    """Linked from another slice here instead of downloaded."""
     unchecked_files: int = 0
-    """Fetched without a checksum to hold them against: the server sent none."""
+    """Downloaded without a checksum to verify: the server sent none."""
     seconds: float = 0.0
 
 
 class _FullError(Exception):
-    """No room for what is to come."""
+    """Not enough space for the download."""
 
 
 def sync(settings: Settings) -> SyncReport:
-    """Fetches all that the repository's circuits lack in the cache. Raises OmronError when nothing can be done."""
+    """Downloads all missing files of the repository's circuits. Raises OmronError when nothing can be done."""
     begun = time.monotonic()
     cache = settings.cache.expanduser()
     rules = replace(settings.rules, keep_free_bytes=settings.keep_free_bytes)
@@ -137,14 +137,14 @@ def sync(settings: Settings) -> SyncReport:
         _Sync(settings, cache, area, repository, report).run(wanted)
         report.ok = not (report.refused or report.problems or any(one.failed for one in report.circuits))
         if report.ok:
-            shutil.rmtree(area / "parts", ignore_errors=True)  # of files that are not wanted any more
+            shutil.rmtree(area / "parts", ignore_errors=True)  # of files that are no longer needed
     report.seconds = round(time.monotonic() - begun, 1)
     return report
 
 
 @contextmanager
 def _held(cache: Path) -> Iterator[Path]:
-    """The area aside, this process's alone. Raises CacheError."""
+    """The work area, locked by this process. Raises CacheError."""
     area = cache / AREA
     try:
         (area / "parts").mkdir(parents=True, exist_ok=True)
@@ -152,8 +152,8 @@ def _held(cache: Path) -> Iterator[Path]:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise CacheError(f"another sync is at work in {cache}", "wait for its end") from None
-            for leftover in ("new", "old"):  # what is replaced was moved to "old" by earlier releases
+                raise CacheError(f"another sync is running in {cache}", "wait until it finishes") from None
+            for leftover in ("new", "old"):  # earlier releases moved replaced files to "old"
                 shutil.rmtree(area / leftover, ignore_errors=True)
             settle_parked(sorted(cache.glob(f"{FOLDER_PREFIX}*/{SLICES}/{PARKED}*")))
             (area / "new").mkdir()
@@ -177,7 +177,7 @@ class _Task:
 
 
 class _Sync:
-    """One run. Its workers are threads that end with the process, so that a signal ends it at once."""
+    """One run. Its workers are threads that end with the process, so that a signal stops it immediately."""
 
     def __init__(
         self,
@@ -199,7 +199,7 @@ class _Sync:
         self._number = 0
 
     def run(self, circuits: list[LiveCircuit]) -> None:
-        """Fetches what is missing of `circuits`, then writes for each that is complete what makes it ready."""
+        """Downloads the missing files of `circuits`, then marks each complete one as ready."""
         tasks: list[_Task] = []
         for circuit in circuits:
             result = CircuitResult(circuit.id, circuit.name, len(circuit.components))
@@ -231,7 +231,7 @@ class _Sync:
         return circuit_folder(self._cache, circuit.id) / SLICES
 
     def _work(self, tasks: list[_Task]) -> None:
-        """All of `tasks`, several at a time; every failure is noted with its circuit."""
+        """All of `tasks`, several at a time; every failure is recorded with its circuit."""
         waiting: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         workers = min(self._settings.parallel, len(tasks))
@@ -258,9 +258,9 @@ class _Sync:
                 say(f"{count} of {len(tasks)} components and artifacts, {received} received")
 
     def _one(self, task: _Task) -> None:
-        """Puts one thing in place, or notes why not. What it fetched is kept for the next run until then."""
+        """Puts one item in place, or records why not. Its downloads are kept for the next run until then."""
         if self._full.is_set():
-            task.result.failed[task.name] = "not begun: the disk is full"
+            task.result.failed[task.name] = "not started: the disk is full"
             return
         parts: list[Path] = []
         try:
@@ -276,19 +276,19 @@ class _Sync:
             task.result.failed[task.name] = error.message if isinstance(error, DownloadError) else str(error)
             cause = error if isinstance(error, OSError) else error.__cause__
             if isinstance(cause, OSError) and cause.errno in _FULL:
-                self._full.set()  # what is not begun yet is not begun
+                self._full.set()  # no further items are started
             if isinstance(error, _FullError) or self._full.is_set():
                 self._tell_full(task.result.failed[task.name])
 
     def _tell_full(self, why: str) -> None:
-        """Notes once that the disk has no room. What is smaller may still have some."""
+        """Records once that the disk is full. Smaller files may still fit."""
         with self._lock:
             if not self._told_full:
                 self._told_full = True
-                self._report.problems.append(f"the disk is full: {why}; free some, or lower --keep-free-gib")
+                self._report.problems.append(f"the disk is full: {why}; free some space, or lower --keep-free-gib")
 
     def _component(self, component: Component, place: Path, parts: list[Path]) -> None:
-        """Puts the component together aside and moves it to `place`, whatever was there before."""
+        """Assembles the component in the work area and moves it to `place`, replacing what is there."""
         staged = self._aside()
         (staged / PAYLOAD).mkdir(parents=True)
         if component.has_circuit:
@@ -322,10 +322,10 @@ class _Sync:
     def _obtain(
         self, key: str, url: str, part: Path, target: Path, parts: list[Path], sha256: str | None = None
     ) -> str | None:
-        """Links `target` to the same file elsewhere in the cache, or fetches it and returns its SHA-256.
+        """Links `target` to the same file elsewhere in the cache, or downloads it and returns its SHA-256.
 
-        What `key` names is never fetched twice at once. A part that was fetched is added to `parts`, and is `target`
-        as well. Raises DownloadError, _FullError, OSError.
+        Concurrent calls with one `key` download it once. A downloaded part is added to `parts`, and is also linked to
+        `target`. Raises DownloadError, _FullError, OSError.
         """
         with self._lock:
             alone = self._busy.setdefault(key, threading.Lock())
@@ -346,12 +346,12 @@ class _Sync:
         with self._room.taken(max((size or 0) - had, 0)):
             digest = self._fetch_part(url, part, right)
             if right not in (None, digest) and had:
-                discard(part)  # what an earlier run left may be of another file
+                discard(part)  # the leftover of an earlier run may be of another file
                 digest = self._fetch_part(url, part, right)
             if right not in (None, digest) or not has_content(part):
                 discard(part)
-                wrong = f"has SHA-256 {digest}, right is {right}" if right else "is empty"
-                raise DownloadError(f"{url} {wrong}", "try again later; tell the subnet's team if it stays so")
+                wrong = f"has SHA-256 {digest}, expected {right}" if right else "is empty"
+                raise DownloadError(f"{url} {wrong}", "try again later; report it to the subnet's team if it persists")
         self._count(unchecked=int(right is None))
         return digest
 
@@ -374,7 +374,7 @@ class _Sync:
             self._report.unchecked_files += unchecked
 
     def _finish(self, circuit: LiveCircuit) -> None:
-        """Writes what makes the miner take the circuit, the stamp last, and nothing that is there already."""
+        """Writes the missing files that make the miner load the circuit, the stamp last."""
         folder = circuit_folder(self._cache, circuit.id)
         shas = [[one.name, one.sha256] for one in circuit.components]
         for name, content in (
@@ -393,7 +393,7 @@ def _artifacts_of(circuit: LiveCircuit) -> str:
 
 
 class _Room:
-    """The free space, less what the downloads under way will still take of it."""
+    """The free space, minus the space that running downloads still need."""
 
     def __init__(self, place: Path, keep_free_bytes: int) -> None:
         self._place, self._keep = place, keep_free_bytes
@@ -401,13 +401,13 @@ class _Room:
 
     @contextmanager
     def taken(self, size: int) -> Iterator[None]:
-        """Holds `size` bytes back. Raises _FullError when they are not there."""
+        """Reserves `size` bytes. Raises _FullError when they are not available."""
         with self._lock:
             free = shutil.disk_usage(self._place).free - self._promised - self._keep
             if free < size:
                 raise _FullError(
-                    f"{formatting.size(size)} are to come, {formatting.size(max(free, 0))} may still be used, and "
-                    f"{formatting.size(self._keep)} are kept free"
+                    f"{formatting.size(size)} needed, {formatting.size(max(free, 0))} available, "
+                    f"{formatting.size(self._keep)} kept free"
                 )
             self._promised += size
         try:
@@ -418,12 +418,12 @@ class _Room:
 
 
 def to_json(report: SyncReport) -> str:
-    """A report for a machine."""
+    """A report as JSON."""
     return json.dumps(asdict(report))
 
 
 def to_text(report: SyncReport) -> str:
-    """A sync for a person."""
+    """A sync report as text."""
     lines = []
     for one in report.circuits:
         state = "ready" if one.ready else f"NOT READY, {len(one.failed)} missing"

@@ -1,9 +1,9 @@
 """The client side of btlightning, the QUIC transport between validators and upstream's `sn2-miner`.
 
 Written from the wire format alone: QUIC version 1 with ALPN ``btlightning`` and a self-signed certificate; every
-message opens a stream of its own; a frame is a type (one byte), a length (four, big-endian) and msgpack. Who speaks is
-shown by an sr25519 signature over the hotkeys, a time, a nonce and the certificate's fingerprint. Holds no policy:
-what an outcome means is for `probe` to say.
+message opens its own stream; a frame is a type (one byte), a length (four, big-endian) and msgpack. Peers
+authenticate with an sr25519 signature over the hotkeys, a time, a nonce and the certificate's fingerprint. No policy:
+`probe` interprets the outcome.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 ALPN = "btlightning"
 HANDSHAKE_REQUEST, HANDSHAKE_RESPONSE, REQUEST, RESPONSE = 1, 2, 3, 4
 OLDEST_SECONDS = 300
-"""A handshake's time may lie so far behind the miner's clock."""
+"""How far a handshake's time may be behind the miner's clock."""
 NEWEST_SECONDS = 60
-"""And so far ahead of it."""
+"""And how far ahead of it."""
 _HEADER = struct.Struct(">BI")
 _HANDSHAKE_BYTES = 1 << 16
-"""More than any handshake response has (about 400)."""
+"""More bytes than any handshake response has (about 400)."""
 
 _QUIET = logging.NullHandler()
 """For aioquic's log, whose warnings are our errors."""
@@ -54,7 +54,7 @@ class LightningError(OmronError):
 
 
 class ClosedError(LightningError):
-    """The connection ended. `reason` is the peer's or QUIC's own."""
+    """The connection ended. `reason` is from the peer or from QUIC."""
 
     def __init__(self, reason: str, error_code: int | None = None) -> None:
         super().__init__(f"the connection ended: {reason}")
@@ -62,12 +62,12 @@ class ClosedError(LightningError):
 
 
 _HOTKEY = re.compile(r"[A-Za-z0-9]{0,64}")
-"""An SS58 address, or none. What a peer sends is shown on a terminal."""
+"""An SS58 address, or none. Text from a peer is shown on a terminal."""
 
 
 @dataclass(frozen=True)
 class HandshakeReply:
-    """What the miner answers to a handshake; unsigned when it does not accept."""
+    """The miner's answer to a handshake; unsigned when it does not accept."""
 
     miner_hotkey: str
     timestamp: int
@@ -80,7 +80,7 @@ class HandshakeReply:
 
 @dataclass(frozen=True)
 class Reply:
-    """What the miner answers to a request."""
+    """The miner's answer to a request."""
 
     success: bool
     data: dict[str, Any]
@@ -102,7 +102,7 @@ class Connection(QuicConnectionProtocol):
         super().__init__(quic)
         loop = asyncio.get_running_loop()
         self.heard: asyncio.Future[None] = loop.create_future()
-        """Done with the first datagram; fails with ConnectionRefusedError when the host says the port is closed."""
+        """Done with the first datagram; fails with ConnectionRefusedError when the host reports the port closed."""
         self.ready: asyncio.Future[None] = loop.create_future()
         """Done when QUIC's own handshake is; fails with ClosedError."""
         self._streams: dict[int, _Stream] = {}
@@ -110,10 +110,10 @@ class Connection(QuicConnectionProtocol):
             future.add_done_callback(_look_at)
 
     async def handshake(self, keypair: Any) -> HandshakeReply:
-        """Tells the miner who asks, signed by `keypair`. Raises LightningError."""
-        certificate = self._quic.tls._peer_certificate  # aioquic offers it nowhere else
+        """Authenticates to the miner with `keypair`. Raises LightningError."""
+        certificate = self._quic.tls._peer_certificate  # aioquic has no public access to it
         if certificate is None:
-            raise LightningError("the miner showed no certificate")
+            raise LightningError("the miner sent no certificate")
         from cryptography.hazmat.primitives.serialization import Encoding
 
         digest = hashlib.blake2b(certificate.public_bytes(Encoding.DER), digest_size=32).digest()
@@ -125,7 +125,7 @@ class Connection(QuicConnectionProtocol):
         names = ("miner_hotkey", "timestamp", "signature", "accepted", "connection_id", "cert_fingerprint")
         miner, timestamp, signed, accepted = _fields(content, names, (str, int, str, bool))
         if not _HOTKEY.fullmatch(miner):
-            raise LightningError(f"the miner's hotkey is no address: {miner!r:.100}")
+            raise LightningError(f"the miner's hotkey is not an address: {miner!r:.100}")
         text = f"handshake_response:{hotkey}:{miner}:{timestamp}:{nonce}:{fingerprint}"
         return HandshakeReply(miner, timestamp, signed, accepted, _is_signed(miner, text, signed))
 
@@ -169,7 +169,7 @@ class Connection(QuicConnectionProtocol):
         elif isinstance(event, StreamDataReceived):
             self._take(event)
         elif isinstance(event, StreamReset):
-            self._fail(event.stream_id, LightningError("the miner broke its answer off"))
+            self._fail(event.stream_id, LightningError("the miner aborted its answer"))
         elif isinstance(event, ConnectionTerminated):
             reason = printable(event.reason_phrase[:200])
             self._end(ClosedError(reason or f"QUIC error {event.error_code:#x}", event.error_code))
@@ -204,7 +204,7 @@ async def connect(address: tuple[Any, ...], window_bytes: int = 1 << 20) -> Asyn
     `window_bytes` is what the peer may send before it is read. It is closed at the end, and the peer informed.
     Raises OSError when there is no route.
     """
-    logging.getLogger("quic").addHandler(_QUIET)  # once, however often this is called
+    logging.getLogger("quic").addHandler(_QUIET)  # once, even if called repeatedly
     configuration = QuicConfiguration(
         is_client=True,
         alpn_protocols=[ALPN],
@@ -213,7 +213,7 @@ async def connect(address: tuple[Any, ...], window_bytes: int = 1 << 20) -> Asyn
         max_stream_data=window_bytes,
         idle_timeout=150.0,
     )
-    # Connected, unlike aioquic's own: only then does the kernel tell of an ICMP "port unreachable".
+    # Connected, unlike aioquic's own: only then does the kernel report an ICMP "port unreachable".
     transport, connection = await asyncio.get_running_loop().create_datagram_endpoint(
         lambda: Connection(QuicConnection(configuration=configuration)), remote_addr=address[:2]
     )
@@ -223,7 +223,7 @@ async def connect(address: tuple[Any, ...], window_bytes: int = 1 << 20) -> Asyn
     finally:
         connection.close()
         if connection._timer is not None:
-            connection._timer.cancel()  # nothing waits for the peer's end of the connection
+            connection._timer.cancel()  # nothing waits for the peer to close the connection
         transport.close()
 
 
@@ -239,12 +239,12 @@ def _unframed(frame: bytes, wanted: int) -> Any:
         raise LightningError(f"the miner's answer ends after {len(frame)} bytes")
     kind, length = _HEADER.unpack_from(frame)
     if kind != wanted:
-        raise LightningError(f"the miner answers with a message of type {kind}, {wanted} is right")
+        raise LightningError(f"the miner answers with a message of type {kind}, expected {wanted}")
     if length != len(frame) - _HEADER.size:
         raise LightningError(f"the miner announces {length} bytes and sends {len(frame) - _HEADER.size}")
     try:
         return msgpack.unpackb(frame[_HEADER.size :])
-    except Exception as error:  # msgpack raises whatever its input makes it
+    except Exception as error:  # msgpack may raise anything
         raise LightningError(f"the miner's answer is not msgpack: {type(error).__name__}") from error
 
 
@@ -252,10 +252,10 @@ def _fields(content: Any, names: tuple[str, ...], types: tuple[Any, ...]) -> lis
     """The first fields of an envelope, which is an array or a map of `names`. Raises LightningError."""
     values = [content.get(name) for name in names] if isinstance(content, dict) else content
     if not isinstance(values, list) or len(values) < len(types):
-        raise LightningError("the miner's answer has another form")
+        raise LightningError("the miner's answer has an unexpected form")
     for name, value, kind in zip(names, values, types, strict=False):
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise LightningError(f"the miner's answer has another form: its {name} is a {type(value).__name__}")
+            raise LightningError(f"the miner's answer has an unexpected form: its {name} is a {type(value).__name__}")
     return values[: len(types)]
 
 
@@ -266,5 +266,5 @@ def _is_signed(address: str, text: str, signature: str) -> bool:
     try:
         raw = base64.b64decode(signature, validate=True)
         return len(raw) == 64 and bool(Keypair(ss58_address=address).verify(text.encode(), raw))
-    except Exception:  # an address or a signature that is none, in the library's own words
+    except Exception:  # an invalid address or signature, in the library's words
         return False

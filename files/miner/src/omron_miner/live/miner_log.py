@@ -1,10 +1,10 @@
 """Reads the log of upstream's `sn2-miner`: requests, proofs, failures, connections, and its own state.
 
-The lines carry no number of the request they belong to, and several requests run at once. So requests, proofs and
-failures are counted apart. An end belongs to a slice when every request that may be open is of that slice, to a circuit
-when they are all of that circuit, and else to none; a time is only given to a proof whose request was the only one
-from its line to its end. Nothing is guessed. A line of a known kind that lacks what is read from it is a misfit: it is
-counted and one is shown, since another release may write another line. Imports nothing heavy: the monitor uses it.
+The lines have no request number, and several requests run concurrently. So requests, proofs and failures are counted
+separately. An end is attributed to a slice when every request that may be open is of that slice, to a circuit when
+they are all of that circuit, and otherwise to none; a time is only given to a proof whose request was the only open one
+from its line to its end. Nothing is guessed. A line of a known kind without the expected fields is a misfit: it is
+counted and one is shown, because another release may write another line. Imports nothing heavy: the monitor uses it.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ KNOWN_FAILURES = {
     "no stamped proof_config": "published without a proof configuration (upstream's issue 467)",
     "activation length mismatch": "constants of the slice are not recovered (upstream's issue 538)",
     "incompatible bundle": "the bundle is of another version of the prover",
-    "has incomplete file downloads": "the circuit was still being fetched: omron-miner live circuits sync",
+    "has incomplete file downloads": "the circuit was still being downloaded: omron-miner live circuits sync",
 }
 """Part of a failure's text, and what it means."""
 UPSTREAM = "upstream's issue"
-"""Is in what a failure means when the operator of a miner cannot mend it."""
+"""Marks meanings of failures that the operator of a miner cannot fix."""
 TIMED_OUT = "handler timed out"
-"""The text of a failure that is one of time."""
+"""The text of a failure by timeout."""
 _MOST_KEYS = 1000
 _OTHERS = "others"
 _TEXT = 200
@@ -80,19 +80,19 @@ _MESSAGES = (
     ("update applied", "updated"),
     ("auto-update check failed", "update_failed"),
 )
-"""How a line's text begins, and its kind."""
+"""Prefix of a line's text, and its kind."""
 _BY_WORD: dict[str, list[tuple[str, str]]] = {}
 for _begin, _kind in _MESSAGES:
     _BY_WORD.setdefault(_begin.split()[0], []).append((_begin, _kind))
 STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
-"""What a line begins with, colours apart."""
+"""Prefix of a line, without colours."""
 _MINUTE_WIDTH = len("2026-01-05T12:00:")
 _USUAL_REST = len("2026-01-05T12:00:00.000000Z")
-"""Where what follows a usual line's time begins: upstream writes microseconds."""
+"""Offset of the text after the time in a usual line: upstream writes microseconds."""
 _USUAL_Z = _USUAL_REST - 1
 _NO_PREFIX = "????-??-??T??:??:"
 _SECONDS = re.compile(r"(\d\d(?:\.\d+)?)Z")
-"""What follows a line's minute."""
+"""The text after a line's minute."""
 _LEVEL = re.compile(r"\s+(TRACE|DEBUG|INFO|WARN|ERROR)(?:\s+|$)")
 _MOST_MESSAGES, _MOST_CHARACTERS = 4096, 1000
 """Parsed messages that are kept, and how long one of these may be."""
@@ -105,19 +105,19 @@ _CONNECTED = re.compile(r"Handshake successful, established connection: conn_(\w
 _HOTKEY = re.compile(r"\b(5[1-9A-HJ-NP-Za-km-z]{47})\b")
 _ADDRESS = re.compile(r"(?:from|for) (\S+)$")
 _REFUSED = ("no_permit", "bad_handshake", "clock", "rate_limited", "unauthenticated", "full")
-"""Kinds of lines that tell of a peer that was not served."""
+"""Kinds of lines that report a refused peer."""
 _LONGEST_REQUEST_SECONDS = 1800.0
-"""Ten times the miner's default timeout: what was open so long ago ended without a line."""
+"""Ten times the miner's default timeout: an older request ended without a line."""
 _LAST_FAILURES = 20
 
 
 @dataclass
 class MinerLog:
-    """What the lines say. Times are seconds since 1970, UTC."""
+    """The content of the lines. Times are seconds since 1970, UTC."""
 
     lines: int = 0
     unreadable: int = 0
-    """Not of the log's form: output of a panic, another program's."""
+    """Not log lines: output of a panic, or of another program."""
     misfits: int = 0
     misfit: str = ""
     """The first of them."""
@@ -126,45 +126,45 @@ class MinerLog:
     first: float | None = None
     last: float | None = None
     version: str = ""
-    """The last that it started as."""
+    """The version of the last start."""
     version_known: bool | None = None
-    """Whether lines of that release are known here; None until it says."""
+    """Whether lines of that release are known here; None until it is logged."""
     counts: dict[str, int] = field(default_factory=dict)
     """Lines of each kind."""
     requests: dict[str, int] = field(default_factory=dict)
     """By circuit and slice."""
     failures: dict[str, int] = field(default_factory=dict)
-    """By text, numbers taken out."""
+    """By text, without numbers."""
     failures_alone: dict[str, int] = field(default_factory=dict)
-    """By circuit and slice, of failures that were alone."""
+    """By circuit and slice, of failures that ran alone."""
     seconds_alone: list[float] = field(default_factory=list)
-    """From request to proof, of proofs that were alone; the last thousand."""
+    """From request to proof, of proofs that ran alone; the last thousand."""
     validators: dict[str, int] = field(default_factory=dict)
     """Handshakes by hotkey."""
     circuits_loaded: int | None = None
     enforcing: bool | None = None
-    """Whether the allowlist drops others, by its last word."""
+    """Whether the allowlist drops others, according to its last line."""
     coverage_percent: float | None = None
     last_request: float | None = None
     last_proof: float | None = None
     registered: bool | None = None
-    """Whether its last attempt to announce itself on the chain went well; None: none is in the log."""
+    """Whether its last attempt to announce itself on the chain succeeded; None: none is in the log."""
     announced: str = ""
     """``ip:port`` that it last announced, or found announced."""
     serve_error: str = ""
     """Why the last attempt failed."""
     started: float | None = None
-    """When the last process began."""
+    """When the last process started."""
     loopback: bool = False
     """Whether it runs without a chain."""
     connected: dict[str, float] = field(default_factory=dict)
-    """By hotkey, its last handshake with the running process. That a connection ended is seldom logged."""
+    """By hotkey, its last handshake with the running process. The end of a connection is seldom logged."""
     connected_before: list[str] = field(default_factory=list)
-    """The hotkeys of `connected` when the process before ended."""
+    """The hotkeys of `connected` when the previous process ended."""
 
 
 class _Message:
-    """What a line says besides its time; the same messages recur, so each is parsed once and then only counted."""
+    """The content of a line without its time; the same messages recur, so each is parsed once and then only counted."""
 
     __slots__ = ("circuit", "count", "is_error", "is_proof", "is_slice_request", "key", "kind", "text")
 
@@ -180,7 +180,7 @@ class _Message:
 
 @dataclass
 class Minute:
-    """What the lines of one minute say, or a part of them. `whose`: circuit and slice, circuit alone, or empty."""
+    """The content of one minute's lines, or a part of it. `whose`: circuit and slice, circuit alone, or empty."""
 
     begins: float
     counts: dict[str, int] = field(default_factory=dict)
@@ -192,7 +192,7 @@ class Minute:
     failed: dict[tuple[str, str], int] = field(default_factory=dict)
     """By text and whose."""
     seconds: dict[str, list[float]] = field(default_factory=dict)
-    """Times of the proofs that were alone, by circuit and slice."""
+    """Times of the proofs that ran alone, by circuit and slice."""
     validators: dict[str, int] = field(default_factory=dict)
     """Handshakes by hotkey."""
     refused: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -202,9 +202,9 @@ class Minute:
 
 
 class Reader:
-    """Takes lines one after another; `log` is what is known by then.
+    """Reads lines one after another; `log` is the state so far.
 
-    With `keep_minutes` what each minute said is in `minutes`, not in the tables of `log`.
+    With `keep_minutes` the content of each minute is in `minutes`, not in the tables of `log`.
     """
 
     def __init__(self, keep_minutes: bool = False) -> None:
@@ -215,23 +215,23 @@ class Reader:
         self._keep_minutes = keep_minutes
         self._seconds_alone: deque[float] = deque(maxlen=_MOST_KEYS)
         self._running, self._whose = 0, ""
-        """Requests that may be open, and what all of them are of."""
+        """Requests that may be open, and the circuit or slice they share."""
         self._begun: float | None = None
-        """When the only request that is open began; None while none or several are."""
+        """When the only open request started; None while none or several are."""
         self._prefix, self._now = _NO_PREFIX, Minute(0.0)
-        """Text of the last line's minute, and what that minute says so far."""
+        """Text of the last line's minute, and that minute's content so far."""
         self._messages: dict[str, _Message] = {}
-        """By what follows a line's time: without this, parsing takes most of the time."""
+        """By the text after a line's time: without this, parsing takes most of the time."""
         self._touched: list[_Message] = []
         """Those with a count."""
 
     def dump(self) -> dict[str, Any]:
-        """What another Reader needs to go on where this one ends, as plain data."""
+        """The state that another Reader needs to continue from here, as plain data."""
         log = {name: getattr(self.log, name) for name in _KEPT}
         return {"log": log, "running": self._running, "whose": self._whose, "begun": self._begun}
 
     def load(self, data: dict[str, Any]) -> None:
-        """Goes on where the Reader ended of which `dump` returned `data`."""
+        """Continues where the Reader stopped whose `dump` returned `data`."""
         for name in _KEPT:
             if name in data["log"]:
                 setattr(self.log, name, data["log"][name])
@@ -243,7 +243,7 @@ class Reader:
         running, whose, begun = self._running, self._whose, self._begun
         requested = proved = last = ""
         count = 0
-        # Requests and proofs are nearly all lines: they are taken here, with as little as possible done for each.
+        # Nearly all lines are requests and proofs: they are handled here, with as little work as possible for each.
         for line in lines:
             count += 1
             message = messages.get(line[_USUAL_REST:]) if line.startswith(prefix) else None
@@ -264,7 +264,7 @@ class Reader:
                     try:
                         took = now.begins + float(line[_MINUTE_WIDTH:_USUAL_Z]) - begun
                         now.seconds.setdefault(whose, []).append(took if took > 0.0 else 0.0)
-                    except ValueError:  # no number: no time
+                    except ValueError:  # not a number: no time
                         pass
                     begun = None
                 if running > 1:
@@ -328,7 +328,7 @@ class Reader:
             log.last_proof = begins + _second(proved)
 
     def _take_or_count(self, message: _Message, line: str) -> None:
-        """`_take`; what lacks what is read from it is a misfit."""
+        """`_take`; a line without the expected fields is a misfit."""
         try:
             self._take(message, self._now.begins + _second(line))
         except (LookupError, ValueError):
@@ -336,7 +336,7 @@ class Reader:
             self.log.misfit = self.log.misfit or f"{line[:_USUAL_Z]}Z {message.text}"[:_TEXT]
 
     def _end_minute(self, next_begins: float) -> None:
-        """Adds what was counted to the minute, and the minute to the log; another begins."""
+        """Adds what was counted to the minute, and the minute to the log; starts the next one."""
         log, now = self.log, self._now
         for message in self._touched:
             log.errors += message.count * message.is_error
@@ -371,7 +371,7 @@ class Reader:
             self._seconds_alone.extend(seconds)
 
     def _stamp_of(self, line: str) -> tuple[str, str] | None:
-        """Seconds and rest of a line, whose minute begins if it is another than the last; None without a stamp.
+        """Seconds and rest of a line, whose minute is started if it differs from the last; None without a stamp.
 
         The time of a line with a date that does not exist counts as the last line's.
         """
@@ -396,7 +396,7 @@ class Reader:
         return seconds, rest
 
     def _parse(self, rest: str) -> _Message | None:
-        """The message in what follows a line's time; None when it begins with no level."""
+        """The message in the text after a line's time; None when it does not start with a level."""
         plain = without_colours(rest)
         level = _LEVEL.match(plain)
         if level is None:
@@ -455,7 +455,7 @@ class Reader:
             log.enforcing, log.coverage_percent = enforcing, float(fields["coverage_pct"])
 
     def _life(self, kind: str, text: str, time: float) -> None:
-        """The process begins or ends: nothing is open, nobody is connected, nothing is announced yet."""
+        """The process starts or ends: nothing is open, no peer is connected, nothing is announced yet."""
         log = self.log
         self._begun, self._running, self._whose = None, 0, ""
         if kind == "stopping":
@@ -489,11 +489,11 @@ _KEPT = (
     "version", "version_known", "circuits_loaded", "enforcing", "coverage_percent", "last_request", "last_proof",
     "registered", "announced", "serve_error", "started", "loopback", "connected", "connected_before", "misfit", "last",
 )  # fmt: skip
-"""Of the log, what goes on from one Reader to the next."""
+"""Fields of the log that pass from one Reader to the next."""
 
 
 def read_files(paths: Iterable[Path]) -> MinerLog:
-    """What the logs say, oldest first. Raises OmronError when one cannot be read."""
+    """The content of the logs, oldest first. Raises OmronError when one cannot be read."""
     reader = Reader()
     for path in paths:
         try:
@@ -522,7 +522,7 @@ def _lines(file: TextIO) -> Iterator[str]:
 
 
 def meaning_of(failure: str) -> str | None:
-    """What a failure's text is known to mean."""
+    """The known meaning of a failure's text."""
     return next((meaning for part, meaning in KNOWN_FAILURES.items() if part in failure), None)
 
 
@@ -535,7 +535,7 @@ def _text(rest: str) -> str:
 
 
 def _fields(text: str) -> dict[str, str]:
-    """The line's ``name=value`` pairs, quotes taken off."""
+    """The line's ``name=value`` pairs, without quotes."""
     return {name: value.strip('"') for name, value in _FIELD.findall(text)}
 
 
@@ -547,7 +547,7 @@ def _matched(pattern: re.Pattern[str], text: str, anywhere: bool = False) -> tup
 
 
 def _count(counts: dict[str, int], key: str, count: int = 1) -> None:
-    """Counts `key`; what others wrote does not make the table grow without end."""
+    """Counts `key`; limits the size of the table, because others choose the keys."""
     key = key if key in counts or len(counts) < _MOST_KEYS else _OTHERS
     counts[key] = counts.get(key, 0) + count
 
@@ -558,7 +558,7 @@ def _count_pair(counts: dict[tuple[str, str], int], key: tuple[str, str]) -> Non
 
 
 def _second(line: str) -> float:
-    """Seconds of its minute at which a usual line was written; 0 where there is no number."""
+    """Seconds of its minute at which a usual line was written; 0 without a number."""
     try:
         return float(line[_MINUTE_WIDTH:_USUAL_Z])
     except ValueError:
@@ -573,12 +573,12 @@ def _host(address: str) -> str:
 
 
 def to_json(log: MinerLog) -> str:
-    """For a machine."""
+    """As JSON."""
     return json.dumps(asdict(log))
 
 
 def to_text(log: MinerLog) -> str:
-    """For a person."""
+    """As text."""
     counts: Counter[str] = Counter(log.counts)
     version = f"sn2-miner {log.version or 'of an unknown version'}"
     if log.version_known is False:
@@ -607,7 +607,7 @@ def to_text(log: MinerLog) -> str:
     if log.enforcing is not None:
         lines.append(f"allowlist enforcing: {log.enforcing}, coverage {log.coverage_percent:g} %")
     if log.misfits:
-        lines.append(f"{log.misfits} lines do not fit what is known of them; the first: {printable(log.misfit)}")
+        lines.append(f"{log.misfits} lines do not match the expected format; the first: {printable(log.misfit)}")
     if log.unreadable:
-        lines.append(f"{log.unreadable} lines are not of the log's form")
+        lines.append(f"{log.unreadable} lines are not sn2-miner log lines")
     return "\n".join(lines)

@@ -1,8 +1,8 @@
-"""Asks the live network's own miner, from outside its process, whether validators can reach it, step by step.
+"""Probes upstream's sn2-miner from outside its process: can validators reach it? Step by step.
 
-The address, UDP, QUIC, btlightning's handshake, an answer: the first step that fails is named, with what that usually
-means. No permit is needed: a miner refuses a hotkey without one, and a refusal under its hotkey shows that it lives.
-Costs the miner one handshake of the 30 a minute that it grants an address, and one line in its log.
+The address, UDP, QUIC, btlightning's handshake, an answer: the first step that fails is reported, with its usual
+meaning. No permit is needed: a miner refuses a hotkey without one, and a refusal under its hotkey shows that it is
+alive. Costs the miner one of the 30 handshakes a minute that it allows an address, and one line in its log.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
     from omron_miner.live.lightning import Connection, HandshakeReply
 
 _SYNAPSE = "omron-probe"
-"""A request that no miner knows: its refusal is an answer, and costs no work."""
+"""A request that no miner supports: its refusal is an answer, and costs no work."""
 _UNKNOWN = "unrecognized synapse type"
 _TCP_SECONDS = 2.0
 _CLOCK_SECONDS = 10
-"""A clock so far off still works, but is no clock that NTP keeps."""
+"""A clock this far off still works, but is not synchronised by NTP."""
 _TLS_ALERTS = range(0x100, 0x200)
-"""QUIC's codes for TLS alerts; 0x178 is "no application protocol in common", which some servers call 0x128."""
+"""QUIC's codes for TLS alerts; 0x178 is "no application protocol in common", which some servers send as 0x128."""
 _REFUSED = 0x2
-"""QUIC's CONNECTION_REFUSED: the server takes no more connections."""
+"""QUIC's CONNECTION_REFUSED: the server accepts no more connections."""
 
 STEPS = ("address", "udp", "quic", "handshake", "answer")
 _FIREWALL = (
@@ -51,19 +51,19 @@ _FIREWALL = (
     "own host, or from an address that it lists"
 )
 _MEANINGS = {
-    "alive": ("the miner takes requests from this hotkey", None),
+    "alive": ("the miner accepts requests from this hotkey", None),
     "not_permitted": (
-        "alive: the miner refuses this hotkey, as it should one without a validator permit; why, it does not say",
+        "alive: the miner refuses this hotkey, as expected without a validator permit; it gives no reason",
         None,
     ),
     "no_address": ("the name has no address", "check the name; the chain has an IPv4 address and a port"),
     "no_route": (
         "no datagram can be sent there",
-        "check this host's network; for an IPv6 address, at its IPv6",
+        "check this host's network; for an IPv6 address, its IPv6 connectivity",
     ),
     "closed": (
-        "the host is there, and says that no program has this UDP port open",
-        "start the miner, or check its --axon-port; behind a NAT, at where the port is forwarded to",
+        "the host is up, and reports that no program has this UDP port open",
+        "start the miner, or check its --axon-port; behind a NAT, check the port forwarding",
     ),
     "tcp_only": (
         "TCP is open at this port and UDP is not: the forwarding or the firewall's rule is for TCP",
@@ -72,26 +72,26 @@ _MEANINGS = {
     "silent": ("nothing came back over UDP", _FIREWALL),
     "not_quic": (
         "something answers over UDP, but not as QUIC",
-        "another program has this port, or a middle box answers for it",
+        "another program has this port, or a middlebox answers for it",
     ),
     "not_btlightning": (
         "QUIC works, but not for the protocol of the subnet's miners",
         "another program has this port (HTTP/3?), or the miner speaks a version this probe does not know",
     ),
     "full": (
-        "the miner takes no more connections: it is alive, but its limit of 128 is reached",
+        "the miner accepts no more connections: it is alive, but its limit of 128 is reached",
         "check its log for 'Connection limit reached'",
     ),
     "no_answer": (
         "QUIC works, but the miner does not answer in time",
-        "it is overloaded or stuck, or it was ended just now: check its log and its CPU",
+        "it is overloaded, hung, or was just stopped: check its log and its CPU",
     ),
     "bad_answer": (
         "the miner's answer is not btlightning's",
         "it speaks a version this probe does not know, or another program has this port",
     ),
     "rate_limited": (
-        "the miner refuses without its name, which it does when an address asks over 30 times a minute",
+        "the miner refuses anonymously: over 30 handshakes a minute from this address",
         "wait a minute and probe again",
     ),
     "wrong_hotkey": (
@@ -100,14 +100,14 @@ _MEANINGS = {
     ),
     "bad_signature": (
         "the answer is not signed by the hotkey it names, over this connection's certificate",
-        "something between here and the miner ends QUIC, or pretends to be the miner",
+        "a proxy terminates QUIC, or another host impersonates the miner",
     ),
     "clock_off": (
         "the clocks of this host and the miner's differ too much for a handshake",
         "set the wrong one of the two with NTP (chrony, timedatectl); validators refuse a miner whose clock is off",
     ),
 }
-"""Verdict: what it usually means, and what to do."""
+"""Verdict: its usual meaning, and the next step."""
 
 
 @dataclass(frozen=True)
@@ -117,20 +117,20 @@ class Step:
     name: str
     status: str
     milliseconds: float | None
-    """From the step's begin; None when skipped."""
+    """From the start of the step; None when skipped."""
     found: str
 
 
 @dataclass
 class Report:
-    """What the probe found; `alive` decides the exit code."""
+    """The result of the probe; `alive` decides the exit code."""
 
     host: str
     port: int
     address: str | None = None
     alive: bool = False
     verdict: str = ""
-    """A key for machines: alive, not_permitted, silent, …"""
+    """A key for programs: alive, not_permitted, silent, …"""
     meaning: str = ""
     advice: str | None = None
     miner_hotkey: str | None = None
@@ -154,26 +154,26 @@ def parse_target(text: str) -> tuple[str, int]:
 
 
 def check_hotkey(address: str) -> str:
-    """The SS58 address. Raises OmronError when it is none."""
+    """The SS58 address. Raises OmronError when it is invalid."""
     from bittensor_wallet import Keypair
 
     try:
         Keypair(ss58_address=address)
-    except Exception as error:  # whatever the library raises
+    except Exception as error:  # any error of the library
         raise _wrong(f"{address!r} is not an SS58 address", "give the miner's hotkey as the chain has it") from error
     return address
 
 
 def throwaway_keypair() -> Any:
-    """A new random hotkey that is kept nowhere."""
+    """A new random hotkey that is not stored."""
     from bittensor_wallet import Keypair
 
-    create: Any = Keypair.create_from_seed  # its stub says bytes, it takes hex
+    create: Any = Keypair.create_from_seed  # the stub declares bytes, but it takes hex
     return create("0x" + secrets.token_hex(32))
 
 
 def probe(host: str, port: int, keypair: Any, hotkey: str | None = None, seconds: float = 10.0) -> Report:
-    """Asks the miner at `host` and `port`, signed by `keypair`, and never takes longer than `seconds` and a little.
+    """Probes the miner at `host` and `port`, signed by `keypair`, in little more than `seconds` at most.
 
     With `hotkey` the miner must have that SS58 address. A miner keeps one connection a hotkey: probing with that of a
     running validator closes the validator's own.
@@ -182,7 +182,7 @@ def probe(host: str, port: int, keypair: Any, hotkey: str | None = None, seconds
 
 
 class _FailedError(Exception):
-    """The probe ends here. The verdict, and what was seen."""
+    """The probe ends here, with this verdict and finding."""
 
     def __init__(self, verdict: str, found: str) -> None:
         super().__init__(found)
@@ -242,7 +242,7 @@ class _Probe:
             refused = isinstance(error, ConnectionRefusedError)
             found = "ICMP: port unreachable" if refused else "no datagram came back"
             if await _tcp_open(address, min(_TCP_SECONDS, self._left())):
-                raise _FailedError("tcp_only", f"{found}, but a TCP connection was taken") from None
+                raise _FailedError("tcp_only", f"{found}, but a TCP connection was accepted") from None
             raise _FailedError("closed" if refused else "silent", found) from None
         self._end("ok", "the first datagram came back")
 
@@ -255,7 +255,7 @@ class _Probe:
             verdict = "not_btlightning" if tls else "full" if error.error_code == _REFUSED else "not_quic"
             raise _FailedError(verdict, error.reason) from None
         except asyncio.TimeoutError:
-            raise _FailedError("not_quic", "datagrams came back, but no handshake of QUIC came to an end") from None
+            raise _FailedError("not_quic", "datagrams came back, but no QUIC handshake completed") from None
         self._end("ok", f"connected, ALPN {ALPN}")
 
     async def _handshake(self, connection: Connection) -> HandshakeReply:
@@ -269,7 +269,7 @@ class _Probe:
             raise _FailedError("rate_limited", "refused without a hotkey")
         report.clock_seconds = round(reply.timestamp - (asked + time.time()) / 2)
         if self._hotkey not in (None, reply.miner_hotkey):
-            raise _FailedError("wrong_hotkey", f"it is {reply.miner_hotkey}, wanted is {self._hotkey}")
+            raise _FailedError("wrong_hotkey", f"it is {reply.miner_hotkey}, expected {self._hotkey}")
         if reply.accepted and not reply.signed:
             raise _FailedError("bad_signature", f"accepted, in the name of {reply.miner_hotkey}")
         if not -NEWEST_SECONDS < report.clock_seconds < OLDEST_SECONDS:
@@ -283,8 +283,8 @@ class _Probe:
         reply = await self._wait(connection.ask(_SYNAPSE, {}), self._left())
         if reply.success or reply.error != _UNKNOWN:
             answer = "success" if reply.success else repr((reply.error or "")[:100])
-            raise _FailedError("bad_answer", f"it answers {answer} to a request that no miner knows")
-        self._end("ok", f"{_UNKNOWN!r}, as it should say to the probe's request")
+            raise _FailedError("bad_answer", f"it answers {answer} to a request that no miner supports")
+        self._end("ok", f"{_UNKNOWN!r}, the expected answer to the probe's request")
         return "alive"
 
     async def _wait(self, work: Awaitable[Any], seconds: float) -> Any:
@@ -309,7 +309,7 @@ class _Probe:
 
 
 def _resolved(host: str, port: int, seconds: float) -> tuple[Any, ...] | str:
-    """The first address of `host`, IPv4 before IPv6 since the chain has that; or why there is none."""
+    """The first address of `host`, IPv4 before IPv6, as on the chain; or why there is none."""
     try:
         ipaddress.ip_address(host)
         seconds = 60.0  # connects to nothing
@@ -335,7 +335,7 @@ def _resolved(host: str, port: int, seconds: float) -> tuple[Any, ...] | str:
 
 
 async def _tcp_open(address: tuple[Any, ...], seconds: float) -> bool:
-    """Whether a TCP connection is taken there."""
+    """Whether a TCP connection is accepted there."""
     try:
         _, writer = await asyncio.wait_for(asyncio.open_connection(*address[:2]), seconds)
     except (OSError, asyncio.TimeoutError):
@@ -345,19 +345,19 @@ async def _tcp_open(address: tuple[Any, ...], seconds: float) -> bool:
 
 
 def _wrong(message: str, hint: str) -> OmronError:
-    """An error of how it was asked."""
+    """A usage error."""
     error = OmronError(message, hint)
     error.exit_code = 2
     return error
 
 
 def to_json(report: Report) -> str:
-    """The report for a machine."""
+    """The report as JSON."""
     return json.dumps(asdict(report))
 
 
 def to_text(report: Report) -> str:
-    """The report for a person: a line per step, then what it means."""
+    """The report as text: a line per step, then the meaning."""
     lines = []
     for step in report.steps:
         took = "" if step.milliseconds is None else f"{step.milliseconds:.1f} ms"

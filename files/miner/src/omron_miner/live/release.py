@@ -1,14 +1,14 @@
-"""Releases of upstream's sn2-miner: fetched, proven to be upstream's, and only then executable.
+"""Releases of upstream's sn2-miner: downloaded, verified as upstream's, and only then made executable.
 
-Upstream's release workflow signs SHA256SUMS with Sigstore: a certificate that names the workflow and the tag, entered
-in a public log. So a release is accepted when the bundle is valid for exactly that workflow and tag, SHA256SUMS is what
-was signed, the program has the checksum that SHA256SUMS gives it, and it is a program that this host can run. Until all
-of that holds, the file is neither executable nor in the place from which it is started.
+Upstream's release workflow signs SHA256SUMS with Sigstore: a certificate that names the workflow and the tag, recorded
+in a public log. A release is accepted when the bundle is valid for exactly that workflow and tag, SHA256SUMS is the
+signed file, the program has the checksum in SHA256SUMS, and this host can run it. Until all of that holds, the file is
+neither executable nor in the place from which it is started.
 
 Layout below a folder of releases, which only root may write:
 
     <tag>/sn2-miner  SHA256SUMS  SHA256SUMS.sigstore.json
-    .<tag>.partial/  what an interrupted fetch left; the next one continues there
+    .<tag>.partial/  an interrupted download; the next call continues it
 
 Not for: starting the program, or choosing which release is current; Ansible's role `sn2_miner` does that.
 """
@@ -65,7 +65,7 @@ _PUBLIC_GOOD = "https%3A%2F%2Ftuf-repo-cdn.sigstore.dev"
 
 
 class ReleaseError(OmronError):
-    """A release cannot be fetched, is not upstream's, or does not run on this host."""
+    """A release cannot be downloaded, is not upstream's, or does not run on this host."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,11 @@ class Source:
     url: str = DEFAULT_URL
     """Its files are at ``<url>/<tag>/<name>``."""
     folder: Path | None = None
-    """A folder that holds the files; `url` is not asked then."""
+    """A folder that holds the files; `url` is not used then."""
     hosts: tuple[str, ...] = DEFAULT_HOSTS
-    """Names of hosts that may be asked, and redirected to."""
+    """Names of hosts that may be contacted and redirected to."""
     identity: str = DEFAULT_IDENTITY
-    """The workflow that signs, with ``{tag}`` where its tag stands."""
+    """The workflow that signs, with ``{tag}`` in place of the tag."""
     issuer: str = DEFAULT_ISSUER
     trusted_root: Path | None = None
     """Sigstore's trusted root as JSON; None: the public one that the sigstore package holds."""
@@ -96,7 +96,7 @@ def source_at(url: str | None, hosts: tuple[str, ...] = (), **others: Any) -> So
         return Source(hosts=(*DEFAULT_HOSTS, *hosts), **others)
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ReleaseError(f"{url!r} is not an address of releases", f"for example {DEFAULT_URL}")
+        raise ReleaseError(f"{url!r} is not a release URL", f"for example {DEFAULT_URL}")
     return Source(url=url, hosts=(parts.hostname, *hosts), plain_http=parts.scheme == "http", **others)
 
 
@@ -113,9 +113,9 @@ class Release:
 
 
 def install(tag: str, releases: Path, source: Source) -> Release:
-    """Puts release `tag` into the folder `releases`, verified; one that is there is verified again, not fetched.
+    """Installs release `tag`, verified, in the folder `releases`; an installed one is verified again, not downloaded.
 
-    Raises ReleaseError, with `releases` as it was but for a partial download that the next call continues.
+    Raises ReleaseError, with `releases` unchanged except for a partial download that the next call continues.
     """
     _check_tag(tag)
     place = releases / tag
@@ -132,7 +132,7 @@ def install(tag: str, releases: Path, source: Source) -> Release:
         try:
             sha256 = verify(partial, tag, source)
         except ReleaseError:
-            shutil.rmtree(partial)  # or the next call would find the same wrong files
+            shutil.rmtree(partial)  # or the next call would reuse the same wrong files
             raise
         made = releases / f".{tag}.verified"
         shutil.rmtree(made, ignore_errors=True)
@@ -148,7 +148,7 @@ def install(tag: str, releases: Path, source: Source) -> Release:
 
 
 def verify(folder: Path, tag: str, source: Source) -> str:
-    """The SHA-256 of the program in `folder`, once it is proven to be upstream's release `tag` and to run here.
+    """The SHA-256 of the program in `folder`, once verified as upstream's release `tag` and as runnable here.
 
     Raises ReleaseError.
     """
@@ -175,7 +175,7 @@ def to_json(release: Release) -> str:
 
 
 def _open_to_all(folder: Path) -> None:
-    """Lets the miner's user run the program, whatever root's umask is."""
+    """Lets the miner's user run the program, regardless of root's umask."""
     for path, mode in ((folder, 0o755), (folder / PROGRAM, 0o755), (folder / SUMS, 0o644), (folder / BUNDLE, 0o644)):
         if path.stat().st_mode & 0o777 != mode:
             path.chmod(mode)
@@ -205,7 +205,7 @@ def _get(name: str, asset: str, tag: str, folder: Path, source: Source) -> None:
             _refuse(tag, f"{source.folder} has no {asset}", _missing_hint(name), error)
         return
     if target.exists():
-        return  # fetched by an earlier call
+        return  # downloaded by an earlier call
     part = folder / f"{name}.part"
     rules = replace(
         _RULES, hosts=source.hosts, plain_http=source.plain_http, max_bytes=_MOST_BYTES.get(name, _PROGRAM_BYTES)
@@ -213,7 +213,7 @@ def _get(name: str, asset: str, tag: str, folder: Path, source: Source) -> None:
     try:
         fetch(f"{source.url.rstrip('/')}/{tag}/{asset}", part, rules)
     except DownloadError as error:
-        hint = _missing_hint(name) if " 404" in error.message else "check the address, or give the files in a folder"
+        hint = _missing_hint(name) if " 404" in error.message else "check the address, or provide the files in a folder"
         raise ReleaseError(f"release {tag} of sn2-miner: {error.message}", hint) from error
     move_into_place(part, target)
     discard(part)
@@ -231,11 +231,11 @@ def _trusted_root(source: Source) -> TrustedRoot:
     try:
         if source.trusted_root is not None:
             return TrustedRoot.from_file(str(source.trusted_root))
-        # The package's own way to this file goes through a cache in the home folder, which anything may have written.
+        # The package would read this file from a cache in the home folder, which other programs can write.
         packaged = resources.files("sigstore._store") / _PUBLIC_GOOD / "trusted_root.json"
         with resources.as_file(packaged) as file:
             return TrustedRoot.from_file(str(file))
-    except Exception as error:  # pydantic's, sigstore's or the system's: the file is of no use either way
+    except Exception as error:  # pydantic's, sigstore's or the system's: the file is unusable in any case
         named = source.trusted_root or "the sigstore package's"
         raise ReleaseError(f"Sigstore's trusted root ({named}) is unusable: {error}", "name another file") from error
 
@@ -255,12 +255,12 @@ def _check_signature(sums: bytes, bundle: bytes, tag: str, source: Source) -> No
         parsed = Bundle.from_json(bundle)
         policy = Identity(identity=identity, issuer=source.issuer)
         Verifier(trusted_root=root).verify_artifact(sums, parsed, policy)
-    except Exception as error:  # a hostile bundle may raise anything; each means the same
+    except Exception as error:  # a hostile bundle may raise anything; the meaning is the same
         said = " ".join(str(error).split())[:300] or type(error).__name__
         _refuse(
             tag,
             f"{BUNDLE} does not prove that {identity} signed {SUMS}: {said}",
-            "do not run it; compare the tag, and if both are right, tell upstream",
+            "do not run it; check the tag; if it is right, report it upstream",
             error,
         )
 
@@ -272,7 +272,11 @@ def _sum_of(asset: str, sums: bytes, tag: str) -> str:
         if (match := _SUM_LINE.fullmatch(line.strip())) and match[2].removeprefix("./") == asset
     }
     if len(found) != 1:
-        _refuse(tag, f"{SUMS} has {len(found) or 'no'} checksum{'s' * (len(found) > 1)} of {asset}", "tell upstream")
+        _refuse(
+            tag,
+            f"{SUMS} has {len(found) or 'no'} checksum{'s' * (len(found) > 1)} of {asset}",
+            "report it upstream",
+        )
     return found.pop()
 
 
@@ -289,7 +293,7 @@ def _check_program(program: Path, tag: str) -> None:
                 _refuse(tag, f"it is a program for {elf['e_machine']}, this host is {machine}", "use the other asset")
             needed = _glibc_needed(elf)
     except (ELFError, KeyError, TypeError, ValueError) as error:
-        _refuse(tag, f"it is not a Linux program: {error}", "tell upstream", error)
+        _refuse(tag, f"it is not a Linux program: {error}", "report it upstream", error)
     here = _glibc_here()
     if needed and (here is None or here < needed):
         shown = "another C library" if here is None else f"glibc {_dotted(here)}"

@@ -1,7 +1,7 @@
-"""What the subnet's circuit repository lists, believed only where it has the right form.
+"""Reads the lists of the subnet's circuit repository, and validates their form.
 
 A circuit of the live network is a model cut into slices; each slice names a component (the compiled circuit, shared by
-slices that are alike) and weights. Names become file names in the cache, so every one is checked before it is used.
+identical slices) and weights. Names become file names in the cache, so every one is checked before use.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 DEFAULT_URL = "https://repository.inferencelabs.com"
 CIRCUIT_FILE = "circuit.bin"
-"""A component without it has no circuit: no slice of it can be proved."""
+"""A component without it has no circuit: none of its slices can be proved."""
 _JSON_BYTES = 64 << 20
 _JSON_SECONDS = 120.0
 _NAME_BYTES = 200
@@ -37,7 +37,7 @@ _KIND = "DSPERSE_PROOF_GENERATION"
 
 
 class RepositoryError(OmronError):
-    """The repository cannot be read, or what it says cannot be believed."""
+    """The repository cannot be read, or its lists are invalid."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Component:
     name: str
     """The slice's."""
     sha256: str
-    """What the repository and the miner know the compiled circuit by; no checksum of any one file."""
+    """Identifies the compiled circuit for repository and miner; not the checksum of a single file."""
     files: tuple[str, ...]
     weights: tuple[Blob, ...]
 
@@ -76,34 +76,34 @@ class LiveCircuit:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """For display."""
         return _shown(self.metadata.get("name") or self.id[:12])
 
 
 @dataclass
 class Lists:
-    """What both lists hold."""
+    """The content of both lists."""
 
     circuits: dict[str, LiveCircuit] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
-    """Circuits whose entry has a wrong form, and why."""
+    """Circuits whose entry is invalid, and why."""
     problems: list[str] = field(default_factory=list)
     """Lists that could not be read: some circuits may be unknown."""
 
 
 class Repository:
-    """The repository at `url`. Its files come from there or from `hosts` that it sends on to, as `rules` allow."""
+    """The repository at `url`. Its files come from there or from `hosts` that it redirects to, as `rules` allow."""
 
     def __init__(self, url: str, rules: Rules, hosts: tuple[str, ...] = ()) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise RepositoryError(f"{url!r} is not an address of a repository", f"for example {DEFAULT_URL}")
+            raise RepositoryError(f"{url!r} is not a repository URL", f"for example {DEFAULT_URL}")
         self.url = url.rstrip("/")
         self.rules = replace(rules, hosts=(parts.hostname, *hosts), plain_http=parts.scheme == "http")
         self._opener = urllib.request.build_opener(_OnlyThere(self.rules))
 
     def lists(self, work: Path, additional: tuple[str, ...] = ()) -> Lists:
-        """The active circuits, and those named in `additional`. `work` is a folder for what is being fetched.
+        """The active circuits, and those named in `additional`. `work` is a folder for downloads in progress.
 
         Raises RepositoryError when neither list can be read.
         """
@@ -133,16 +133,16 @@ class Repository:
         return f"{self.url}/models/wb/{sha256}"
 
     def announced(self, url: str) -> tuple[int | None, str | None]:
-        """Size in bytes and SHA-256 that the server announces for a file; None for what it does not say."""
+        """Size in bytes and SHA-256 that the server announces for a file; None for a missing value."""
         request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": f"omron-miner/{__version__}"})  # noqa: S310
         try:
             with self._opener.open(request, timeout=self.rules.stall_seconds) as response:
                 headers = response.headers
-        except (OSError, ValueError, http.client.HTTPException):  # the download itself will tell what is wrong
+        except (OSError, ValueError, http.client.HTTPException):  # the download itself reports the error
             return None, None
         length = headers.get("Content-Length", "")
         checksum = headers.get("x-checksum-sha256", "").strip().lower()
-        size = int(length) if _LENGTH.fullmatch(length) else 0  # some servers say 0 to every HEAD
+        size = int(length) if _LENGTH.fullmatch(length) else 0  # some servers answer 0 to every HEAD
         return size or None, checksum if _SHA256.fullmatch(checksum) else None
 
     def _read_list(self, kind: str, work: Path, found: Lists) -> None:
@@ -191,7 +191,7 @@ class Repository:
 
 
 class _OnlyThere(urllib.request.HTTPRedirectHandler):
-    """Follows to allowed places only."""
+    """Follows redirects to allowed hosts only."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
@@ -208,11 +208,11 @@ class _OnlyThere(urllib.request.HTTPRedirectHandler):
 
 
 class _WrongError(Exception):
-    """An entry's form is wrong."""
+    """An entry is invalid."""
 
 
 def _as_circuit(model: Any) -> Any:
-    """An entry of the list of models in the form of the list of circuits, as the miner itself turns it."""
+    """An entry of the list of models converted to the form of the list of circuits, as the miner does."""
     if not isinstance(model, dict):
         return model
     metadata, composition = model.get("metadata"), model.get("composition")
@@ -236,7 +236,7 @@ def _as_circuit(model: Any) -> Any:
 
 
 def _circuit(entry: Any) -> LiveCircuit | None:
-    """The entry; None when it has no components, which is a kind that no miner proves any more. Raises _WrongError."""
+    """The entry; None when it has no components, a kind that miners no longer prove. Raises _WrongError."""
     circuit_id = _sha256(_map(entry, "the entry").get("id"), "its id")
     composition = entry.get("composition")
     if composition is None or not _map(composition, "its composition").get("components"):
@@ -245,7 +245,7 @@ def _circuit(entry: Any) -> LiveCircuit | None:
     try:
         json.dumps(metadata, allow_nan=False)  # the miner's JSON has no NaN
     except ValueError as error:
-        raise _WrongError("its metadata hold a number that is none") from error
+        raise _WrongError("its metadata contain a NaN or infinite number") from error
     raw = enumerate(_list(composition["components"], "its components"))
     components = tuple(_component(one, index) for index, one in raw)
     artifacts = tuple(_blob(one, "artifact", "") for one in _list(composition.get("artifacts") or [], "its artifacts"))
@@ -288,7 +288,7 @@ def _sha256(value: Any, what: str) -> str:
 
 
 def is_name(value: Any) -> bool:
-    """Whether it is one part of a path and nothing else."""
+    """Whether it is a single path component."""
     return (
         isinstance(value, str)
         and value not in ("", ".", "..")
@@ -299,13 +299,13 @@ def is_name(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """Another's text, fit for a terminal."""
+    """Untrusted text, safe for a terminal."""
     return printable(str(value)[:64])
 
 
 def _name(value: Any, what: str) -> str:
     if not is_name(value):
-        raise _WrongError(f"{what} cannot be a file's: {value!r:.100}")
+        raise _WrongError(f"{what} is not a valid file name: {value!r:.100}")
     return str(value)
 
 

@@ -46,7 +46,7 @@ def section(name: str, heading: str, body: Markup, note: str = "") -> Markup:
 
 
 def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> Markup:
-    """A table in a box of its own, which scrolls where the page is too narrow; nothing without rows.
+    """A table in its own box, which scrolls where the page is too narrow; nothing without rows.
 
     A column is one of numbers, and aligned as such, when its name in `header` begins with ``#``. The first column names
     its row. `kind` is a class of the style sheet.

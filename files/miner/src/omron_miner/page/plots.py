@@ -2,7 +2,7 @@
 
 Colours, line styles and fonts are those of ``summary.css``: an element only says what it is. A plot is drawn for a
 width of about `WIDTH` CSS pixels, one column of a phone, so that its text has the size of the page's small text there.
-A line breaks where there is no value; where there is no value at all the plot says so. Times are Unix seconds, UTC.
+A line breaks where there is no value; without any value the plot shows "no data". Times are Unix seconds, UTC.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The certificates by which the miner and its prover hosts know each other: one CA of their own, one certificate each.
+"""The certificates that authenticate the miner and its prover hosts: one private CA, one certificate each.
 
-The play makes them. Here they are only read and judged, so that a wrong one is one clear message at the start and not
-an endless attempt to connect.
+The play makes them. Here they are only read and checked, so that an invalid one causes one clear message at start and
+not endless attempts to connect.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ _HINT = "run the play, which makes and renews them"
 
 @dataclass(frozen=True)
 class Certificates:
-    """Files that belong together and are valid now."""
+    """Matching files that are valid now."""
 
     ca: Path
     certificate: Path
     key: Path
     ends: datetime
-    """When the first of the two certificates ends, UTC."""
+    """When the first of the two certificates expires, UTC."""
 
 
 def read_certificates(directory: Path, now: datetime | None = None) -> Certificates:
-    """The files in `directory`, judged at `now` (this moment by default).
+    """The files in `directory`, checked at `now` (this moment by default).
 
-    Raises ConfigError when one is missing or malformed, others may read the key, key and certificate do not belong
-    together, the certificate is of another CA, or one of them is not valid now.
+    Raises ConfigError when one is missing or malformed, others may read the key, key and certificate do not
+    match, the certificate is of another CA, or one of them is not valid now.
     """
     now = now or datetime.now(timezone.utc)
     ca, certificate = _certificate(directory / CA), _certificate(directory / CERTIFICATE)

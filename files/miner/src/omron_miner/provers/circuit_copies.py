@@ -1,7 +1,7 @@
-"""The miner's circuits on its prover hosts: the same files, with the SRS that they take.
+"""The miner's circuits on its prover hosts: the same files, with the SRS that they need.
 
-The scheduler, on the miner's host, offers them (`OfferedFiles`); a prover host copies what it lacks (`copy_circuits`).
-Knows no Dask: how the files cross is the caller's matter.
+The scheduler, on the miner's host, offers them (`OfferedFiles`); a prover host copies missing ones (`copy_circuits`).
+Does not use Dask: the caller transfers the files.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from omron_miner.constants import Constants
 
 SRS = "srs"
-"""Stands for the folder of the SRS among those of the circuits."""
+"""Represents the SRS folder among those of the circuits."""
 CHUNK_BYTES = 32 * 2**20
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _SRS_FILE = re.compile(r"kzg([1-9][0-9]?)\.srs")
@@ -77,7 +77,7 @@ class OfferedFiles:
 
 @dataclass(frozen=True)
 class Copied:
-    """What `copy_circuits` did."""
+    """The result of `copy_circuits`."""
 
     circuits: list[str]
     """The ids of the circuits that are here now."""
@@ -91,14 +91,14 @@ Read = Any
 async def copy_circuits(
     constants: Constants, listing: Mapping[str, Mapping[str, Any]], read: Callable[[str, str, int], Awaitable[bytes]]
 ) -> Copied:
-    """Makes the circuits of this host those of `listing`: each is put in place whole, others are removed.
+    """Makes this host's circuits match `listing`: each is put in place atomically, others are removed.
 
     Raises OmronError when a file does not arrive as listed or the miner offers none, OSError.
     """
     offered = _checked(listing)
     directory = constants.circuits.directory
     directory.mkdir(parents=True, exist_ok=True)
-    for left in directory.glob(f"{_COPIED}*"):  # of a run that was ended
+    for left in directory.glob(f"{_COPIED}*"):  # of an interrupted run
         shutil.rmtree(left)
     changed = False
     for name, size_and_digest in offered.pop(SRS, {}).items():
@@ -113,13 +113,13 @@ async def copy_circuits(
 
 
 def _checked(listing: Mapping[str, Mapping[str, Any]]) -> Listing:
-    """`listing` as it came from outside, without names that would leave the folders. Raises OmronError."""
+    """`listing` as received, without names that would escape the folders. Raises OmronError."""
     found: Listing = {}
     for folder, files in listing.items():
         for name, (size, digest) in files.items():
             right = _SRS_FILE if folder == SRS else _FILE
             if not (folder == SRS or is_circuit_folder(folder)) or not right.fullmatch(name):
-                raise OmronError(f"the miner offers a file of a wrong name: {folder!r}, {name!r}")
+                raise OmronError(f"the miner offers a file with an invalid name: {folder!r}, {name!r}")
             found.setdefault(folder, {})[name] = (int(size), str(digest))
     if not found.keys() - {SRS}:
         raise OmronError("the miner has no usable circuit", "on its host: omron-miner circuit list")
@@ -139,7 +139,7 @@ async def _copy_folder(directory: Path, folder: str, files: Mapping[str, tuple[i
         else:
             await _fetch(made / name, folder, name, size, digest, read)
     put_folder(made, here)
-    if made.exists():  # what was there before
+    if made.exists():  # the previous copy
         shutil.rmtree(made)
     return True
 
@@ -147,7 +147,7 @@ async def _copy_folder(directory: Path, folder: str, files: Mapping[str, tuple[i
 async def _copy_srs(constants: Constants, name: str, size_and_digest: tuple[int, str], read: Read) -> bool:
     settings, network, (size, digest) = constants.circuits, constants.network.name, size_and_digest
     matched = _SRS_FILE.fullmatch(name)
-    assert matched  # noqa: S101  `_checked` saw to it
+    assert matched  # noqa: S101  checked by `_checked`
     logrows, place = int(matched.group(1)), settings.srs_directory / name
     settings.srs_directory.mkdir(parents=True, exist_ok=True)
     try:
@@ -174,5 +174,5 @@ async def _fetch(path: Path, folder: str, name: str, size: int, digest: str, rea
         while file.tell() < size and (part := await read(folder, name, file.tell())):
             file.write(part)
     if not _is(path, size, digest):
-        message = f"{folder}/{name} did not arrive as the miner listed it: it changes there, or the connection broke"
+        message = f"{folder}/{name} did not arrive as the miner listed it: it changed there, or the connection broke"
         raise OmronError(message, "run the play again")

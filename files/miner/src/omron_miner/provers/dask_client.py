@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(LOGGER_NAME)
 _LOOK_SECONDS = 0.25
-"""How often the scheduler is asked which hosts there are."""
+"""How often the scheduler is asked for the hosts."""
 _ANSWER_SECONDS = 2.0
 _CLOSE_SECONDS = 0.25
 _PAUSE_SECONDS = 0.5
 """Between two attempts to connect."""
 _MOST_CONNECTIONS = 8192
-"""Dask waits for a free one above its limit, by default 512. A proof takes one for as long as it is made."""
+"""Dask waits for a free one above its limit, by default 512. A proof holds one while it runs."""
 _TRIES_OF_AN_ACTOR = 3
-"""After so many calls in a row without an answer another actor is made: Dask never answers for one that it lost."""
+"""After this many consecutive unanswered calls a new actor is made: Dask never answers for a lost one."""
 
 
 class DaskHost:
@@ -55,7 +55,7 @@ class DaskHost:
         self._ends: set[asyncio.Future[Any]] = set()
 
     async def prove(self, number: int, circuit_id: str, rows: Inputs, within: float) -> ProofResult:
-        """See `ProverHost`. Raises OSError when the host is gone."""
+        """See `ProverHost`. Raises OSError when the host is disconnected."""
         actor = await self._get_actor()
         try:
             result: ProofResult = pickle.loads(  # noqa: S301  its certificate was checked
@@ -67,7 +67,7 @@ class DaskHost:
         return result
 
     async def report(self, wanted: Collection[int], last: int) -> HostReport:
-        """See `ProverHost`. Raises OSError when the host is gone."""
+        """See `ProverHost`. Raises OSError when the host is disconnected."""
         self._unanswered += 1
         if self._unanswered > _TRIES_OF_AN_ACTOR:
             self._actor, self._unanswered = None, 0
@@ -85,7 +85,7 @@ class DaskHost:
         return self._actor
 
     def _end(self, actor: Any, number: int) -> None:
-        """Has the host end a proof; it also does at the next report, which does not want it."""
+        """Has the host cancel a proof; the next report, which does not list it, does so too."""
         with suppress(Exception):
             ending = asyncio.ensure_future(_quietly(actor.end(number)))
             self._ends.add(ending)
@@ -99,7 +99,7 @@ class DaskConnection:
         """Raises OmronError when Dask is not installed, ConfigError for missing or wrong certificates."""
         dask_setup.configure()
         self._settings = constants.provers
-        dask_setup.security(self._settings)  # what is wrong is found before the miner starts
+        dask_setup.security(self._settings)  # errors are found before the miner starts
 
     async def run(self, pool: MultiHostPool) -> None:
         """Stays connected until it is cancelled."""
@@ -120,11 +120,11 @@ class DaskConnection:
             except Exception as error:
                 why = first_line(error)
                 if why != said:
-                    _log.warning("No scheduler of prover hosts at %s, this host proves alone: %s", address, why)
+                    _log.warning("No scheduler at %s, using local workers only: %s", address, why)
                     said = why
             finally:
                 for host in hosts.values():
-                    pool.leave(host.name, "the scheduler is gone")
+                    pool.leave(host.name, "the scheduler disconnected")
                 if client is not None:
                     await asyncio.shield(_closed(client))
             await asyncio.sleep(_PAUSE_SECONDS)
@@ -134,16 +134,16 @@ class DaskConnection:
         return await _open_client(kind, address, dask_setup.security(self._settings))
 
     async def _follow(self, client: Any, pool: MultiHostPool, hosts: dict[str, DaskHost]) -> None:
-        """Tells the pool which hosts come and go. Raises OSError when the scheduler is gone."""
+        """Reports joining and leaving hosts to the pool. Raises OSError when the scheduler is disconnected."""
         miner = uuid.uuid4().hex
         while True:
             try:
                 answer = await asyncio.wait_for(client.scheduler.identity(n_workers=-1), _ANSWER_SECONDS)
-            except asyncio.TimeoutError:  # paused, or short of CPU: the hosts are called directly, and go on
+            except asyncio.TimeoutError:  # paused, or short of CPU: the hosts are called directly and keep working
                 continue
             found = {str(worker["id"]): address for address, worker in answer["workers"].items()}
             for gone in hosts.keys() - found.keys():
-                pool.leave(hosts.pop(gone).name, "it is not connected to the scheduler any more")
+                pool.leave(hosts.pop(gone).name, "it is no longer connected to the scheduler")
             for new in found.keys() - hosts.keys():
                 hosts[new] = DaskHost(client, found[new], miner)
                 pool.join(hosts[new])
@@ -183,7 +183,7 @@ async def _fetch_circuits(constants: Constants, security: Any, seconds: float) -
                 break
             except OSError as error:
                 if time.monotonic() > until:
-                    hint = "start the miner first, and let its firewall pass this host's address"
+                    hint = "start the miner first, and let its firewall accept this host's address"
                     raise OmronError(f"no scheduler at {address}: {first_line(error)}", hint) from error
             await asyncio.sleep(_PAUSE_SECONDS)
 
@@ -199,7 +199,7 @@ async def _fetch_circuits(constants: Constants, security: Any, seconds: float) -
 
 
 def own_report(constants: Constants, seconds: float) -> HostReport:
-    """What this prover host says of itself through its miner's scheduler, once it proves with this release.
+    """This prover host's report, through its miner's scheduler, once it proves with this release.
 
     Raises OmronError when it does not within `seconds`.
     """

@@ -1,8 +1,8 @@
 """The two processes that Dask needs besides the miner: the scheduler, and one worker per prover host.
 
 The worker holds an actor per miner's connection; all use the process's one `ProverService`, which outlives them: when
-the scheduler goes away, Dask closes the worker, and a new one connects with the pool still warm. There is no nanny:
-under one, a worker is a daemonic process, which may start no processes itself.
+the scheduler disconnects, Dask closes the worker, and a new one connects with the pool still warm. There is no nanny:
+under one, a worker is a daemonic process, which cannot start processes.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ _PAUSE_SECONDS = 0.5
 """Between two attempts to connect to the scheduler."""
 _CLOSE_SECONDS = 2.0
 LIST_FILES, READ_FILE = "omron_list_files", "omron_read_file"
-"""What the scheduler answers besides Dask's own calls: the files of the miner's circuits."""
+"""The scheduler's calls besides Dask's own: the files of the miner's circuits."""
 _service: ProverService | None = None
 """Of this process; actors find it here."""
 
 
 class ProverActor:
-    """What a miner's connection calls on a prover host, where Dask makes it. Bytes cross fastest."""
+    """The actor that a miner's connection calls on a prover host. Bytes transfer fastest."""
 
     def __init__(self, miner: str) -> None:
         """`miner` names the connection."""
         if _service is None:
-            raise RuntimeError("this Dask worker is not omron-miner's: start it with omron-miner provers worker")
+            raise RuntimeError("not an omron-miner Dask worker: start it with omron-miner provers worker")
         self._service, self._miner = _service, miner
 
     async def prove(self, number: int, circuit_id: str, rows: bytes, within: float) -> bytes:
         """See `hosts.ProverHost`."""
-        inputs = pickle.loads(rows)  # noqa: S301  of the miner, whose certificate was checked
+        inputs = pickle.loads(rows)  # noqa: S301  from the miner, whose certificate was checked
         return pickle.dumps(await self._service.prove(self._miner, number, circuit_id, inputs, within))
 
     async def end(self, number: int) -> None:
-        """Ends a proof."""
+        """Cancels a proof."""
         self._service.end(self._miner, number)
 
     async def report(self, wanted: list[int], last: int) -> bytes:
@@ -66,9 +66,9 @@ def run_scheduler(constants: Constants) -> None:
 
 
 def run_worker(constants: Constants, work: Work | None = None, catalogue: Catalogue | None = None) -> None:
-    """Runs a prover host until SIGTERM or SIGINT, after which it finishes what it has; a second signal ends it at once.
+    """Runs a prover host until SIGTERM or SIGINT, then it finishes its proofs; a second signal stops it immediately.
 
-    `work` is what its processes do: real proofs unless told otherwise. Raises OmronError when it cannot start.
+    `work` runs in its processes: by default real proofs. Raises OmronError when it cannot start.
     """
     global _service
     dask_setup.check(constants.provers, constants.provers.port, "provers.port")
@@ -94,7 +94,7 @@ def run_worker(constants: Constants, work: Work | None = None, catalogue: Catalo
 
 
 def _on_stop() -> tuple[asyncio.Event, asyncio.Event]:
-    """Two events: SIGTERM or SIGINT arrived, and did so again."""
+    """Two events: SIGTERM or SIGINT arrived, and arrived again."""
     first, second = asyncio.Event(), asyncio.Event()
 
     def told() -> None:
@@ -143,7 +143,7 @@ async def _worker(constants: Constants, security: Any, service: ProverService, l
     leases = asyncio.create_task(service.keep_leases())
     connecting = asyncio.create_task(_stay_connected(constants, security, service, log))
     try:
-        await stop.wait()  # the two tasks never end by themselves
+        await stop.wait()  # the two tasks never end on their own
         limit = constants.deadlines.circuit_timeout_seconds
         log.info("Stopping: proofs in progress have %g s", limit)
         await _first(stop_now.wait(), service.drain(limit))
@@ -154,7 +154,7 @@ async def _worker(constants: Constants, security: Any, service: ProverService, l
 
 
 async def _stay_connected(constants: Constants, security: Any, service: ProverService, log: logging.Logger) -> None:
-    """Connects to the scheduler, and again whenever Dask gave up. Runs until it is cancelled."""
+    """Connects to the scheduler, and reconnects whenever Dask gives up. Runs until it is cancelled."""
     from distributed import Worker
 
     settings = constants.provers
@@ -178,7 +178,7 @@ async def _stay_connected(constants: Constants, security: Any, service: ProverSe
             said = ""
             await worker.finished()
             why = "the connection was lost"
-        except Exception as error:  # a scheduler of another CA, one that still knows this host, no network
+        except Exception as error:  # a scheduler with another CA, one that still lists this host, no network
             why = str(error) or type(error).__name__
         finally:
             service.leave_all()
@@ -193,7 +193,7 @@ async def _closed(worker: Any) -> None:
     try:
         await asyncio.wait_for(worker.close(timeout=1, executor_wait=False), _CLOSE_SECONDS)
     except Exception as error:
-        logging.getLogger("distributed").debug("the worker did not close in good order: %s", error)
+        logging.getLogger("distributed").debug("the worker did not close cleanly: %s", error)
 
 
 async def _first(*waiting: Any) -> None:

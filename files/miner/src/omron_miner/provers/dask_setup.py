@@ -1,4 +1,4 @@
-"""How Dask is set up, the same on all hosts: encrypted, no dashboard, nothing that moves work by itself."""
+"""How Dask is set up, the same on all hosts: encrypted, no dashboard, no automatic work stealing."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 _SETTINGS = {
     "distributed.comm.timeouts.connect": "2s",
-    "distributed.comm.timeouts.tcp": "15s",  # until a host that was cut off counts as gone in the kernel
-    "distributed.comm.retry.count": 0,  # the pool tries again, with the deadline in hand
+    "distributed.comm.timeouts.tcp": "15s",  # until the kernel drops the connection of an unreachable host
+    "distributed.comm.retry.count": 0,  # the pool retries within the deadline
     "distributed.comm.tls.min-version": 1.3,
     "distributed.scheduler.active-memory-manager.start": False,
     "distributed.scheduler.http.routes": [],
@@ -29,9 +29,9 @@ _SETTINGS = {
     "distributed.worker.profile.enabled": False,
 }
 _QUIET = {"version": 1, "disable_existing_loggers": False, "loggers": {"distributed": {"level": "CRITICAL"}}}
-"""Whatever matters to an operator, this package says itself."""
+"""This package logs everything that matters to an operator."""
 NO_DASHBOARD: dict[str, Any] = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
-"""Dask opens an HTTP port all the same, without any route: on loopback."""
+"""Dask opens an HTTP port anyway, without any route: on loopback."""
 
 
 def configure() -> None:
@@ -42,7 +42,7 @@ def configure() -> None:
         message = "Dask is not installed in this release"
         raise OmronError(message, "set prover.engine to dask in the inventory and run the play") from error
     dask.config.set({**_SETTINGS, "logging": _QUIET})
-    import distributed  # noqa: F401  sets its loggers up, as just said
+    import distributed  # noqa: F401  sets up its loggers, as configured above
 
 
 def security(settings: Provers) -> Any:
@@ -68,7 +68,7 @@ def scheduler_address(settings: Provers) -> str:
 
 
 def check(settings: Provers, port: int, name: str) -> None:
-    """Looks before Dask is loaded for what would keep a process from working on `port`, which the setting `name` tells.
+    """Checks before Dask is loaded that a process can work on `port`, which the setting `name` holds.
 
     Raises ConfigError for missing or wrong certificates, OmronError when this host cannot listen there.
     """

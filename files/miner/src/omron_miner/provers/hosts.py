@@ -1,4 +1,4 @@
-"""What a host that proves is to the miner, what it says of itself, and the miner's own host as one of them."""
+"""The interface of a prover host, its report, and the miner's own host as one of them."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 
 
 PROTOCOL = 1
-"""Of what a miner and its prover hosts exchange: the actor's calls, pickled classes, Dask's messages. A change after
-which this release and the one before cannot work together raises it."""
+"""Version of the protocol between a miner and its prover hosts: the actor's calls, pickled classes, Dask's messages.
+Raised by a change after which this release and the one before cannot work together."""
 _LOOK_SECONDS = 5.0
-"""How often the miner's circuits are looked at for the digests that other hosts are compared with."""
+"""How often the digests of the miner's circuits, which other hosts are compared with, are refreshed."""
 
 
 @dataclass(frozen=True)
 class HostReport:
-    """What a host says of itself, several times a second. Plain data, picklable."""
+    """A host's report, several times a second. Plain data, picklable."""
 
     name: str
     release: str
@@ -51,11 +51,11 @@ class HostReport:
     free_bytes: int
     pace: Mapping[str, CircuitPace]
     draining: bool = False
-    """It finishes what it has and takes nothing more."""
+    """Draining: it finishes its proofs and accepts no more."""
     refused: Mapping[str, str] = field(default_factory=dict)
-    """Id to the reason of the circuits that it has and does not prove."""
+    """Id to reason, of the circuits that it has but does not prove."""
     protocol: int = 0
-    """Its `PROTOCOL`; 0: it is older than that."""
+    """Its `PROTOCOL`; 0: older than the field."""
 
 
 class ProverHost(Protocol):
@@ -67,15 +67,15 @@ class ProverHost(Protocol):
     """Whether it is the miner's own: it needs no heartbeat, and no second verification."""
 
     async def prove(self, number: int, circuit_id: str, rows: Inputs, within: float) -> ProofResult:
-        """The proof with this `number`, made within so many seconds. Cancelling it ends the proof on the host.
+        """The proof with this `number`, made within this many seconds. Cancelling it stops the proof on the host.
 
-        Raises whatever shows that the host is not there.
+        Raises any error that shows that the host is down.
         """
 
     async def report(self, wanted: Collection[int], last: int) -> HostReport:
-        """What the host says of itself. It ends the proofs up to number `last` that are not `wanted`.
+        """The host's report. The host cancels the proofs up to number `last` that are not `wanted`.
 
-        Raises whatever shows that the host is not there; the caller sets the limit in time.
+        Raises any error that shows that the host is down; the caller sets the time limit.
         """
 
 
@@ -108,7 +108,7 @@ class StoredCircuits:
         return validate_inputs(circuit, example_inputs(circuit))
 
     def _digest(self, circuit: Circuit) -> str:
-        """Of what a proof is made and verified by, but for the proving key: it is large, and follows from the rest."""
+        """Digest of the files that make and verify a proof, without the large proving key, which follows from them."""
         try:
             seen = fingerprint(circuit.directory)
             known = self._known.get(circuit.id)
@@ -116,7 +116,7 @@ class StoredCircuits:
                 files = [circuit.vk, circuit.model_compiled, *([circuit.settings_file] if circuit.ezkl else [])]
                 known = (seen, hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest())
                 self._known[circuit.id] = known
-        except OSError:  # taken away meanwhile
+        except OSError:  # removed meanwhile
             return ""
         return known[1]
 
@@ -180,9 +180,9 @@ def host_name(constants: Constants) -> str:
 
 
 def incompatibility(report: HostReport, verified_again: bool) -> str:
-    """Why a host gets no work at all; empty when it may.
+    """Why a host gets no work at all; empty when it does.
 
-    A host of another release may while an upgrade is under way, if its proofs are `verified_again` by the miner.
+    A host of another release does during an upgrade, if its proofs are `verified_again` by the miner.
     """
     ours = release()
     if report.protocol != PROTOCOL or (report.release != ours and not verified_again):

@@ -5,9 +5,9 @@
     future <────────── answer <── verify once more <── result or loss <──┘
                               report, several times a second ────────────> ready, memory, pace, circuits
 
-Requests wait here, not at the hosts, so that a host that leaves takes at most the proofs it makes with it; these are
-tried on another host while there is time. A host that does not answer for `provers.lost_seconds` gets no work until it
-answers again. Hosts come and go by `join` and `leave`, which a connector calls (`dask_client`).
+Requests wait here, not at the hosts, so that only running proofs are lost when a host leaves; these are
+retried on another host while there is time. A host that does not answer for `provers.lost_seconds` gets no work until
+it answers again. A connector (`dask_client`) adds and removes hosts with `join` and `leave`.
 
 Not for: how a host is reached, or which host proves what (`placement`).
 """
@@ -58,33 +58,33 @@ _log = logging.getLogger(LOGGER_NAME)
 _MOST_LOSSES = 3
 """Hosts that may be lost under one request before it is answered with a failure."""
 _MOST_FAULTS = 2
-"""Tries of a request that may fail on a host that goes on, as with one host."""
+"""Tries of a request that may fail on a host that stays up, as with one host."""
 _BUSY_SECONDS = 0.5
-"""For so long a host that refused a proof for lack of a free worker gets none."""
+"""Pause for a host that refused a proof for lack of a free worker."""
 _DISTRUST_SECONDS = 300.0
-"""For so long a host gets no work one of whose proofs did not verify here."""
+"""Pause for a host one of whose proofs did not verify here."""
 _REPORT_SECONDS = 0.5
-"""The least time from one report on the hosts to the next."""
+"""Minimum interval between two reports on the hosts."""
 _CLOSE_SECONDS = 0.3
-"""How long a connector may take to say goodbye."""
+"""How long a connector may take to disconnect."""
 _HOST_FAULTS = (FailureKind.WORKER_CRASHED, FailureKind.INTERNAL_ERROR, FailureKind.VERIFICATION_FAILED)
 _NOT_BEGUN = (FailureKind.QUEUE_FULL, FailureKind.STOPPING)
 
 
 @dataclass(eq=False, kw_only=True)
 class _Job(placement.Job):
-    """A proof that is wanted, and whom to tell."""
+    """A requested proof, and the future for its result."""
 
     rows: Inputs
     answer: Future[ProofResult] = field(default_factory=Future)
     submitted: float = field(default_factory=time.monotonic)
     waited: float = 0.0
-    """Seconds in the queue before it was begun, over its tries."""
+    """Seconds in the queue before it was started, over its tries."""
     tries: int = 0
     losses: int = 0
     faults: int = 0
     failure: FailureKind = FailureKind.WORKER_CRASHED
-    """What it is answered with when no time is left for another try."""
+    """Its failure when no time is left for a retry."""
     number: int = 0
     """Of its running try."""
     begun: float = 0.0
@@ -106,7 +106,7 @@ class _Host:
     busy_until: float = 0.0
     distrusted_until: float = 0.0
     since: float = field(default_factory=time.time)
-    """Unix time at which it began to get work, or ceased to."""
+    """Unix time since which it gets work, or gets none."""
     look: asyncio.Event = field(default_factory=asyncio.Event)
     """Set to ask it for a report now."""
     watch: asyncio.Task[None] | None = None
@@ -117,12 +117,12 @@ class _Host:
 
     @property
     def label(self) -> str:
-        """For people: by what the host calls itself, if that is known."""
+        """For messages: the name that the host reports, if known."""
         named = self.report.name if self.report else ""
         return f"{named} ({self.name})" if named not in ("", self.name) else self.name
 
     def why_not(self, now: float) -> str:
-        """Why it gets no work; empty when it may."""
+        """Why it gets no work; empty when it does."""
         if self.state:
             return self.state
         if now < self.distrusted_until:
@@ -130,7 +130,7 @@ class _Host:
         return "its workers are busy" if now < self.busy_until else ""
 
     def as_reported(self, now: float, circuits: int) -> HostState:
-        """For reports; `circuits`: how many it may prove."""
+        """For reports; `circuits`: the number that it may prove."""
         report = self.report
         pace = report.pace.items() if report else ()
         return HostState(
@@ -162,7 +162,7 @@ class _Host:
 
 
 class MultiHostPool:
-    """Proves on this host and on those that join. Its interface is `ProverPool`'s; all state is its event loop's."""
+    """Proves on this host and on those that join. As `ProverPool`; only its event loop changes state."""
 
     def __init__(
         self,
@@ -176,8 +176,8 @@ class MultiHostPool:
     ) -> None:
         """`connect` runs in the event loop for as long as the pool is open and calls `join` and `leave`.
 
-        `work` and `verification` are what the processes of this host do: real proofs and verification unless told
-        otherwise. Starts nothing yet.
+        `work` and `verification` run in the processes of this host: by default real proofs and verification.
+        Starts nothing yet.
         """
         self._constants, self._settings = constants, constants.provers
         self._on_worker_lost = on_worker_lost or (lambda _detail: None)
@@ -191,7 +191,7 @@ class MultiHostPool:
         self._thread = threading.Thread(target=self._loop.run_forever, name="prover-hosts", daemon=True)
         self._lock = threading.Lock()
         self._open = False
-        # The event loop's own; nobody else changes these.
+        # Only the event loop changes these.
         self._hosts: dict[str, _Host] = {}
         self._gone: dict[str, HostState] = {}
         """Hosts that left, by address."""
@@ -226,8 +226,8 @@ class MultiHostPool:
     def submit(self, circuit_id: str, rows: Inputs, deadline: float) -> Future[ProofResult]:
         """As `ProverPool.submit`.
 
-        QUEUE_FULL is also the answer when no host can prove the circuit; TIMEOUT comes at once when no host can prove
-        it in time; WORKER_CRASHED is a host or a worker that was lost, twice or without time for another try.
+        QUEUE_FULL is also the answer when no host can prove the circuit; TIMEOUT comes immediately when no host can
+        prove it in time; WORKER_CRASHED is a host or a worker that was lost, twice or without time for a retry.
         """
         job = _Job(circuit_id=circuit_id, rows=rows, deadline=deadline, queued=time.monotonic())
         job.answer.set_running_or_notify_cancel()
@@ -236,7 +236,7 @@ class MultiHostPool:
         return job.answer
 
     def cancel(self, answer: Future[ProofResult]) -> None:
-        """Gives up a job: its future resolves to CANCELLED, the proof is ended on its host. Returns at once."""
+        """Cancels a job: its future resolves to CANCELLED, its host stops the proof. Returns immediately."""
         self._tell(partial(self._cancel, answer))
 
     def capacity(self) -> dict[str, int]:
@@ -252,7 +252,7 @@ class MultiHostPool:
         }
 
     def hosts(self) -> list[HostState]:
-        """Every host that is known, this one first, then those that left. A snapshot; never blocks."""
+        """Every known host, this one first, then those that left. A snapshot; never blocks."""
         now, here = time.monotonic(), list(self._hosts.values())
         found = [one.as_reported(now, len(self._digests if one.host.is_local else one.circuits)) for one in here]
         return [*found, *self._gone.values()]
@@ -266,15 +266,15 @@ class MultiHostPool:
             self._loop.close()
         self._close_processes()
 
-    # From here on everything runs in the event loop, except where said otherwise.
+    # From here on everything runs in the event loop, except where noted.
 
     def join(self, host: ProverHost) -> None:
-        """A host is there. It gets work once it has reported."""
+        """A host joined. It gets work once it has reported."""
         self._hosts[host.name] = joined = _Host(host)
         joined.watch = self._loop.create_task(self._watch(joined))
 
     def leave(self, name: str, why: str) -> None:
-        """A host is gone; its proofs are tried on others."""
+        """A host left; its proofs are retried on others."""
         host = self._hosts.pop(name, None)
         if host is None:
             return
@@ -282,18 +282,18 @@ class MultiHostPool:
             host.watch.cancel()
         if not host.state:
             _log.warning("Prover host %s left: %s", host.label, why)
-        if host.report is not None:  # one that never answered was never there
+        if host.report is not None:  # one that never answered never joined
             last = host.as_reported(time.monotonic(), len(host.circuits))
             self._remember(replace(last, state=f"it left: {why}", since=time.time()))
         self._take_back(host, f"prover host {host.label} left: {why}")
 
     def _remember(self, gone: HostState) -> None:
-        """Keeps what was known of a host that left. The mapping is replaced, since others read it."""
+        """Keeps the last status of a host that left. The mapping is replaced, because other threads read it."""
         self._hosts_changed.set()
         self._gone = {**self._gone, gone.address: replace(gone, gets_work=False, left=True, workers=0, running=0)}
 
     def _forget(self, address: str) -> None:
-        """The host is there again."""
+        """The host joined again."""
         if address in self._gone:
             self._gone = {known: one for known, one in self._gone.items() if known != address}
 
@@ -320,7 +320,7 @@ class MultiHostPool:
         self._reporter = self._loop.create_task(self._keep_reporting())
 
     async def _keep_reporting(self) -> None:
-        """Writes what is known of the hosts for the monitor, and begins with those that the last process knew."""
+        """Writes the status of the hosts for the monitor, starting with the hosts of the last process."""
         path, in_thread, said = self._constants.log.prover_hosts, self._loop.run_in_executor, ""
         with suppress(OmronError):
             before = await in_thread(None, read_status, path)
@@ -339,21 +339,21 @@ class MultiHostPool:
                 said = ""
             except OSError as error:
                 if (why := error.strerror or str(error)) != said:
-                    _log.warning("The monitor is not told of prover hosts: %s cannot be written: %s", path, why)
+                    _log.warning("Cannot write the status of the prover hosts for the monitor to %s: %s", path, why)
                     said = why
             await asyncio.sleep(_REPORT_SECONDS)
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._hosts_changed.wait(), WRITE_SECONDS - _REPORT_SECONDS)
 
     async def _keep_connecting(self, connect: Connector) -> None:
-        """A bug in the connector must not leave the miner without its other hosts for ever."""
+        """A bug in the connector must not leave the miner without its other hosts permanently."""
         while True:
             try:
                 await connect(self)
             except OmronError as error:
                 _log.error("Prover hosts cannot be reached: %s", error)
             except Exception:
-                _log.exception("The connection to the prover hosts failed in a way nobody foresaw")
+                _log.exception("The connection to the prover hosts failed unexpectedly")
             for host in [one for one in self._hosts.values() if not one.host.is_local]:
                 self.leave(host.name, "the connection to the prover hosts failed")
             await asyncio.sleep(5.0)
@@ -369,7 +369,7 @@ class MultiHostPool:
             begun = "done" if job.tries else "begun"
             self._end(job)
             self._fail(job, FailureKind.STOPPING, f"the miner stopped before the proof was {begun}")
-        if self._connector:  # first, so that it can say goodbye
+        if self._connector:  # first, so that it can disconnect cleanly
             self._connector.cancel()
             await asyncio.wait({self._connector}, timeout=_CLOSE_SECONDS)
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
@@ -395,7 +395,7 @@ class MultiHostPool:
             self._loop.call_soon(self._plan)
 
     def _plan(self) -> None:
-        """Begins and refuses as the placement says."""
+        """Starts and refuses jobs according to the placement."""
         self._plan_is_due = False
         if self._wake:
             self._wake.cancel()
@@ -411,7 +411,7 @@ class MultiHostPool:
         for job, name in plan.begin:
             self._pending.remove(job)
             self._begin_on(job, usable[name])
-        if self._pending:  # a host that was busy for a moment, or distrusted, does not say so itself
+        if self._pending:  # the end of a pause is not reported by the host
             self._wake = self._loop.call_at(min(plan.wake, now + _BUSY_SECONDS), self._plan_soon)
         if self.placement_seconds is not None:
             self.placement_seconds.append(time.thread_time() - begun)
@@ -431,10 +431,10 @@ class MultiHostPool:
             host.jobs.pop(number, None)
             self._plan_soon()
             if host.report and job.circuit_id not in host.report.pace:
-                host.look.set()  # now it is known
+                host.look.set()  # the host is known now
             if result.verified and self._verification and not host.host.is_local:
                 result = await self._verified_again(job, host, result)
-        except Exception as error:  # whatever it is, the host did not do it; its next report lets it in again
+        except Exception as error:  # the host did not do it, for any reason; its next report re-admits it
             self._leave_out(host, first_line(error))
             self._note_loss(job, host, f"prover host {host.label}: {first_line(error)}")
             host.look.set()
@@ -462,7 +462,7 @@ class MultiHostPool:
         return failed(job.circuit_id, failure, detail, tries=result.tries)
 
     def _finish(self, job: _Job, host: _Host, result: ProofResult) -> None:
-        """Answers a job, or has it tried on another host."""
+        """Answers a job, or retries it on another host."""
         host.jobs.pop(job.number, None)
         if result.verified:
             host.proofs += 1
@@ -470,14 +470,14 @@ class MultiHostPool:
             host.busy_until = time.monotonic() + _BUSY_SECONDS
             self._queue_again(job, "")
             return
-        elif result.failure is FailureKind.CANCELLED:  # not by us: it took us for gone
-            self._note_loss(job, host, f"prover host {host.label} gave the proof up")
+        elif result.failure is FailureKind.CANCELLED:  # not by us: the host considered us disconnected
+            self._note_loss(job, host, f"prover host {host.label} cancelled the proof")
             return
         elif result.failure in _HOST_FAULTS:
             host.failures += 1
             job.faults += 1
             job.tried |= {host.name}
-            # A proof that does not verify was made again where that may help.
+            # The host has already retried a proof that does not verify.
             elsewhere = result.failure is not FailureKind.VERIFICATION_FAILED or self._others(job)
             if job.faults < _MOST_FAULTS and elsewhere:
                 self._queue_again(job, result.detail or result.failure.value, result.failure)
@@ -494,8 +494,8 @@ class MultiHostPool:
         )
 
     def _note_loss(self, job: _Job, host: _Host, why: str) -> None:
-        """The host did not do it, and may be gone."""
-        if job.answer.done() or job.host is not host:  # noted already
+        """The host did not do it, and may be down."""
+        if job.answer.done() or job.host is not host:  # recorded already
             return
         host.jobs.pop(job.number, None)
         host.failures += 1
@@ -511,7 +511,7 @@ class MultiHostPool:
         if job.answer.done():
             return
         if why:
-            _log.warning("A proof of %s is tried once more: %s", job.circuit_id, why)
+            _log.warning("Retrying a proof of %s: %s", job.circuit_id, why)
             job.lost, job.failure, job.queued = why, failure, time.monotonic()
         else:
             job.tries -= 1
@@ -523,12 +523,12 @@ class MultiHostPool:
     def _cancel(self, answer: Future[ProofResult]) -> None:
         job = self._jobs.get(answer)
         if job:
-            where = "its proof was ended" if job.tries else "the request waited"
+            where = "its proof was cancelled" if job.tries else "the request was queued"
             self._end(job)
-            self._fail(job, FailureKind.CANCELLED, f"the caller went away; {where}")
+            self._fail(job, FailureKind.CANCELLED, f"the caller disconnected; {where}")
 
     def _expire(self, job: _Job) -> None:
-        """The deadline is there."""
+        """The deadline has passed."""
         if not job.answer.done():
             host = job.host
             self._end(job)
@@ -537,7 +537,7 @@ class MultiHostPool:
             self._fail(job, job.failure if job.lost else FailureKind.TIMEOUT, why)
 
     def _end(self, job: _Job) -> None:
-        """Takes a job from wherever it is."""
+        """Removes a job from the queue or its host."""
         if job in self._pending:
             self._pending.remove(job)
         if job.host:
@@ -560,7 +560,7 @@ class MultiHostPool:
     # --- hosts --------------------------------------------------------------------------------------------------------
 
     async def _watch(self, host: _Host) -> None:
-        """Asks a host for its report again and again; leaves it out while it does not answer."""
+        """Polls a host for its report; gives it no work while it does not answer."""
         limit = self._settings.lost_seconds
         while True:
             host.look.clear()
@@ -577,13 +577,13 @@ class MultiHostPool:
 
     def _leave_out(self, host: _Host, why: str) -> None:
         if not host.state:
-            _log.warning("Prover host %s gets no work until it answers: %s", host.label, why)
+            _log.warning("Prover host %s is offline until it answers: %s", host.label, why)
             self._tell_lost(f"prover host {host.label}: {why}")
         self._note_state(host, why)
         self._take_back(host, f"prover host {host.label}: {why}")
 
     def _note_state(self, host: _Host, state: str) -> None:
-        """Why it gets no work from now on; empty: it may."""
+        """Why it gets no work from now on; empty: it does."""
         if bool(state) != bool(host.state):
             host.since = time.time()
         if state != host.state:
@@ -591,14 +591,14 @@ class MultiHostPool:
         host.state = state
 
     def _take_back(self, host: _Host, why: str) -> None:
-        """Has the proofs of a host that is gone tried on others."""
+        """Retries the proofs of a host that is down on others."""
         for job in list(host.jobs.values()):
             if job.task and job.task is not asyncio.current_task():
                 job.task.cancel()
             self._note_loss(job, host, why)
 
     def _hear(self, host: _Host, report: HostReport) -> None:
-        """A host reported: takes it in, or says why not."""
+        """A host reported: admits it, or logs why not."""
         host.report, before = report, host.state
         self._forget(host.name)
         if host.host.is_local:
@@ -613,7 +613,7 @@ class MultiHostPool:
             host.circuits = frozenset(report.circuits.keys() & self._digests.keys() - wrong.keys())
             state = incompatibility(report, verified_again=self._verification is not None)
             if not state and report.draining:
-                state = "it finishes what it has and stops"
+                state = "draining: it finishes its proofs and stops"
             self._note_state(host, state or ("" if host.circuits else "it has no circuit in common with the miner"))
             if host.state != before:
                 level = logging.WARNING if host.state else logging.INFO

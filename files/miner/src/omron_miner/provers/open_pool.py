@@ -1,4 +1,4 @@
-"""The pool that the settings ask for."""
+"""Opens the pool that the settings select."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def open_pool(constants: Constants, on_worker_lost: Callable[[str], None]) -> Po
     """
     if constants.prover.engine == "local":
         return ProverPool(constants, on_worker_lost)
-    from omron_miner.provers.dask_client import DaskConnection  # here: a miner alone need not load it
+    from omron_miner.provers.dask_client import DaskConnection  # here: a single-host miner must not load it
     from omron_miner.provers.multi_host_pool import MultiHostPool
 
     return MultiHostPool(constants, on_worker_lost, DaskConnection(constants).run)

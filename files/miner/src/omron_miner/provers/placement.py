@@ -1,10 +1,10 @@
 """Which host proves which waiting request now, which is refused, which waits: a function of time, hosts and queue.
 
 A request waits at the miner until the host that should finish it first, by the pace measured there, is free. So a slow
-host gets fewer requests, and a host that leaves takes no queue with it. A request that no host can finish in time, even
-at the fastest pace so far and after the requests before it, is refused at once.
+host gets fewer requests, and no queue is lost when a host leaves. A request that no host can finish in time, even at
+the fastest pace so far and after the requests before it, is refused immediately.
 
-Pure: nothing here reads a clock or changes what it is given. Times are `time.monotonic` seconds.
+Pure: nothing here reads a clock or changes its arguments. Times are `time.monotonic` seconds.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from omron_miner.proving.schedule import Refusal
 
 _NOMINAL_SECONDS = 1.0
-"""What a proof that was never made on its host is expected to occupy it for."""
+"""Estimated duration of a proof of a circuit that was never proved on its host."""
 _UNKNOWN = CircuitPace()
 
 
 @dataclass(eq=False, kw_only=True)
 class Job:
-    """A proof that is wanted."""
+    """A requested proof."""
 
     circuit_id: str
     deadline: float
@@ -47,7 +47,7 @@ JobT = TypeVar("JobT", bound=Job)
 
 @dataclass(frozen=True)
 class Running:
-    """A proof on its way."""
+    """A running proof."""
 
     circuit_id: str
     begun: float
@@ -80,11 +80,11 @@ class Plan(Generic[JobT]):
     refuse: list[tuple[JobT, FailureKind, str]] = field(default_factory=list)
     """Jobs to answer with a failure, and why."""
     wake: float = float("inf")
-    """When a waiting job is due to be refused, or to be begun next to others."""
+    """When a waiting job is due to be refused, or to be started next to others."""
 
 
 def plan(now: float, waiting: Sequence[JobT], hosts: Sequence[Host], queue_seconds: float) -> Plan[JobT]:
-    """Plans for `waiting`: first those that were lost, then first come first; `queue_seconds`: the longest wait."""
+    """Plans for `waiting`: lost jobs first, then in order of arrival; `queue_seconds`: the longest wait."""
     made: Plan[JobT] = Plan()
     loads = [_Load(host, now) for host in hosts]
     queues: dict[str, _Candidates] = {}
@@ -116,9 +116,9 @@ class _Load:
         self.host, self._now = host, now
         self._running = list(host.running)
         self._ends: list[float] = []
-        """When they end, by what proofs took; ascending."""
+        """When they end, estimated from earlier proofs; ascending."""
         self._most = host.ready
-        """How many proofs may run at a time, by those that do."""
+        """How many proofs may run at a time, given the running ones."""
         self._earliest: list[float] = []
         """The same by the fastest proofs so far."""
         number = len(self._running)
@@ -136,12 +136,12 @@ class _Load:
         return min(self._most, self.host.pace.get(circuit_id, _UNKNOWN).at_a_time)
 
     def has_memory(self, circuit_id: str) -> bool:
-        """Whether there is memory for another proof; one alone is always begun: it may fit after all."""
+        """Whether there is memory for another proof; a single one is always started: it may fit after all."""
         needed = MEMORY_MARGIN * self.host.pace.get(circuit_id, _UNKNOWN).peak_bytes
         return not self._running or needed <= self.host.free_bytes
 
     def start(self, circuit_id: str) -> float:
-        """When another proof of this circuit could begin here; infinity while no worker is warm."""
+        """When another proof of this circuit could start here; infinity while no worker is warm."""
         return self._start(self._ends, circuit_id)
 
     def finish(self, circuit_id: str, unknown: float = 0.0) -> float:
@@ -155,11 +155,11 @@ class _Load:
         return self._start(self._earliest, circuit_id) + BEST_CASE * fastest
 
     def latest_start(self, job: Job) -> float:
-        """When proving must have begun here for the deadline to be met, going by the fastest proof so far."""
+        """When proving must have started here to meet the deadline, judging by the fastest proof so far."""
         return job.deadline - BEST_CASE * self.host.pace.get(job.circuit_id, _UNKNOWN).fastest
 
     def add(self, job: Job, start: float) -> None:
-        """Counts a proof that begins at `start`."""
+        """Counts a proof that starts at `start`."""
         pace = self.host.pace.get(job.circuit_id, _UNKNOWN)
         ends = start + (_expected(pace, self._together(job.circuit_id)) or _NOMINAL_SECONDS)
         earliest = max(self._start(self._earliest, job.circuit_id), self._now) + BEST_CASE * pace.fastest
@@ -169,7 +169,7 @@ class _Load:
         insort(self._earliest, earliest)
 
     def fits_in_parallel(self, job: Job, now: float) -> bool:
-        """Whether all that runs here and `job` would meet their deadlines if it began now, whether or not that pays."""
+        """Whether `job` and all running proofs would meet their deadlines if it started now, whether or not it pays."""
         number = len(self._running) + 1
         if number > self.host.ready or not self.has_memory(job.circuit_id):
             return False
@@ -197,7 +197,7 @@ class _Load:
 
 
 class _Candidates:
-    """The hosts that may prove one circuit, the one that would end first in front."""
+    """The hosts that may prove one circuit, the one that would finish first in front."""
 
     def __init__(self, circuit_id: str, loads: Iterable[_Load]) -> None:
         offering = [one for one in loads if one.host.circuits is None or circuit_id in one.host.circuits]
@@ -246,7 +246,7 @@ def _expected(pace: CircuitPace, at_a_time: int) -> float | None:
 
 
 def _refusal(job: Job, loads: Sequence[_Load] | None, now: float, queue_seconds: float) -> Refusal | None:
-    """Why a job that does not begin now is refused; None when it waits. `loads`: the hosts, if none can be in time."""
+    """Why a job that does not start now is refused; None when it waits. `loads`: the hosts, if all are too slow."""
     left = max(0.0, job.deadline - now)
     ends = min((one.earliest_finish(job.circuit_id) for one in loads or ()), default=float("inf"))
     may_come = any(not one.host.ready for one in loads or ())  # its workers start again

@@ -1,6 +1,6 @@
-"""A prover host's side: its pool, what it says of itself, and whose proofs it makes. Knows no Dask.
+"""The prover host's side: its pool, its reports, and the miners that it proves for. Does not use Dask.
 
-Runs in one event loop. A miner that does not call for twice `provers.lost_seconds` has left: its proofs are ended.
+Runs in one event loop. A miner that does not call for twice `provers.lost_seconds` has left: its proofs are cancelled.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(LOGGER_NAME)
 _LOOK_SECONDS = 10.0
-"""How often it looks for circuits that came or changed."""
+"""How often it checks for new or changed circuits."""
 _AGAIN_SECONDS = 300.0
-"""After this long a circuit that could not be proved is tried again."""
+"""Interval after which a circuit that could not be proved is retried."""
 QUEUE_SECONDS = 1.0
-"""The longest wait in a host's own queue: the requests wait at the miner. Time for a worker to hand over."""
+"""The longest wait in a host's own queue: requests queue at the miner. Time for a worker to become free."""
 
 
 def pool_constants(constants: Constants, workers: int | None = None) -> Constants:
@@ -50,7 +50,7 @@ class _Refused:
     digest: str
     why: str
     until: float
-    """When it is tried again, unless its files change before."""
+    """When it is retried, unless its files change before."""
 
 
 @dataclass
@@ -62,10 +62,10 @@ class _Miner:
 
 
 class ProverService:
-    """Proves for miners. `start` blocks and may be called in any thread, the rest belongs to one event loop."""
+    """Proves for miners. `start` blocks and may be called in any thread, the rest runs in one event loop."""
 
     def __init__(self, constants: Constants, work: Work | None = None, catalogue: Catalogue | None = None) -> None:
-        """`work` is what the worker processes do: real proofs unless told otherwise. Starts nothing yet."""
+        """`work` runs in the worker processes: by default real proofs. Starts nothing yet."""
         self._constants = constants
         self._lease_seconds = 2 * constants.provers.lost_seconds
         self._catalogue = catalogue or StoredCircuits(constants)
@@ -85,7 +85,7 @@ class ProverService:
             reasons = "; ".join(f"{circuit_id[:8]}: {one.why}" for circuit_id, one in self._refused.items())
             folder = self._constants.circuits.directory
             message = f"no circuit can be proved here: {reasons or f'there is none in {folder}'}"
-            raise OmronError(message, "omron-miner circuit list says which circuits are refused and why")
+            raise OmronError(message, "omron-miner circuit list shows which circuits are refused and why")
         threading.Thread(target=self._keep_trying, name="prover-circuits", daemon=True).start()
 
     @property
@@ -94,27 +94,27 @@ class ProverService:
         return sorted(self._circuits)
 
     async def prove(self, miner: str, number: int, circuit_id: str, rows: Inputs, within: float) -> ProofResult:
-        """A proof for a miner, which numbers its proofs. Cancelled when it leaves or does not want it any more."""
+        """A proof for a miner, which numbers its proofs. Cancelled when it leaves or no longer needs it."""
         proofs = self._miners.setdefault(miner, _Miner()).proofs
         task = asyncio.ensure_future(prove_in(self._pool, circuit_id, rows, within))
         proofs[number] = task
         try:
             await asyncio.wait({task})
         finally:
-            task.cancel()  # when this call itself is given up
+            task.cancel()  # when this call itself is cancelled
             proofs.pop(number, None)
         if task.cancelled():
-            return failed(circuit_id, FailureKind.CANCELLED, "the miner does not want the proof any more")
+            return failed(circuit_id, FailureKind.CANCELLED, "the miner no longer needs the proof")
         return task.result()
 
     def end(self, miner: str, number: int) -> None:
-        """Ends a proof, if it is still made."""
+        """Cancels a proof, if it is still running."""
         task = self._miners[miner].proofs.get(number) if miner in self._miners else None
         if task:
             task.cancel()
 
     async def report(self, miner: str, wanted: Collection[int], last: int) -> HostReport:
-        """What this host says of itself to a miner that calls; ends what that one does not want any more."""
+        """This host's report to the calling miner; cancels the proofs that the miner no longer needs."""
         caller = self._miners.setdefault(miner, _Miner())
         caller.heard = time.monotonic()
         for number in [one for one in caller.proofs if one <= last and one not in wanted]:
@@ -134,38 +134,38 @@ class ProverService:
         )
 
     async def keep_leases(self) -> None:
-        """Ends the proofs of miners that left. Runs until it is cancelled."""
+        """Cancels the proofs of miners that left. Runs until it is cancelled."""
         while True:
             await asyncio.sleep(self._lease_seconds / 4)
             now = time.monotonic()
             for miner, one in list(self._miners.items()):
                 if now - one.heard > self._lease_seconds:
                     if one.proofs:
-                        _log.warning("The miner left; %d proofs are ended", len(one.proofs))
+                        _log.warning("The miner left; cancelling %d proofs", len(one.proofs))
                     self.leave(miner)
 
     def leave(self, miner: str) -> None:
-        """Ends all proofs of a miner."""
+        """Cancels all proofs of a miner."""
         left = self._miners.pop(miner, None)
         for task in list(left.proofs.values()) if left else ():
             task.cancel()
 
     def leave_all(self) -> None:
-        """Ends all proofs: the connection to all miners is lost."""
+        """Cancels all proofs: the connection to all miners is lost."""
         for miner in list(self._miners):
             self.leave(miner)
 
     async def drain(self, seconds: float) -> None:
-        """Takes no more work and waits until all proofs are made, at most so long."""
+        """Takes no more work and waits until all proofs are finished, at most this long."""
         self._draining = True
         until = time.monotonic() + seconds
-        # One heartbeat longer than there are proofs: the miner may send one until it has heard of it.
+        # One heartbeat beyond the last proof: until then the miner may still send one.
         await asyncio.sleep(2 * self._constants.provers.heartbeat_seconds)
         while any(one.proofs for one in self._miners.values()) and time.monotonic() < until:
             await asyncio.sleep(0.05)
 
     def close(self) -> None:
-        """Ends the workers. Blocks for a moment."""
+        """Stops the workers. Blocks briefly."""
         self._closed.set()
         self._pool.close(0)
 
@@ -174,10 +174,10 @@ class ProverService:
             try:
                 self._try_circuits()
             except Exception:
-                _log.exception("The circuits could not be looked at")
+                _log.exception("The circuits could not be checked")
 
     def _try_circuits(self) -> None:
-        """Proves every circuit that came or changed once; what does not verify is not offered for some minutes."""
+        """Proves every new or changed circuit once; one that does not verify is not offered for some minutes."""
         digests, now = self._catalogue.digests(), time.monotonic()
         self._circuits = {one: digest for one, digest in self._circuits.items() if digests.get(one) == digest}
         self._refused = {
@@ -189,7 +189,7 @@ class ProverService:
             failure, why = self._try(circuit_id)
             if failure is None:
                 self._circuits = {**self._circuits, circuit_id: digest}
-            elif failure not in (FailureKind.QUEUE_FULL, FailureKind.STOPPING):  # tried again at the next look
+            elif failure not in (FailureKind.QUEUE_FULL, FailureKind.STOPPING):  # retried at the next check
                 _log.error("Circuit %s is not offered: %s: %s", circuit_id, failure.value, why)
                 refused = _Refused(digest, why, time.monotonic() + _AGAIN_SECONDS)
                 self._refused = {**self._refused, circuit_id: refused}

@@ -1,6 +1,6 @@
-"""Verifies proofs of other hosts once more on the miner's host, in a warm process that a bad proof may take with it.
+"""Verifies proofs of other hosts once more on the miner's host, in a warm process that a malformed proof may crash.
 
-It is a `ProverPool` whose work is to verify: deadlines, killing what hangs and replacing what died are the same.
+It is a `ProverPool` whose work is to verify: deadlines and the handling of hung and dead processes are the same.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class SecondVerification:
     """One process that verifies. Any thread."""
 
     def __init__(self, constants: Constants, work: Work | None = None) -> None:
-        """`work` is what the process does: real verification unless told otherwise. Starts nothing yet."""
+        """`work` runs in the process: by default real verification. Starts nothing yet."""
         limit = constants.deadlines.circuit_timeout_seconds
         deadlines = constants.deadlines.model_copy(update={"external_queue_seconds": limit})
         settings = constants.prover.model_copy(update={"workers": 1, "recycle_after_tasks": 1000})
@@ -46,21 +46,21 @@ class SecondVerification:
         """Verifies a proof before `deadline` (`time.monotonic` seconds).
 
         The future's result has the measured outputs of the proof and no failure when it verifies. VERIFICATION_FAILED
-        and WORKER_CRASHED are the proof's fault, anything else is not.
+        and WORKER_CRASHED blame the proof, other failures do not.
         """
         task: Any = (rows, result.proof, result.public_signals)  # the pool only passes it on
         return self._pool.submit(result.circuit_id, task, deadline)
 
     def cancel(self, answer: Future[ProofResult]) -> None:
-        """Gives up a verification."""
+        """Cancels a verification."""
         self._pool.cancel(answer)
 
     def close(self) -> None:
-        """Ends the process."""
+        """Stops the process."""
         self._pool.close(0)
 
 
-# What runs in the verifying process.
+# Code that runs in the verifying process.
 
 _state: tuple[Constants, CircuitStore, SessionStorage] | None = None
 
@@ -83,7 +83,7 @@ def _verify(circuit_id: str, task: Any, _deadline: float) -> ProofResult:
         with storage.session() as session:
             handler = get_handler(circuit.proof_system, constants.circuits.srs_directory)
             found = handler.verify(circuit, rows, proof, session, signals)
-    except CircuitError:  # the circuit was taken away: nobody's proof is to blame
+    except CircuitError:  # the circuit was removed: the proof is not to blame
         raise
     except OmronError as error:
         return failed(circuit_id, FailureKind.VERIFICATION_FAILED, str(error), tries=1)

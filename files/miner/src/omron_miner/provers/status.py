@@ -1,4 +1,4 @@
-"""What the miner last said of its prover hosts: a small file that it writes and the monitor reads."""
+"""The status of the prover hosts: a small file that the miner writes and the monitor reads."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ SCHEMA_VERSION = 1
 WRITE_SECONDS = 5.0
 """The miner writes this often."""
 STALE_SECONDS = 60.0
-"""An older file is a miner's that does not run any more, or cannot write."""
+"""An older file means that the miner is not running, or cannot write."""
 REMEMBER_SECONDS = 86_400.0
-"""A host that left is listed for so long."""
+"""How long a host that left is listed."""
 
 
 @dataclass(frozen=True)

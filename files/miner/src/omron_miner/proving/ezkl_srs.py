@@ -1,6 +1,6 @@
-"""Where an SRS comes from when the operator gives none: EZKL generates it, or downloads the ceremony's.
+"""Makes an SRS when the operator provides none: EZKL generates it, or downloads the ceremony's.
 
-What an SRS must be to be used is in `circuits.srs`. EZKL is loaded only when one has to be made.
+The requirements for an SRS are in `circuits.srs`. EZKL is loaded only when one has to be made.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def ensure_srs(
     logrows: int, directory: Path, network: str, source_file: Path | None = None, sha256: str | None = None
 ) -> Path:
-    """`srs.ensure_srs` with EZKL's ways. May load EZKL: call it in a process that may be lost. Raises SrsError."""
+    """`srs.ensure_srs` with EZKL as the source. May load EZKL: call it in a process that may crash. Raises SrsError."""
     return srs.ensure_srs(logrows, directory, network, source_file, sha256, make=make_srs)
 
 

@@ -1,7 +1,7 @@
-"""Calls functions in a process of its own: EZKL may abort, hang, be killed for lack of memory, or crash at exit.
+"""Calls functions in a separate process: EZKL may abort, hang, be killed for lack of memory, or crash at exit.
 
-`run` is for commands (building, checking, proving once); the workers of `prover` are a `Child` each, which is called
-again and again.
+`run` is for commands (building, checking, proving once); each worker of `prover` is a `Child`, which is called
+repeatedly.
 
     our thread                                     the child's main thread
     Child(...)  ── starts Python ────────────────> die_with_parent, enters our folder
@@ -13,7 +13,7 @@ again and again.
     kill()      ── SIGKILL: call() raises ProcessLostError
 
 The process is a new one, never a fork: a fork of a process that has used EZKL hangs. It is reached by a socket pair
-alone: multiprocessing's queues and locks are semaphores in /dev/shm, which others may fill.
+alone: multiprocessing's queues and locks are semaphores in /dev/shm, which other programs may fill.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ T = TypeVar("T")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _IDLE_CPU_SECONDS = 0.05
 _GONE_SECONDS = 5.0
-"""How long a process may take to end after it closed its side."""
+"""How long a process may take to exit after it closed its side."""
 _SAFE_FOLDER = "/"
-"""Where a child starts: everybody may enter it. It goes on to our working directory if it may."""
+"""Where a child starts: any user may enter it. It then changes to our working directory if permitted."""
 _PROGRAM = """
 import sys
 from multiprocessing.connection import Connection
@@ -63,14 +63,14 @@ from omron_miner.proving.isolated import serve_calls
 serve_calls(connection, {parent})
 """
 _NO_ALLOCATION = re.compile(r"memory allocation of (\d+) bytes failed")
-"""What Rust's allocator says before it aborts."""
+"""Rust's allocator prints this before it aborts."""
 _KERNEL_LOG = "see the kernel's log: journalctl -k"
 
 
 class ProcessLostError(OmronError):
-    """The process ended without an answer.
+    """The process exited without an answer.
 
-    `signal_number` is what killed it, None when it exited by itself, hung or did not start. `host_fault`: it is known
+    `signal_number` is the signal that killed it, None when it exited, hung or did not start. `host_fault`: it is known
     that the host is to blame (killed from outside, short of memory, no process could start), not what it worked on.
     `started`: it was up; if not, the next one is not likely to be either.
     """
@@ -90,9 +90,9 @@ class ProcessLostError(OmronError):
 
 
 class Child:
-    """A process to call functions in. One thread makes, calls and closes it; any may look at it and kill it.
+    """A process to call functions in. One thread makes, calls and closes it; any may query and kill it.
 
-    The kernel ends it with the thread that made it. Also a context manager, which closes it.
+    The kernel kills it when the thread that made it ends. Also a context manager, which closes it.
     """
 
     def __init__(self, environment: Mapping[str, str] | None = None, stderr: int | None = None) -> None:
@@ -119,7 +119,7 @@ class Child:
             raise
         finally:
             theirs.close()
-        with contextlib.suppress(OSError):  # it is gone already: the first call says so
+        with contextlib.suppress(OSError):  # it has exited already: the first call reports that
             here = _working_directory()
             self._connection.send([path or here for path in sys.path])
             self._connection.send(here)
@@ -138,7 +138,7 @@ class Child:
     ) -> T:
         """What ``function(*arguments)`` returns there. Function, arguments and answer must be picklable.
 
-        The progress it says is said here. With `receive`, the function gets a keyword argument ``send``, whose texts
+        Its progress is reported here. With `receive`, the function gets a keyword argument ``send``, whose texts
         arrive at `receive` as they come. With `idle_seconds` the process is lost when it uses no CPU for so long.
         Raises the function's OmronErrors as they are, ProcessLostError when the process dies, RuntimeError with its
         traceback for anything else it raises.
@@ -166,19 +166,19 @@ class Child:
                 return value  # type: ignore[no-any-return]
 
     def cpu_seconds(self) -> float:
-        """CPU time it has used so far; 0 when it is gone. Any thread."""
+        """CPU time it has used so far; 0 when it has exited. Any thread."""
         return _cpu_seconds(self.pid)
 
     def is_running(self) -> bool:
-        """Whether it has not ended. Any thread."""
+        """Whether it is running. Any thread."""
         return self._process.poll() is None
 
     def kill(self) -> None:
-        """Kills it; does not wait for it to be gone. Any thread."""
+        """Kills it; does not wait for its exit. Any thread."""
         self._process.kill()
 
     def close(self) -> None:
-        """Kills it and waits until it is gone."""
+        """Kills it and waits for its exit."""
         self._process.kill()
         self._process.wait()
         self._connection.close()
@@ -206,17 +206,17 @@ class Child:
         return answer
 
     def _hung(self, seconds: float) -> ProcessLostError:
-        message = f"the proving process hung: it did nothing for {seconds:g} s{self._last_words()}"
-        return ProcessLostError(message, "an input or a file it cannot take; see the values and the run args")
+        message = f"the proving process hung: it did nothing for {seconds:g} s{self._last_output()}"
+        return ProcessLostError(message, "check the input values, the files and the run args")
 
     def _lost(self) -> ProcessLostError:
-        """Why the process is gone, as far as that is known."""
+        """Why the process exited, as far as known."""
         try:
             code = self._process.wait(_GONE_SECONDS)
-        except subprocess.TimeoutExpired:  # it closed its side and stays
+        except subprocess.TimeoutExpired:  # it closed its side and does not exit
             self.kill()
             code = self._process.wait()
-        said = self._last_words()
+        said = self._last_output()
         if not self._ready and code >= 0:
             message = f"a process ended while it started (exit code {code}){said}"
             return ProcessLostError(message, "run omron-miner doctor", None, host_fault=True, started=False)
@@ -231,14 +231,14 @@ class Child:
         hint = _why_aborted(short) if short is not None else _HINTS.get(number, _KERNEL_LOG)
         return ProcessLostError(message, hint, number, host_fault=bool(short) or not self._ready)
 
-    def _last_words(self) -> str:
+    def _last_output(self) -> str:
         """The last line on its stderr, if that was kept, as the end of a sentence."""
         if self._stderr is None:
             return ""
         size = os.fstat(self._stderr).st_size
         text = os.pread(self._stderr, 65_536, max(0, size - 65_536)).decode(errors="replace")
         lines = [line for line in text.splitlines() if line.strip()]
-        return f"; its last words: {lines[-1][:300]}" if lines else ""
+        return f"; its last output: {lines[-1][:300]}" if lines else ""
 
 
 def run(
@@ -251,9 +251,9 @@ def run(
 ) -> T:
     """What ``function(*arguments)`` returns, called in a new process whose EZKL caches in `ezkl_directory`.
 
-    As `Child.call`, and raises the same. What native code writes to stderr is kept and shown only when the process is
-    lost, which it also is when it uses no CPU for `idle_seconds`: some faults leave EZKL's threads waiting for each
-    other without end. What it leaves of `sessions` is removed, also when this process is asked to end.
+    As `Child.call`, and raises the same. The stderr of native code is kept and shown only when the process is lost,
+    which it also is when it uses no CPU for `idle_seconds`: some faults deadlock EZKL's threads. Its leftover
+    `sessions` are removed, also when this process is asked to exit.
     """
     with _kept_stderr() as stderr:
         try:
@@ -283,15 +283,15 @@ def run_configured(
 
 
 def ezkl_environment(directory: Path) -> dict[str, str]:
-    """The variable that has EZKL cache its lookup tables in `directory`, which is made. EZKL reads it once."""
-    with contextlib.suppress(OSError):  # only some commands need it, and not all of their users may write there
+    """The variable that makes EZKL cache its lookup tables in `directory`, which is made. EZKL reads it once."""
+    with contextlib.suppress(OSError):  # only some commands need it, and not every user may write there
         directory.mkdir(parents=True, exist_ok=True)
     return {"EZKL_REPO_PATH": str(directory)}
 
 
 @contextlib.contextmanager
 def _kept_stderr() -> Iterator[int]:
-    """A descriptor to write to that is no file on any disk: a full one must not stop a command."""
+    """A writable descriptor that is not on a disk: a full disk must not stop a command."""
     descriptor = os.memfd_create("omron-miner-stderr")
     try:
         yield descriptor
@@ -300,9 +300,9 @@ def _kept_stderr() -> Iterator[int]:
 
 
 def die_with_parent(parent: int) -> None:
-    """Asks the kernel to kill this process when the thread that started it ends, so that none is left over.
+    """Asks the kernel to kill this process when the thread that started it ends, so that none is left behind.
 
-    `parent` is the starting process's pid: when it is not our parent any more, it died before we asked.
+    `parent` is the starting process's pid: if it is no longer our parent, it died before the call.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -311,7 +311,7 @@ def die_with_parent(parent: int) -> None:
 
 @contextlib.contextmanager
 def killed_after(seconds: float) -> Iterator[None]:
-    """Has the kernel kill this process when what is inside takes longer: nothing else stops native code."""
+    """Has the kernel kill this process when the body takes longer: nothing else stops native code."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
@@ -327,12 +327,12 @@ def limit_address_space(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (allowed, hard))
 
 
-# --- what is known of a process that is gone --------------------------------------------------------------------------
+# --- why a process exited -----------------------------------------------------------------------------------------
 
 _HINTS: dict[int, str] = {
-    signal.SIGBUS: "a file was cut short while it was read, or its file system is full",
-    signal.SIGALRM: "it was not given more time",
-    signal.SIGTERM: "it was ended from outside",
+    signal.SIGBUS: "a file was truncated while it was read, or its file system is full",
+    signal.SIGALRM: "it exceeded its time limit",
+    signal.SIGTERM: "another process terminated it",
 }
 
 
@@ -341,22 +341,22 @@ def _who_killed(ooms_before: int | None) -> str:
     if ooms is None or ooms_before is None:
         return f"perhaps for lack of memory: {_KERNEL_LOG}"
     if ooms > ooms_before:
-        return "most likely for lack of memory: the kernel ended a process for that meanwhile"
-    return f"from outside, not for lack of memory as far as the kernel tells; {_KERNEL_LOG}"
+        return "most likely for lack of memory: the kernel killed a process for that meanwhile"
+    return f"by another process; the kernel reports no out-of-memory kill; {_KERNEL_LOG}"
 
 
 def _why_aborted(short_of_memory: bool) -> str:
-    return "memory is short" if short_of_memory else "the file it worked on is broken: it asks for more than there is"
+    return "memory is short" if short_of_memory else "its input file is corrupt: it requests more memory than exists"
 
 
 def _is_short_of_memory(said: str) -> bool | None:
-    """Whether memory was wanted that this host could have; None when it was not memory that was wanted."""
+    """Whether it requested an amount of memory that this host could have; None when memory was not the cause."""
     found = _NO_ALLOCATION.search(said)
     return int(found[1]) <= psutil.virtual_memory().total if found else None
 
 
 def _oom_kills() -> int | None:
-    """How many processes the kernel ended for lack of memory since boot; None when it does not tell."""
+    """How many processes the kernel killed for lack of memory since boot; None when not available."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         text = Path("/proc/vmstat").read_text(encoding="ascii")
         return int(text.partition("\noom_kill ")[2].split()[0])
@@ -385,11 +385,11 @@ def _working_directory() -> str:
         return _SAFE_FOLDER
 
 
-# --- in the process of its own ----------------------------------------------------------------------------------------
+# --- in the separate process --------------------------------------------------------------------------------------
 
 
 def serve_calls(connection: Connection, parent: int) -> NoReturn:
-    """Answers calls until the other side goes away. Never returns."""
+    """Answers calls until the other side disconnects. Never returns."""
     die_with_parent(parent)  # a killed command leaves no EZKL running
     try:
         with contextlib.suppress(OSError):  # the user may not be allowed where the command was run
@@ -404,7 +404,7 @@ def serve_calls(connection: Connection, parent: int) -> NoReturn:
     finally:
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
-        # EZKL 22's threads crash an interpreter that takes itself apart ("PyGILState_Release …"): leave without that.
+        # EZKL 22's threads crash the interpreter during finalization ("PyGILState_Release …"): exit without it.
         os._exit(0)
 
 
@@ -417,10 +417,10 @@ def _answer(connection: Connection, main: str | None, request: bytes) -> bytes:
         return pickle.dumps(("answer", function(*arguments, **named)))
     except OmronError as error:
         return pickle.dumps(("error", error))
-    except BaseException as error:  # EZKL's panics are no Exceptions
+    except BaseException as error:  # EZKL's panics are not Exceptions
         return pickle.dumps(("error", RuntimeError(f"{error!r}\n{traceback.format_exc()}")))
 
 
 def _log_to_stderr() -> None:
-    """What is logged goes where a lost process's last words are looked for."""
+    """Sends log records to stderr, where the last output of a lost process is read."""
     logging.getLogger().addHandler(logging.StreamHandler(sys.stderr))

@@ -1,11 +1,11 @@
-"""One proof after another, or some side by side: learned from the proofs that are made anyway.
+"""How many proofs to run in parallel: learned from the proofs that are made anyway.
 
 Every worker may use all cores, so proofs that run at the same time share them. Whether that makes more proofs a minute
-than one after another depends on the circuit and the host (EZKL leaves cores idle in parts of a proof, and memory
+than proving sequentially depends on the circuit and the host (EZKL leaves cores idle in parts of a proof, and memory
 bandwidth is shared), so it is measured: first alone, then, when requests come together anyway and all of them would
-still meet their deadlines, two at a time, and more as long as that paid. No request is made for it.
+still meet their deadlines, two at a time, and more as long as that increases throughput. No request is made for it.
 
-Pure numbers: nothing here knows about processes, queues or clocks.
+Pure: nothing here uses processes, queues or clocks.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from statistics import median
 _REMEMBERED = 8
 """Proofs kept per circuit and number at a time."""
 _ENOUGH = 2
-"""Proofs at one number before it is judged, and twice as many for each doubling: a pair counts as two."""
+"""Proofs at one number before it is evaluated, and twice as many for each doubling: a pair counts as two."""
 _WORTH = 1.1
-"""Side by side must make this many times the proofs a minute: of four at once, two pairs answer on average as early as
-one after another at 1.2 times the rate, eight at 1.11 times; below that the first answers only come later."""
+"""Parallel proofs must make this many times the proofs a minute: of four, two pairs answer on average as early as
+four in sequence at 1.2 times the rate, eight at 1.11 times; below that the first answers only come later."""
 _UNKNOWN = 1.15
-"""What n proofs at a time are expected to take that were never seen: n times as long as one, and this much more."""
+"""Estimate for n proofs at a time without a measurement: n times as long as one, times this."""
 
 
 @dataclass(frozen=True)
 class CircuitPace:
-    """What is known of one circuit's proofs on one host, for planning elsewhere."""
+    """Measurements of one circuit's proofs on one host, for planning elsewhere."""
 
     seconds: tuple[float, ...] = ()
     """Expected duration of a proof while 1, 2, ... proofs run; empty before the first proof."""
@@ -54,7 +54,7 @@ class Pace:
     def note(self, circuit_id: str, at_a_time: float, seconds: float, peak_bytes: int = 0) -> None:
         """A proof took `seconds` while on average `at_a_time` proofs ran, itself included.
 
-        Averages that are no number of `most`'s steps within a tenth tell nothing about one and are not kept.
+        Averages that are not within a tenth of a step up to `most` are not representative and are not kept.
         """
         self._fastest[circuit_id] = min(seconds, self._fastest.get(circuit_id, seconds))
         self._memory[circuit_id] = max(peak_bytes, self._memory.get(circuit_id, 0))
@@ -71,7 +71,7 @@ class Pace:
         return self._memory.get(circuit_id, 0)
 
     def expected(self, circuit_id: str, at_a_time: int) -> float | None:
-        """Seconds a proof takes while `at_a_time` run, rather too many than too few; None before the first proof."""
+        """Seconds a proof takes while `at_a_time` run, rounded up rather than down; None before the first proof."""
         known = self._seconds.get(circuit_id)
         if not known:
             return None
@@ -82,13 +82,13 @@ class Pace:
         return max(known[step]) * max(1.0, at_a_time / step) * _UNKNOWN
 
     def best(self, circuit_id: str) -> int:
-        """How many of this circuit at a time make the most proofs a minute, or are worth being tried."""
+        """How many of this circuit at a time make the most proofs a minute, or are worth trying."""
         known = self._seconds.get(circuit_id, {})
         best, best_rate = 1, 0.0
         for step in self._steps:
             proofs = known.get(step, ())
             if len(proofs) < _ENOUGH * step and len(proofs) < _REMEMBERED:
-                # Not judged yet. Tried only above what is known to be best so far: more of what does not pay is waste.
+                # Not evaluated yet. Tried only above the best so far: more of what does not pay is waste.
                 return step if best == max((one for one in self._steps if one < step), default=1) else best
             rate = step / median(proofs)
             if step == 1:
@@ -98,7 +98,7 @@ class Pace:
         return best
 
     def of_circuits(self) -> dict[str, CircuitPace]:
-        """What is known of every circuit that was proved here, by its id."""
+        """Measurements of every circuit that was proved here, by its id."""
         found = {}
         for circuit_id, fastest in self._fastest.items():
             expected = [self.expected(circuit_id, number) for number in range(1, self._steps[-1] + 1)]

@@ -13,12 +13,12 @@ _NAME = re.compile(r"[a-z]+-(?P<pid>\d+)-(?P<started>\d+)-\w+")
 
 
 def process_prefix(kind: str) -> str:
-    """What the names of this process's folders of a `kind` (lower-case letters) begin with."""
+    """Prefix of the names of this process's folders of a `kind` (lower-case letters)."""
     return f"{kind}-{os.getpid()}-{_started(os.getpid())}-"
 
 
 def stale_folders(parent: Path, kind: str, pid: int | None = None) -> list[Path]:
-    """Folders of this `kind` in `parent` whose process is gone; with `pid`, those of that process alone."""
+    """Folders of this `kind` in `parent` whose process has exited; with `pid`, only those of that process."""
     found = parent.glob(f"{kind}-{'' if pid is None else f'{pid}-'}*")
     return [folder for folder in found if _owner_is_gone(folder.name)]
 
@@ -30,11 +30,11 @@ def _started(pid: int) -> int:
 
 
 def _owner_is_gone(name: str) -> bool:
-    """Whether the process a folder is named after is not running. Other names are not ours to remove."""
+    """Whether the process a folder is named after is not running. Folders with other names are not removed."""
     match = _NAME.fullmatch(name)
     if not match:
         return False
     try:
         return _started(int(match["pid"])) != int(match["started"])
-    except (FileNotFoundError, ProcessLookupError):  # the second when it ends while we read
+    except (FileNotFoundError, ProcessLookupError):  # the second when it exits while we read
         return True

@@ -1,7 +1,7 @@
-"""The pool of warm worker processes: proofs on the far side of the process wall, each with a deadline.
+"""The pool of warm worker processes: proofs in separate processes, each with a deadline.
 
 EZKL is native code that may abort its process on a bad file, and cannot be stopped while it proves. So every proof
-runs in a process of its own kind: a new one (a fork of a process that has used EZKL deadlocks), warm (EZKL imported
+runs in a separate process: a new one (a fork of a process that has used EZKL deadlocks), warm (EZKL imported
 before the first request), killed when it overruns, replaced when it dies or has made enough proofs.
 
     axon's threads         the keeper's thread             a thread per worker       its process
@@ -10,10 +10,10 @@ before the first request), killed when it overruns, replaced when it dies or has
     future <───────────────────── answer <── inbox <───── answer or loss <───────── prove, prove, ...
                                    pace, circuit_breaker
 
-The keeper owns all state; everybody else sends it a step to take, and it waits for nothing but the inbox. Which job
-begins now, is refused or waits, is `schedule`'s; how long proofs take, `pacing`'s. A job whose worker is lost, or
-hangs, or whose host failed it, is tried once more on another worker while there is time; a circuit that loses worker
-after worker is set aside (`circuit_breaker`).
+The keeper owns all state; other threads send it steps to take, and it waits only for the inbox. `schedule` decides
+which job starts, is refused or waits; `pacing` learns how long proofs take. A job whose worker is lost, or hangs, or
+whose host failed it, is tried once more on another worker while there is time; a circuit that keeps losing workers is
+suspended (`circuit_breaker`).
 
 A worker and its job are in `worker`, what its process does in `worker_process`.
 Not for: HTTP, circuits' files, or what a proof is. The interface is four calls (submit, cancel, capacity, close);
@@ -60,22 +60,22 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(LOGGER_NAME)
 _TICK_SECONDS = 1.0
-"""How often the keeper looks after its workers when nothing else happens."""
+"""How often the keeper checks its workers when nothing else happens."""
 _LONGEST_PAUSE_SECONDS = 30.0
 """Upper bound of the pause before another worker is tried when workers do not become ready."""
 _MOST_AT_A_TIME = 4
 """Workers when `prover.workers` is 0, cores permitting: more would share what four fill."""
 _OVERDUE = 2
-"""A worn worker is replaced when the pool is idle, or at the latest after this many times its proofs."""
+"""A worker due for recycling is replaced when the pool is idle, or at the latest after this many times its proofs."""
 _LOOK_SECONDS = 2.0
-"""How often the files of a circuit that is set aside are looked at."""
+"""How often the files of a suspended circuit are checked."""
 _GONE_SECONDS = 5.0
-"""How long a close waits for killed processes to be gone."""
+"""How long a close waits for killed processes to exit."""
 
 
 @dataclass(frozen=True)
 class PoolState:
-    """What a pool has left and what it learned, for the code that places proofs on several hosts."""
+    """A pool's free capacity and measured pace, for the code that places proofs on several hosts."""
 
     ready: int
     """Warm workers."""
@@ -85,22 +85,22 @@ class PoolState:
 
 
 class Pool(Protocol):
-    """What the axon's side needs of a pool; see `ProverPool`."""
+    """The pool interface that the axon uses; see `ProverPool`."""
 
     def start(self) -> None:
         """Starts it and waits until it can prove. Raises OmronError."""
 
     def submit(self, circuit_id: str, rows: Inputs, deadline: float) -> Future[ProofResult]:
-        """Queues a proof that must be done at `deadline` (`time.monotonic` seconds). Returns at once."""
+        """Queues a proof that must be done at `deadline` (`time.monotonic` seconds). Returns immediately."""
 
     def cancel(self, answer: Future[ProofResult]) -> None:
-        """Gives up a job. Returns at once."""
+        """Cancels a job. Returns immediately."""
 
     def capacity(self) -> dict[str, int]:
         """How many workers there should be, are warm, are proving, and how many jobs wait. Never blocks."""
 
     def close(self, grace_seconds: float) -> None:
-        """Takes no more jobs, gives those it has `grace_seconds`, ends."""
+        """Takes no more jobs, gives those it has `grace_seconds`, stops."""
 
 
 class ProverPool:
@@ -119,7 +119,7 @@ class ProverPool:
     ) -> None:
         """`work` is what the processes do: real proofs by default. Starts nothing yet.
 
-        Without `second_try` a job that the host failed is answered at once: its owner tries it on another host.
+        Without `second_try` a job that the host failed is answered immediately: its owner tries it on another host.
         """
         self._second_try = second_try
         self._constants = constants
@@ -131,7 +131,7 @@ class ProverPool:
         self._open = False
         self._keeper = threading.Thread(target=self._keep, name="prover-pool", daemon=True)
         self._all_ready: Future[None] = Future()
-        # The keeper's own; nobody else changes these.
+        # Only the keeper changes these.
         self._pending: deque[WantedProof] = deque()
         self._workers: list[Worker] = []
         self._successor: Worker | None = None
@@ -142,7 +142,7 @@ class ProverPool:
         self._watcher: threading.Thread | None = None
         self._counted = time.monotonic()
         self._wake = 0.0
-        self._start_seconds = 0.0  # what the last one took to get ready
+        self._start_seconds = 0.0  # how long the last start took
         self._failed_starts = 0
         self._next_start = 0.0
         self._next_successor = 0.0
@@ -160,18 +160,18 @@ class ProverPool:
         except OmronError:
             self.close(0)
             raise
-        except FutureTimeoutError as error:  # the keeper itself stumbles; it logs over what
+        except FutureTimeoutError as error:  # the keeper itself fails; it logs the reason
             self.close(0)
             raise OmronError("the prover did not start in time", "see the log, run omron-miner doctor") from error
 
     def submit(self, circuit_id: str, rows: Inputs, deadline: float) -> Future[ProofResult]:
-        """Queues a proof that must be done at `deadline` (`time.monotonic` seconds). Returns at once.
+        """Queues a proof that must be done at `deadline` (`time.monotonic` seconds). Returns immediately.
 
         `rows` are inputs that passed `circuit.validate_inputs`.
 
         The result's `failure` is QUEUE_FULL when no worker got free within `deadlines.external_queue_seconds`, TIMEOUT
         when the deadline passed or cannot be met any more, WORKER_CRASHED (twice, or without time for another try, or
-        so often that the circuit is set aside), CANCELLED, STOPPING, or whatever `prove_verified` found.
+        so often that the circuit is suspended), CANCELLED, STOPPING, or whatever `prove_verified` found.
         `timings.queue_s` is the wait for a worker; `label` is empty when no worker took it.
         """
         job = WantedProof(circuit_id=circuit_id, rows=rows, deadline=deadline)
@@ -181,7 +181,7 @@ class ProverPool:
         return job.answer
 
     def cancel(self, answer: Future[ProofResult]) -> None:
-        """Gives up a job: its future resolves to CANCELLED, its worker is killed and replaced. Returns at once."""
+        """Cancels a job: its future resolves to CANCELLED, its worker is killed and replaced. Returns immediately."""
         self._tell(partial(self._cancel, answer))
 
     def capacity(self) -> dict[str, int]:
@@ -195,7 +195,7 @@ class ProverPool:
         }
 
     def state(self) -> Future[PoolState]:
-        """What the pool has left and what it learned; an OmronError when the pool is not open."""
+        """The pool's free capacity and measured pace; an OmronError when the pool is not open."""
         answer: Future[PoolState] = Future()
         answer.set_running_or_notify_cancel()
         if not self._tell(lambda: answer.set_result(self._state())):
@@ -203,11 +203,11 @@ class ProverPool:
         return answer
 
     def close(self, grace_seconds: float) -> None:
-        """Takes no more jobs, gives those it has `grace_seconds`, answers the rest STOPPING, ends the workers."""
+        """Takes no more jobs, gives those it has `grace_seconds`, answers the rest STOPPING, stops the workers."""
         if self._tell(partial(self._begin_closing, time.monotonic() + grace_seconds)):
             self._keeper.join()
 
-    # From here on everything runs in the keeper's thread, except where said otherwise.
+    # From here on everything runs in the keeper's thread, except where noted.
 
     def _tell(self, step: Callable[[], None]) -> bool:
         """Hands the keeper a step to take. Any thread. False when the pool is not open."""
@@ -224,12 +224,12 @@ class ProverPool:
         self._shut()
 
     def _take(self, step: Callable[[], None]) -> bool:
-        """Takes a step. A bug in one must leave neither this thread dead nor later requests without an answer."""
+        """Takes a step. A bug in one must neither kill this thread nor leave later requests unanswered."""
         try:
             step()
         except Exception:
             with suppress(Exception):
-                _log.exception("the prover pool stumbled")
+                _log.exception("unexpected error in the prover pool")
             return False
         return True
 
@@ -250,7 +250,7 @@ class ProverPool:
                 worker.job = None
             self._end(worker)
         while self._pending:
-            self._pending.popleft().fail(FailureKind.STOPPING, "the miner stopped before the proof was begun")
+            self._pending.popleft().fail(FailureKind.STOPPING, "the miner stopped before the proof was started")
         self._workers, self._successor = [], None
         until = time.monotonic() + _GONE_SECONDS
         for worker in self._leaving:
@@ -289,7 +289,7 @@ class ProverPool:
         return schedule.is_worth_another_try(job, now, worker.idle_seconds(now), self._pace, start_seconds)
 
     def _follow_plan(self, now: float) -> None:
-        """Begins, refuses and makes room as the schedule says."""
+        """Starts and refuses jobs and frees memory according to the schedule."""
         self._count(now)
         self._wake = now + _TICK_SECONDS
         if not self._pending:
@@ -328,7 +328,7 @@ class ProverPool:
         return [worker.job for worker in self._workers if worker.job]
 
     def _count(self, now: float) -> None:
-        """Adds up which proofs ran together since it was last called; call before that changes."""
+        """Accounts for the proofs that ran together since the last call; call before that set changes."""
         passed, self._counted = now - self._counted, now
         schedule.note_progress(self._running(), self._pace, passed)
 
@@ -345,11 +345,11 @@ class ProverPool:
         worker.job = None
         worker.jobs_done += 1
         if self._breaker.reset(job.circuit_id):
-            _log.warning("Circuit %s is back: it answered", job.circuit_id)
-        if isinstance(outcome, OmronError):  # the circuit was taken away or spoilt since the request was admitted
+            _log.warning("Circuit %s resumed: a proof succeeded", job.circuit_id)
+        if isinstance(outcome, OmronError):  # the circuit was removed or damaged since the request was admitted
             job.fail(FailureKind.INTERNAL_ERROR, f"{type(outcome).__name__}: {outcome}")
             return
-        if isinstance(outcome, Exception):  # a bug: prove_verified does not raise for what a request can cause
+        if isinstance(outcome, Exception):  # a bug: prove_verified does not raise for a fault of the request
             _log.error("proving %s failed: %s", job.circuit_id, outcome)
             self._retry_or_fail(job, FailureKind.INTERNAL_ERROR, first_line(outcome))
             return
@@ -367,7 +367,7 @@ class ProverPool:
         if self._closing is not None:
             job.fail(FailureKind.STOPPING, "the miner is stopping")
         elif (seconds := self._breaker.remaining_seconds(job.circuit_id, time.monotonic())) is not None:
-            job.fail(FailureKind.WORKER_CRASHED, f"the circuit is set aside for another {seconds:.0f} s")
+            job.fail(FailureKind.WORKER_CRASHED, f"the circuit is suspended for another {seconds:.0f} s")
         else:
             self._pending.append(job)
 
@@ -375,17 +375,17 @@ class ProverPool:
         for job in self._pending:
             if job.answer is answer:
                 self._pending.remove(job)
-                job.fail(FailureKind.CANCELLED, "the caller went away while the request waited")
+                job.fail(FailureKind.CANCELLED, "the caller disconnected while the request was queued")
                 return
         for worker in self._workers:
             if worker.job and worker.job.answer is answer:
-                self._lose(worker, FailureKind.CANCELLED, "the caller went away; its worker was stopped")
+                self._lose(worker, FailureKind.CANCELLED, "the caller disconnected; its worker was stopped")
                 return
 
     # --- workers that are lost ----------------------------------------------------------------------------------------
 
     def _lose(self, worker: Worker, failure: FailureKind, detail: str) -> None:
-        """Ends a worker, sees to the job it may have, makes way for another worker."""
+        """Stops a worker, handles the job it may have, and frees its slot."""
         self._count(time.monotonic())
         self._workers.remove(worker)
         self._end(worker)
@@ -405,18 +405,18 @@ class ProverPool:
                 )
 
     def _note_loss(self, job: WantedProof, detail: str) -> None:
-        """Tries a job again whose worker was lost, unless its circuit has lost too many by now."""
+        """Retries a job whose worker was lost, unless its circuit has lost too many."""
         circuit_id, now = job.circuit_id, time.monotonic()
         if not self._breaker.record_failure(circuit_id, now):
             self._retry_or_fail(job, FailureKind.WORKER_CRASHED, detail)
             return
         job.fail(FailureKind.WORKER_CRASHED, detail)
         seconds = self._breaker.remaining_seconds(circuit_id, now) or 0.0
-        why = f"it lost worker after worker, so it is set aside for {seconds:.0f} s, or until its files change"
+        why = f"suspended for {seconds:.0f} s or until its files change, because its proofs keep killing workers"
         _log.error("Circuit %s: %s. Last: %s", circuit_id, why, detail)
         for other in [one for one in self._pending if one.circuit_id == circuit_id]:
             self._pending.remove(other)
-            other.fail(FailureKind.WORKER_CRASHED, f"the circuit is set aside for {seconds:.0f} s")
+            other.fail(FailureKind.WORKER_CRASHED, f"the circuit is suspended for {seconds:.0f} s")
 
     def _retry_or_fail(self, job: WantedProof, failure: FailureKind, detail: str) -> None:
         """Puts a job that the host failed at the head of the queue, once; the schedule knows whether there is time."""
@@ -425,12 +425,12 @@ class ProverPool:
             if failure is FailureKind.WORKER_CRASHED:
                 threading.Thread(target=self._find_spoilt_file, args=(job.circuit_id,), daemon=True).start()
             return
-        _log.warning("A proof of %s is tried once more: %s", job.circuit_id, detail)
+        _log.warning("Retrying a proof of %s: %s", job.circuit_id, detail)
         job.wait_again(detail)
         self._pending.appendleft(job)
 
     def _gone(self, worker: Worker, detail: str) -> None:
-        """A worker's thread says that its process is gone."""
+        """A worker's thread reports that its process has exited."""
         if worker is self._successor:
             self._drop_successor(detail)
         elif worker in self._workers:
@@ -444,29 +444,29 @@ class ProverPool:
                 _log.exception("the loss of a worker could not be reported: %s", detail)
 
     def _end(self, worker: Worker) -> None:
-        """Kills the process; its thread clears up after it."""
+        """Kills the process; its thread cleans up after it."""
         worker.end()
         alive = [one for one in self._leaving if one.thread and one.thread.is_alive()]
         self._leaving = [*alive, worker]
 
     def _find_spoilt_file(self, circuit_id: str) -> None:
-        """Says in the log which of a circuit's files is not what it was. In a thread of its own: keys are large."""
+        """Logs which of a circuit's files has changed. In a separate thread: keys are large."""
         try:
             check_files(self._folder(circuit_id))
         except (CircuitError, OSError) as error:
-            _log.error("A worker died over %s", error)
+            _log.error("A worker died because of %s", error)
 
     def _folder(self, circuit_id: str) -> Path:
         return circuit_folder(self._constants.circuits.directory, circuit_id)
 
     def _keep_watch(self) -> None:
-        """Has circuits that are set aside back when their files change, which a thread looks for: a disk may hang."""
+        """Resumes suspended circuits when their files change, which a thread checks: a disk may hang."""
         if self._breaker.circuits and not (self._watcher and self._watcher.is_alive()):
             self._watcher = threading.Thread(target=self._watch_files, name="prover-watch", daemon=True)
             self._watcher.start()
 
     def _watch_files(self) -> None:
-        """In a thread of its own, which ends when no circuit is set aside."""
+        """In a separate thread, which ends when no circuit is suspended."""
         seen: dict[str, object] = {}
         while self._open and (circuits := self._breaker.circuits):
             for circuit_id in circuits:
@@ -484,26 +484,26 @@ class ProverPool:
 
     def _readmit(self, circuit_id: str) -> None:
         if self._breaker.reset(circuit_id):
-            _log.warning("Circuit %s is back: its files changed", circuit_id)
+            _log.warning("Circuit %s resumed: its files changed", circuit_id)
 
     # --- workers that start -------------------------------------------------------------------------------------------
 
     def _keep_up_numbers(self) -> None:
-        """Starts a missing worker, or a worn one's successor, which warms up while the worn one goes on proving.
+        """Starts a missing worker, or the replacement of one due for recycling, which keeps proving meanwhile.
 
-        A start costs a second or so of a core, so it waits for a moment without a job, but not without end.
+        A start costs about a second of a core, so it waits for a moment without a job, but not indefinitely.
         """
         wanted, limit = worker_count(self._constants), self._constants.prover.recycle_after_tasks
         while len(self._workers) < wanted:
             self._workers.append(self._start_worker())
         if self._pending or self._running():
             limit *= _OVERDUE
-        worn = any(worker.jobs_done >= limit for worker in self._workers)
-        if worn and self._successor is None and time.monotonic() >= self._next_successor:
+        due = any(worker.jobs_done >= limit for worker in self._workers)
+        if due and self._successor is None and time.monotonic() >= self._next_successor:
             self._successor = self._start_worker()
 
     def _hand_over(self) -> None:
-        """Lets the successor take the place of a worn worker between two jobs; a successor that failed is dropped."""
+        """Swaps in the replacement of a worker between two jobs; a replacement that failed is dropped."""
         successor, limit = self._successor, self._constants.prover.recycle_after_tasks
         if successor is None:
             return
@@ -511,17 +511,17 @@ class ProverPool:
         if successor.dead() or (overdue and not successor.ready):
             self._drop_successor("it was not ready in time" if overdue else "it died")
             return
-        worn = [worker for worker in self._workers if worker.idle and worker.jobs_done >= limit]
-        if successor.ready and worn:
-            self._workers[self._workers.index(worn[0])] = successor
+        due = [worker for worker in self._workers if worker.idle and worker.jobs_done >= limit]
+        if successor.ready and due:
+            self._workers[self._workers.index(due[0])] = successor
             self._successor = None
-            self._end(worn[0])
+            self._end(due[0])
 
     def _drop_successor(self, detail: str) -> None:
         if self._successor:
             self._end(self._successor)
         self._successor, self._next_successor = None, time.monotonic() + _LONGEST_PAUSE_SECONDS
-        self._say_lost(f"a successor did not start, the worn worker goes on: {detail}")
+        self._say_lost(f"a replacement worker did not start, the old one stays in use: {detail}")
 
     def _start_worker(self) -> Worker:
         worker = Worker(next(self._numbers))
@@ -534,9 +534,9 @@ class ProverPool:
         return worker
 
     def _talk(self, worker: Worker) -> None:
-        """A worker's thread: starts its process, hands it jobs, tells the keeper what became of them.
+        """A worker's thread: starts its process, passes it jobs, reports the results to the keeper.
 
-        The process lives no longer than this thread, and nothing waits for it but this thread.
+        The process does not outlive this thread, and only this thread waits for it.
         """
         try:
             with Child() as child:
@@ -562,7 +562,7 @@ class ProverPool:
                 outcome = child.call(self._work.prove, job.circuit_id, job.rows, job.deadline)
             except ProcessLostError:
                 raise
-            except Exception as error:  # its own: the process lives
+            except Exception as error:  # an error of the job: the process lives
                 outcome = error
             self._tell(partial(self._finish, worker, job, outcome))
 
@@ -577,7 +577,7 @@ class ProverPool:
         self._closing = until
 
     def _pause(self) -> float:
-        """Seconds until something is due. A finished job or a new one wakes the keeper at once."""
+        """Seconds until something is due. A finished job or a new one wakes the keeper immediately."""
         now = time.monotonic()
         due = [now + _TICK_SECONDS, self._wake, *(worker.job.deadline for worker in self._workers if worker.job)]
         if self._closing is not None:

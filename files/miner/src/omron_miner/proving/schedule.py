@@ -1,10 +1,10 @@
-"""Which proofs begin now, which are refused, which wait: a function of time, queue, running proofs and memory.
+"""Which proofs start now, which are refused, which wait: a function of time, queue, running proofs and memory.
 
 Every worker may use all cores. How many prove at a time is learned per circuit (`pacing`), within the memory there is;
 a request that would otherwise be refused for waiting too long is proved next to others if, by the pace learned, all of
 them still meet their deadlines.
 
-Pure: nothing here reads a clock, starts a process or changes what it is given, except `note_progress`, which adds up.
+Pure: nothing here reads a clock, starts a process or changes its arguments, except `note_progress` (totals).
 Times are `time.monotonic` seconds.
 """
 
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
     """Why a job is not proved."""
 
 BEST_CASE = 0.9
-"""A proof may take this share of the fastest one so far; a job with less time left than that is not begun."""
+"""A proof may take this share of the fastest one so far; a job with less time left than that is not started."""
 MARGIN = 1.1
-"""Proofs are begun next to others only if all would meet their deadlines though they took this many times as long."""
+"""Proofs start next to others only if all would meet their deadlines even at this many times the expected time."""
 MEMORY_MARGIN = 1.2
-"""Memory a proof may take, in times of the most its circuit took so far."""
+"""Memory a proof may take, as a multiple of the most its circuit took so far."""
 STUCK_SECONDS = 3.0
 """A proof whose process used no CPU for so long is stuck."""
 LEAST_LEFT = 0.05
-"""Share of a proof that is counted as still to do however long it has run."""
+"""Share of a proof that always counts as remaining, however long it has run."""
 
 
 @dataclass(eq=False, kw_only=True)
 class Job:
-    """A proof that is wanted."""
+    """A requested proof."""
 
     circuit_id: str
     deadline: float
     queued: float
-    """Since when it waits, or waited before it was begun."""
+    """Since when it waits, or waited before it was started."""
     lost: str = ""
     """How its first try was lost to the host; empty before that. It gets a second try, and no third."""
     tried_by: int | None = None
@@ -50,7 +50,7 @@ class Job:
     concurrency_seconds: float = 0.0
     """Seconds times proofs that ran, this one included: over the seconds it took, how many ran on average."""
     done: float = 0.0
-    """Share of the proof that should be behind it, by what proofs like it took."""
+    """Share of the proof that should be done, judging by earlier proofs of the circuit."""
 
 
 JobT = TypeVar("JobT", bound=Job)
@@ -58,7 +58,7 @@ JobT = TypeVar("JobT", bound=Job)
 
 @dataclass(frozen=True)
 class IdleWorker:
-    """A worker that could begin a proof."""
+    """A worker that could start a proof."""
 
     number: int
     jobs_done: int
@@ -73,11 +73,11 @@ class Plan(Generic[JobT]):
     begin: list[tuple[JobT, int]] = field(default_factory=list)
     """Jobs and the numbers of the workers to prove them."""
     release: list[int] = field(default_factory=list)
-    """Workers to end, because a waiting job needs the memory that they hold."""
+    """Workers to stop, because a waiting job needs the memory that they hold."""
     refuse: list[tuple[JobT, FailureKind, str]] = field(default_factory=list)
     """Jobs to answer with a failure, and why."""
     wake: float = float("inf")
-    """When the next waiting job is to be begun next to others or to be refused."""
+    """When the next waiting job is to be started next to others or refused."""
 
 
 def plan(
@@ -92,7 +92,7 @@ def plan(
 ) -> Plan[JobT]:
     """Plans for `waiting` jobs, first come first, with `queue_seconds` as the longest wait before one is refused.
 
-    Jobs begin in their order; out of it only one that would be refused next.
+    Jobs start in order; only one that would be refused next starts out of order.
     """
     made: Plan[JobT] = Plan()
     together, free, memory = list(running), list(idle), available_bytes
@@ -106,7 +106,7 @@ def plan(
                 spare = [one for one in free if one.jobs_done and one is not worker] if needed > memory else []
                 made.release += [one.number for one in spare]
                 free = [one for one in free if one not in spare]
-                # A job alone is always begun: it may fit after all, and waiting frees nothing.
+                # A job alone is always started: it may fit after all, and waiting frees nothing.
                 if needed <= memory or not together:
                     made.begin.append((job, worker.number))
                     together.append(job)
@@ -124,12 +124,12 @@ def plan(
 
 
 def last_chance(job: Job, pace: Pace) -> float:
-    """When proving must have begun for the deadline to be met, going by the circuit's fastest proof so far."""
+    """When proving must have started for the deadline to be met, going by the circuit's fastest proof so far."""
     return job.deadline - BEST_CASE * pace.fastest(job.circuit_id)
 
 
 def is_worth_another_try(job: Job, now: float, idle_seconds: float, pace: Pace, start_seconds: float) -> bool:
-    """Whether a running job's process, which used no CPU for `idle_seconds`, is to be given up for a second try.
+    """Whether a running job's process, which used no CPU for `idle_seconds`, is to be abandoned for a second try.
 
     Not before the last moment at which the second try can be in time: a slow disk looks the same. `start_seconds` is
     how long that one would wait for a worker.
@@ -141,7 +141,7 @@ def is_worth_another_try(job: Job, now: float, idle_seconds: float, pace: Pace, 
 
 
 def note_progress(running: Sequence[Job], pace: Pace, passed: float) -> None:
-    """Adds up which proofs ran together for `passed` seconds; call before that changes."""
+    """Accounts for the proofs that ran together for `passed` seconds; call before that set changes."""
     for job in running:
         job.concurrency_seconds += passed * len(running)
         expected = pace.expected(job.circuit_id, len(running))
@@ -149,7 +149,7 @@ def note_progress(running: Sequence[Job], pace: Pace, passed: float) -> None:
 
 
 def _worker_for(job: Job, free: Sequence[IdleWorker]) -> IdleWorker | None:
-    """The worker to prove `job`: not the one that failed it if there is another, and one whose memory is there."""
+    """The worker to prove `job`: not the one that failed it if there is another, and one whose memory suffices."""
     return max(free, key=lambda one: (one.number != job.tried_by, one.jobs_done), default=None)
 
 
@@ -168,7 +168,7 @@ def _may_begin(job: Job, now: float, refused_next: bool, running: Sequence[Job],
 
 
 def _refusal(job: Job, now: float, pace: Pace, queue_seconds: float) -> Refusal | None:
-    """Why a job that does not begin has waited too long, or could not be saved even by the fastest proof so far."""
+    """Why a job that does not start has waited too long, or would be late even at the fastest time so far."""
     if now >= last_chance(job, pace):
         if job.lost:
             return lost_for_good(job.lost)
@@ -178,7 +178,7 @@ def _refusal(job: Job, now: float, pace: Pace, queue_seconds: float) -> Refusal 
 
 def lost_for_good(lost: str) -> Refusal:
     """Of a job whose prover was lost, as `lost` says."""
-    return FailureKind.WORKER_CRASHED, f"{lost}; no time was left for another try"
+    return FailureKind.WORKER_CRASHED, f"{lost}; no time was left for a retry"
 
 
 def waited_too_long(queued: float, now: float, queue_seconds: float) -> Refusal | None:

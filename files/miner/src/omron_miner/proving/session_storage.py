@@ -1,10 +1,10 @@
 """A request's temporary files: on the RAM disk, tracked, and always removed.
 
-Each request gets a directory of its own, 0700, named after the process that made it (`process_folders`), so that
-`SessionStorage.sweep` can tell what a killed process left behind from what a living one uses. When the RAM disk is full
-or absent, sessions go to the fallback directory on disk and one log line says so; nothing else in the package decides
-where the files of a proof live while the miner serves. Commands that build, tune, compare or verify have folders of
-their own.
+Each request gets its own directory, 0700, named after the process that made it (`process_folders`), so that
+`SessionStorage.sweep` can tell the leftovers of a killed process from the files of a running one. When the RAM disk is
+full or absent, sessions go to the fallback directory on disk with one log line; nothing else in the package decides
+where the files of a proof live while the miner serves. Commands that build, tune, compare or verify have their
+own folders.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(LOGGER_NAME)
 _STEP = "step"
 _FULL_BYTES = 65_536
-"""What may be left of a full file system: writers give up when their next buffer does not fit."""
+"""Space that may remain on a full file system: writers fail when their next buffer does not fit."""
 _KIND = "session"
 
 
@@ -47,12 +47,12 @@ class Session:
         return self._paths.setdefault(name, self.directory / name)
 
     def doing(self, step: str, *files: Path) -> None:
-        """Notes what is done next and with which files, for the one who finds this session without its process."""
+        """Records the next step and its files, for a reader that finds this session after its process has died."""
         names = ", ".join(str(file) for file in files)
         self.path(_STEP).write_text(f"{step} with {names}", encoding="utf-8")
 
     def is_full(self) -> bool:
-        """Whether the file system it is on takes no more: EZKL does not always say that a write failed."""
+        """Whether its file system is full: EZKL does not always report a failed write."""
         return shutil.disk_usage(self.directory).free < _FULL_BYTES
 
     @property
@@ -75,12 +75,12 @@ class SessionStorage:
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[SessionStorage], tuple[Sessions]]:
-        """Another process gets a storage of its own: locks do not travel."""
+        """Another process gets its own storage: locks cannot be pickled."""
         return SessionStorage, (self._sessions,)
 
     @contextmanager
     def session(self, *, on_disk: bool = False, needed_bytes: int = 0) -> Iterator[Session]:
-        """A session whose directory is removed at the end, whatever happens inside; `on_disk`: not on the RAM disk.
+        """A session whose directory is removed at the end, even after an error; `on_disk`: not on the RAM disk.
 
         It is not there either when its `needed_bytes` would leave less than `sessions.minimum_free_bytes` for others.
         Raises OSError when neither the RAM disk nor the fallback directory can hold one.
@@ -92,7 +92,7 @@ class SessionStorage:
             shutil.rmtree(directory, ignore_errors=True)
 
     def sweep(self, pid: int | None = None) -> int:
-        """Removes the directories of processes that are gone, or of one such; returns how many. Call once at start."""
+        """Removes the directories of exited processes, or of one such; returns how many. Call once at start."""
         removed = 0
         for parent in (self._sessions.directory, self._sessions.fallback_directory):
             for directory in stale_folders(parent, _KIND, pid):
@@ -101,7 +101,7 @@ class SessionStorage:
         return removed
 
     def last_step(self, pid: int) -> str:
-        """What a dead process was doing, as it noted with `Session.doing`; empty when nothing is left of it."""
+        """What a dead process was doing, as it recorded with `Session.doing`; empty when there is no record."""
         for parent in (self._sessions.directory, self._sessions.fallback_directory):
             for note in parent.glob(f"{_KIND}-{pid}-*/{_STEP}"):
                 with suppress(OSError):
@@ -117,7 +117,7 @@ class SessionStorage:
             free = shutil.disk_usage(self._sessions.directory).free
             wanted = self._sessions.minimum_free_bytes + needed_bytes
             if free < wanted:
-                raise OSError(f"{size(free)} free, {size(wanted)} wanted")
+                raise OSError(f"{size(free)} free, {size(wanted)} needed")
             directory = Path(tempfile.mkdtemp(prefix=prefix, dir=self._sessions.directory))  # 0700
         except OSError as error:
             self._note_fallback(error)
@@ -135,7 +135,7 @@ class SessionStorage:
 
 
 def _make_private(directory: Path) -> None:
-    """Makes `directory` for us alone. Raises OSError."""
+    """Makes `directory`, accessible to us only. Raises OSError."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if directory.stat().st_mode & 0o077:
         directory.chmod(0o700)

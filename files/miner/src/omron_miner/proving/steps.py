@@ -1,6 +1,6 @@
 """The steps from an input to a verified proof, in order, each inside whatever the caller measures or limits it with.
 
-Tries, deadlines and results are the callers' matter: a request's are in `verified_model_session`.
+Callers handle tries, deadlines and results: for requests see `verified_model_session`.
 """
 
 from __future__ import annotations

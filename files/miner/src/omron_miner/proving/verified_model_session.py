@@ -1,8 +1,8 @@
 """One request from input to verified proof, with a timing per phase.
 
-Runs inside a worker process: everything native code does happens here, behind the process wall. A request's faults (a
+Runs inside a worker process: all native code runs here, in a separate process. A request's faults (a
 proof that cannot be made or does not verify, no time left) come back as a `ProofResult`, never as an
-exception. Nothing here knows about HTTP, queues or other processes.
+exception. Nothing here uses HTTP, queues or other processes.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 _log = logging.getLogger(LOGGER_NAME)
 _MOST_TRIES = 2
 _LONGEST_DETAIL = 300
-"""Characters of a failure's detail: EZKL's messages can hold whole witnesses."""
+"""Characters of a failure's detail: EZKL's messages can contain whole witnesses."""
 
 
 @dataclass(frozen=True)
 class ProofResult:
-    """What became of one request. Plain data, picklable.
+    """The result of one request. Plain data, picklable.
 
-    `proof` and `public_signals` are the wire strings a validator takes; both are empty unless `verified`.
+    `proof` and `public_signals` are the wire strings for the validator; both are empty unless `verified`.
     `outputs` are the model's outputs as floats, all of them in one list. `timings.total_s` is the time inside the
     worker; the queue is not in it.
     """
@@ -96,11 +96,11 @@ class _Clock:
             self._spent[name] += time.perf_counter() - begun
 
     def allows(self, seconds: float) -> bool:
-        """Whether something that takes this long can end before the deadline."""
+        """Whether a step of this duration can finish before the deadline."""
         return self._deadline is None or time.monotonic() + seconds < self._deadline
 
     def timings(self) -> Timings:
-        """What was spent so far."""
+        """The time spent so far."""
         return Timings(
             total_s=time.perf_counter() - self._begun, **{f"{name}_s": spent for name, spent in self._spent.items()}
         )
@@ -167,7 +167,7 @@ class _Request:
 
 
 def _session_bytes(circuit: Circuit) -> int:
-    """What the request's files take, by what was measured; 0 when that is not known."""
+    """Measured size of the request's files; 0 when not known."""
     with suppress(OSError):
         needed = needs_of(circuit)
         return needed.ram_disk if needed else 0
@@ -186,8 +186,8 @@ def prove_verified(
     """Proves `circuit` for a request's inputs and verifies the proof by the validator's own criterion.
 
     `rows` passed `inputs.validate_inputs`. A proof that does not verify is made once more, if as long as the first try
-    still ends before `deadline` (`time.monotonic` seconds; None: no limit). Never raises for a request's fault:
-    `failure` is PROVING_FAILED, VERIFICATION_FAILED, TIMEOUT, or INTERNAL_ERROR when the host let us down.
+    still ends before `deadline` (`time.monotonic` seconds; None: no limit). Never raises for a fault of the request:
+    `failure` is PROVING_FAILED, VERIFICATION_FAILED, TIMEOUT, or INTERNAL_ERROR for a fault of the host.
     """
     request = _Request(circuit, srs_directory, handler_of, _Clock(deadline))
     try:
@@ -198,6 +198,6 @@ def prove_verified(
         return request.result(None, FailureKind.VERIFICATION_FAILED, str(error))
     except ProofError as error:
         return request.result(None, FailureKind.PROVING_FAILED, str(error))
-    except Exception as error:  # the disk is full, a bug: this request fails, its traceback is kept, others go on
+    except Exception as error:  # the disk is full, a bug: this request fails, its traceback is logged, others continue
         _log.exception("proving %s failed", circuit.label)
         return request.result(None, FailureKind.INTERNAL_ERROR, f"{type(error).__name__}: {error}")

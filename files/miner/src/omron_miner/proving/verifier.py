@@ -1,6 +1,6 @@
-"""Verifies a proof from outside in another process, so that a bad one cannot take this process with it.
+"""Verifies an external proof in another process, so that a malformed one cannot crash this process.
 
-What verifying means is the proof handlers' matter; who made the proof, and how it came here, does not matter.
+The proof handlers define verification; who made the proof, and how it was received, does not matter.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Verdict:
 def verify_elsewhere(
     circuit: Circuit, inputs: Mapping[str, object], proof: str, circuits: Circuits, signals: str = ""
 ) -> Verdict:
-    """Verifies `proof` and `signals` (wire strings) of `circuit` for `inputs` as a validator would who asked with them.
+    """Verifies `proof` and `signals` (wire strings) of `circuit` for `inputs` as a validator that sent them would.
 
-    EZKL's proofs need no `signals`. `circuits` says where the SRS and EZKL's cache are. Does not raise for
+    EZKL's proofs need no `signals`. `circuits` locates the SRS and EZKL's cache. Does not raise for
     anything a proof can cause.
     """
     began = time.perf_counter()

@@ -1,8 +1,8 @@
-"""What a worker does before its first request, so that no request pays for it.
+"""A worker's preparation before its first request, so that no request waits for it.
 
-Each piece was measured (docs/performance.md). Runs in the worker's process only; nothing here is needed for a proof to
-be right, so nothing here fails. No circuit is tried: EZKL aborts on some broken files, and a worker must start all the
-same; a CIRCOM key's sections were counted before it gets here.
+Each piece was measured (docs/performance.md). Runs in the worker's process only; nothing here affects the
+correctness of a proof, so nothing here raises. No circuit is tried: EZKL aborts on some corrupt files, and a worker
+must start anyway; a CIRCOM key's sections were counted before it gets here.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h of glibc
 _LARGEST_INT = 2**31 - 1
 _TOP_PAD_BYTES = 64 << 20
 _SHARE_OF_MEMORY = 0.5
-"""Of the memory that is free, how much key files may fill: proofs need the rest."""
+"""Share of the free memory that key files may fill: proofs need the rest."""
 _PIECE_BYTES = 8 << 20
 
 
 def keep_memory() -> None:
-    """Has malloc keep what it once got from the kernel: a proof asks for gigabytes, and each fresh page is a fault.
+    """Makes malloc keep memory once it has it from the kernel: a proof needs gigabytes, and each fresh page is a fault.
 
     The process then stays as large as its largest proof. Call before native code allocates. Does nothing without glibc.
     """
@@ -51,7 +51,7 @@ def read_through(circuits: Iterable[Circuit], srs_directory: Path, available_byt
     """Reads the circuits' keys, models and SRS once, so that they are in the page cache; bytes read.
 
     The smallest files first, and no more than half of the free memory (`available_bytes`, by default what this process
-    may still use): what would push out the rest is left cold.
+    may still use): files that would evict the others stay cold.
     """
     if available_bytes is None:
         available_bytes = read_memory().available_bytes
@@ -79,7 +79,7 @@ def read_through(circuits: Iterable[Circuit], srs_directory: Path, available_byt
 def load_keys(circuits: Iterable[Circuit], srs_directory: Path, seconds: float) -> int:
     """Loads the keys of CIRCOM circuits into this process, the smallest first, for `seconds`; how many are loaded.
 
-    What does not load is said and left to the first request, which fails over it in words.
+    A key that does not load is logged; the first request for it fails with the reason.
     """
     until, loaded = time.monotonic() + seconds, 0
     for circuit in sorted((one for one in circuits if one.circom), key=lambda one: one.rows):

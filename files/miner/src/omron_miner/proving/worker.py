@@ -1,4 +1,4 @@
-"""A worker process as the pool sees it, and the proof that it may be at. What runs in it is `worker_process`."""
+"""A worker process as the pool sees it, and its current job. The code that runs in it is in `worker_process`."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from omron_miner.proving.isolated import Child
 
 _PROGRESS_CPU_SECONDS = 0.05
-"""A process that used less than this did nothing."""
+"""A process that used less CPU time than this did nothing."""
 
 
 @dataclass(eq=False, kw_only=True)
 class WantedProof(schedule.Job):
-    """A proof that is wanted, and whom to tell."""
+    """A requested proof, and the future for its result."""
 
     rows: Inputs
     queued: float = field(default_factory=time.monotonic)
     submitted: float = field(default_factory=time.monotonic)
     dispatched: float | None = None
     waited: float = 0.0
-    """Seconds in the queue before it was begun, over its tries."""
+    """Seconds in the queue before it was started, over its tries."""
     tries: int = 0
     answer: Future[ProofResult] = field(default_factory=Future)
 
     def begin(self, worker: int) -> None:
-        """Notes that a worker, by its number, begins it."""
+        """Records that the worker with this number starts it."""
         self.dispatched = time.monotonic()
         self.waited += self.dispatched - self.queued
         self.tries += 1
@@ -46,11 +46,11 @@ class WantedProof(schedule.Job):
         self.concurrency_seconds = self.done = 0.0
 
     def wait_again(self, why: str) -> None:
-        """Notes that it was lost and waits for another try."""
+        """Records that it was lost and waits for a retry."""
         self.lost, self.queued, self.dispatched = why or "the first try failed", time.monotonic(), None
 
     def fail(self, failure: FailureKind, detail: str) -> None:
-        """Answers that there is no proof."""
+        """Resolves the future with a failure."""
         waits = 0.0 if self.dispatched else time.monotonic() - self.queued
         self.answer.set_result(failed(self.circuit_id, failure, detail, self.waited + waits, self.tries))
 
@@ -74,29 +74,29 @@ class Worker:
 
     @property
     def idle(self) -> bool:
-        """Whether it could begin a proof."""
+        """Whether it could start a proof."""
         return self.ready and self.job is None
 
     def dead(self) -> bool:
-        """Whether its process is gone; while it starts or proves, its thread says so."""
+        """Whether its process has exited; while it starts or proves, its thread reports that."""
         return self.idle and self.child is not None and not self.child.is_running()
 
     def end(self) -> None:
-        """Kills the process and has the thread finish. Returns at once."""
+        """Kills the process and has the thread finish. Returns immediately."""
         self.ended = True
         if self.child:
             self.child.kill()
         self.tasks.put(None)
 
     def idle_seconds(self, now: float) -> float:
-        """For how long its process has used no CPU, as far as this was called."""
+        """For how long its process has used no CPU, as observed by calls of this."""
         used = self.child.cpu_seconds() if self.child else 0.0
         if abs(used - self.cpu_seconds) > _PROGRESS_CPU_SECONDS:
             self.cpu_seconds, self.progressed = used, now
         return now - self.progressed
 
     def resident_bytes(self) -> int:
-        """Memory its process holds; 0 when it is gone."""
+        """Memory its process holds; 0 when it has exited."""
         try:
             return int(psutil.Process(self.child.pid).memory_info().rss) if self.child else 0
         except psutil.Error:

@@ -1,6 +1,6 @@
-"""What runs in a worker process of `prover`: getting warm, once, and then one proof after the other.
+"""The code that runs in a worker process of `prover`: one warm-up, then one proof after the other.
 
-Everything here is called in the worker; `Work` names what the pool calls, so that others can have it do other work.
+Everything here is called in the worker; `Work` names the functions that the pool calls, so that they can be replaced.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from omron_miner.constants import Constants
 
 _SHARE_OF_START = 0.5
-"""Of `prover.start_seconds`, after which no further key is loaded: the first request then loads it."""
+"""Share of `prover.start_seconds` after which no further key is loaded: the first request then loads it."""
 _OOM_SCORE_ADJUSTMENT = "500"
-"""Short of memory, the kernel should end a worker, which is replaced, rather than the miner."""
+"""Short of memory, the kernel should kill a worker, which is replaced, rather than the miner."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a worker process does. Both are importable functions: they are called in another process."""
+    """The functions of a worker process. Both are importable functions: they are called in another process."""
 
     warm_up: Callable[[Constants], None]
     """Called once, before the first job."""
@@ -45,7 +45,7 @@ class Work:
 
 @dataclass(frozen=True)
 class _WorkerState:
-    """What a worker keeps between jobs."""
+    """A worker's state between jobs."""
 
     constants: Constants
     store: CircuitStore
@@ -56,7 +56,7 @@ _state: _WorkerState | None = None
 
 
 def warm_up(constants: Constants) -> None:
-    """Makes the process ready: whatever a first request would otherwise wait for. Order matters, see the comments."""
+    """Prepares the process: everything that a first request would otherwise wait for. The order matters."""
     global _state
     prepare_process(constants)
     # Loads EZKL: the slow part, here rather than in the first request.

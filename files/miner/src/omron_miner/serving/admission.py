@@ -1,7 +1,7 @@
-"""Who may ask: the rules by which a hotkey is refused, how much each hotkey may ask, and the log lines of refusals.
+"""Authorisation: the rules that refuse a hotkey, the limits per hotkey, and the log lines of refusals.
 
-Everything here runs in the axon's event loop. Not for: signatures (`axon_server`, `http_transport`) or connections
-whose caller is not known yet (`unauthenticated`).
+Everything here runs in the axon's event loop. Not for: signatures (`axon_server`, `http_transport`) or
+unauthenticated connections (`unauthenticated`).
 
 No ``from __future__ import annotations``: bittensor compares a blacklist's annotations with real classes.
 """
@@ -20,9 +20,9 @@ _REFUSAL_LINE_SECONDS = 60.0
 
 
 def refusal(chain: Chain, access: Access, own_hotkey: str, hotkey: str | None) -> str | None:
-    """Why `hotkey` may not ask, in upstream's words; None when it may.
+    """Why `hotkey` is not authorised, in upstream's words; None when it is.
 
-    Our own hotkey always may: only we can sign with it, and the health gate does.
+    Our own hotkey always is: only we can sign with it, and the health gate does.
     """
     if hotkey == own_hotkey or not access.blacklist:
         return None
@@ -50,7 +50,7 @@ class RefusalLines:
         self._counts[status] = self._counts.get(status, 0) + 1
         if now - self._written.get(status, -_REFUSAL_LINE_SECONDS) >= _REFUSAL_LINE_SECONDS:
             count, self._counts[status], self._written[status] = self._counts[status], 0, now
-            # Both come from an unauthenticated caller: cut, and without control characters.
+            # Both come from an unauthenticated caller: truncated, and without control characters.
             path, hotkey = (repr(text[:64]) for text in (request.path, request.hotkey))
             why = f" ({request.refusal})" if request.refusal else ""
             self._log.warning("Refused %d request(s) with %d%s, the last to %s by %s", count, status, why, path, hotkey)
@@ -67,7 +67,7 @@ class Admission:
         log: logging.Logger,
         on_refused: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_refused` is called when a hotkey is refused for what the chain's list says of it."""
+        """`on_refused` is called when a hotkey is refused because of the validator list."""
         self._chain, self._access, self._own_hotkey, self._log = chain, access, own_hotkey, log
         self._on_refused = on_refused
         self._lines = RefusalLines(log)
@@ -90,7 +90,7 @@ class Admission:
         return blacklist
 
     def refusal(self, hotkey: str) -> str | None:
-        """Why `hotkey` may not ask; None when it may. An error of ours refuses. Never raises."""
+        """Why `hotkey` is refused; None when it is not. An internal error refuses it. Never raises."""
         try:
             reason = refusal(self._chain, self._access, self._own_hotkey, hotkey)
             if reason is not None and hotkey:
@@ -101,13 +101,13 @@ class Admission:
         return reason
 
     def admit(self, request: ServedRequest) -> str | None:
-        """Takes a request from its hotkey's allowance until `done`; returns why not when that is used up."""
+        """Charges a request to its hotkey's allowance until `done`; returns the reason when that is used up."""
         why = self._allowances.take(request.hotkey)
         request.admitted = why is None
         return why
 
     def done(self, request: ServedRequest) -> None:
-        """Gives its allowance back, and counts a request that was refused before a handler saw it."""
+        """Releases its allowance, and counts a request that was refused before it reached a handler."""
         if request.admitted:
             self._allowances.give_back(request.hotkey)
         if request.outcome is None and request.status >= 400:

@@ -1,8 +1,8 @@
-"""How much one hotkey may ask: requests in progress and requests a minute, so that no validator starves the others.
+"""Rate limits per hotkey: requests in progress and requests per minute, so that no validator starves the others.
 
 Charged only after a request's signature was verified: naming a hotkey cannot use up its allowance.
 
-Not for: who may ask at all (`admission.refusal`), or how many proofs run (`prover`).
+Not for: authorisation (`admission.refusal`), or the number of concurrent proofs (`prover`).
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MOST_HOTKEYS = 4096
-"""Hotkeys remembered; a subnet has 256. A forgotten one starts again with a whole minute's requests."""
+"""Hotkeys remembered; a subnet has 256. A forgotten one starts again with a full minute's requests."""
 
 
 @dataclass
 class _Account:
     left: float
-    """Requests that may begin now; refilled over a minute."""
+    """Requests that may start now; refilled over a minute."""
     at: float
-    """When `left` was so."""
+    """When `left` was updated."""
     in_progress: int = 0
 
 
 class Allowances:
-    """An account for each hotkey that asks. For one thread. A limit of 0 is none."""
+    """An account for each requesting hotkey. For one thread. A limit of 0 means unlimited."""
 
     def __init__(self, in_progress: int, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """`per_minute` may begin at once and come back evenly; `clock` in seconds."""
+        """A burst of `per_minute` is allowed and refills evenly; `clock` in seconds."""
         self._in_progress, self._per_minute, self._clock = in_progress, per_minute, clock
         self._accounts: OrderedDict[str, _Account] = OrderedDict()
 
     def take(self, hotkey: str) -> str | None:
-        """Why `hotkey` may not ask now; None when it may, and a `give_back` is then owed."""
+        """Why `hotkey` is over its limits; None when it is not: call `give_back` afterwards."""
         account, now = self._account(hotkey), self._clock()
         if self._in_progress and account.in_progress >= self._in_progress:
             return f"More than {self._in_progress} requests in progress"
@@ -66,7 +66,7 @@ class Allowances:
         return account
 
     def _forget_one(self) -> None:
-        """The one that asked longest ago of those that are not being served, whose debt must be remembered."""
+        """The least recently used of the hotkeys without a request in progress: those must be remembered."""
         if len(self._accounts) < _MOST_HOTKEYS:
             return
         for hotkey, account in self._accounts.items():

@@ -1,11 +1,11 @@
-"""bittensor's Axon, tamed: the one place that knows what the SDK's HTTP server does and leaves undone.
+"""Wraps bittensor's Axon: the only module that depends on the SDK's HTTP server.
 
-The SDK binds every interface in any case, runs its server with a thread that polls a thousand times a second,
+The SDK always binds every interface, runs its server with a thread that polls a thousand times a second,
 calls `sys.exit` in that thread when the port is taken, reads bodies of any size, parses them twice, answers 500 to
-one that is not JSON, and never forgets a caller's nonces. So the SDK keeps what it is good at (routes, headers),
-and the server around its application is ours (`http_server`): our socket, our start and stop.
+one that is not JSON, and never forgets a caller's nonces. So only the SDK's routes and headers are used,
+and the server around its application is ours (`http_server`), with its socket, start and stop.
 
-Not for: who may ask and what is answered. Those are `admission` and `miner_session`.
+Not for: authorisation and answers. Those are in `admission` and `miner_session`.
 """
 
 import errno
@@ -50,25 +50,25 @@ _LONGEST_TIMEOUT = 60.0
 """Seconds since it was signed after which a first request is refused: the SDK's 4 s and the longest that a validator
 waits for its answer."""
 _PING = bittensor.Synapse.__name__
-"""The SDK's route that answers everybody who signs."""
+"""The SDK's route that answers any caller with a valid signature."""
 TOO_DEEP = "The request body is nested too deeply"
 
 
 class _QuickJson(JSONResponse):
-    """Three times as quick as the standard library's on a megabyte of proof, and the loop waits for it (bench)."""
+    """Three times as fast as the standard library's on a megabyte of proof (bench); it blocks the event loop."""
 
     def render(self, content: Any) -> bytes:
         return to_json(content)
 
 
 _MOST_BODY_DEPTH = 32
-"""Containers in each other. Tensors of today's circuits have at most 5 dimensions; each level costs memory to parse."""
+"""Nesting depth. Tensors of today's circuits have at most 5 dimensions; each level costs memory to parse."""
 
 
 def too_deep(body: bytes, parsed: Any, most: int = _MOST_BODY_DEPTH) -> bool:
-    """Whether the JSON in `body`, as `parsed`, has more than `most` containers in each other.
+    """Whether the JSON in `body`, as `parsed`, is nested more than `most` levels deep.
 
-    An honest request does not even hold so many, which is quick to see; only others are looked through.
+    An honest request has fewer containers than that in all, which is quick to count; only others are traversed.
     """
     if body.count(b"[") + body.count(b"{") <= most:
         return False
@@ -84,8 +84,8 @@ def too_deep(body: bytes, parsed: Any, most: int = _MOST_BODY_DEPTH) -> bool:
 class LastNonces:
     """The newest nonce of each caller, a hotkey's dendrite with its uuid. Each must be above the one before.
 
-    The SDK's rule, but that headers nobody signed (timeout, version) do not widen it, and that it is bounded: a hotkey
-    has so many uuids, and who makes more only forgets its own. A validator has two, new ones after each restart of its.
+    The SDK's rule, but unsigned headers (timeout, version) do not widen it, and it is bounded: the number of uuids per
+    hotkey is limited, and a further uuid evicts the hotkey's oldest. A validator has two, new ones after each restart.
     """
 
     def __init__(self, hotkeys: int = 4096, uuids: int = 64) -> None:
@@ -103,7 +103,7 @@ class LastNonces:
         return None if age < window else f"Nonce is too old: {age:.2f} s, acceptable are {window:.2f} s"
 
     def use(self, hotkey: str, uuid: str, nonce: int) -> None:
-        """Remembers it as the newest."""
+        """Records it as the newest."""
         uuids = self._last.setdefault(hotkey, OrderedDict())
         uuids[uuid] = nonce
         uuids.move_to_end(uuid)
@@ -121,11 +121,11 @@ class _Middleware(axon_of_the_sdk.AxonMiddleware):  # type: ignore[misc]
     """The SDK's order of checks, with one more after the signature."""
 
     async def preprocess(self, request: Request) -> Any:
-        """The SDK's, but that headers that do not fit get a 400 without an echo of them, not a 500 with one."""
+        """The SDK's, but invalid headers get a 400 without an echo of them, not a 500 with one."""
         try:
             return await super().preprocess(request)
         except SynapseParsingError:
-            raise InvalidRequestNameError("The request's headers do not fit its route") from None
+            raise InvalidRequestNameError("The request's headers do not match its route") from None
 
     async def verify(self, synapse: Any) -> None:
         await super().verify(synapse)
@@ -156,16 +156,16 @@ class _Axon(bittensor.Axon):  # type: ignore[misc]  # bittensor ships no types w
         message = f"{caller.nonce}.{caller.hotkey}.{ours}.{uuid}.{synapse.computed_body_hash}"
         if not Keypair(ss58_address=caller.hotkey).verify(message, caller.signature):
             raise ValueError("Signature mismatch")
-        if synapse.name != _PING:  # anybody may send one: it must not push out who is remembered
+        if synapse.name != _PING:  # anyone can send one: it must not evict other nonces
             self.last_nonces.use(caller.hotkey, uuid, caller.nonce)
 
     async def verify_body_integrity(self, request: Request) -> dict[str, Any]:
         """The SDK's check with honest statuses and without parsing the body a second time.
 
-        FastAPI has parsed it by now and keeps the result; it turns what does not fit the synapse into a 422 itself.
+        FastAPI has parsed it by now and keeps the result; it answers 422 when the body does not match the synapse.
         """
         if current_request().cut_off:
-            raise HTTPException(400)  # what came before may be JSON by itself; `_refusal` says why
+            raise HTTPException(400)  # the part that was read may be valid JSON; `_refusal` gives the reason
         try:
             body = await request.json()
         except (ValueError, RecursionError):
@@ -185,11 +185,11 @@ async def _say(_request: Request, error: AnyHTTPException) -> JSONResponse:
 
 async def _say_invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
     fields = ", ".join(sorted({".".join(map(str, problem["loc"])) for problem in error.errors()})[:5])
-    return _refusal(422, f"The request does not fit its route: {fields}")
+    return _refusal(422, f"The request does not match its route: {fields}")
 
 
 def _refusal(status: int, message: str) -> JSONResponse:
-    """Words where a dendrite looks for them. A body that was cut off is wrong for that reason alone."""
+    """The message where a dendrite reads it. For a body that was cut off, the reason for the cut."""
     if cut_off := current_request().cut_off:
         status, message = cut_off.status, cut_off.why
     return JSONResponse({"message": message}, status)
@@ -208,9 +208,9 @@ class AxonServer:
         limits: UnauthenticatedLimits | None = None,
         pace: Pace | None = None,
     ) -> None:
-        """`wallet` is a bittensor wallet with its hotkey. `limits` and `pace` are for callers who have proven nothing.
+        """`wallet` is a bittensor wallet with its hotkey. `limits` and `pace`: for unauthenticated callers.
 
-        `admit` is called once a request's hotkey is proven, and may say why it is refused all the same (429); `on_done`
+        `admit` is called once a request's hotkey is authenticated, and may return why to refuse it (429); `on_done`
         after each request was answered. Both run in the server's loop and must be quick.
         """
         quiet_sdk()
@@ -223,7 +223,7 @@ class AxonServer:
         # The SDK's own names for them, looked up when it makes an application.
         axon_of_the_sdk.JSONResponse = _QuickJson
         axon_of_the_sdk.AxonMiddleware = _Middleware
-        # An external address is always given: without one the SDK asks the internet for it.
+        # An external address is always given: without one the SDK queries an external service.
         self._axon = _Axon(
             wallet=wallet,
             ip=axon.bind_ip,
@@ -242,7 +242,7 @@ class AxonServer:
         app.add_exception_handler(RequestValidationError, _say_invalid)
 
     def open(self) -> None:
-        """Takes the port, so that nobody else does while the rest starts. Raises OmronError when it is taken."""
+        """Takes the port, so that no other process does while the rest starts. Raises OmronError when it is taken."""
         family = socket.AF_INET6 if ":" in self._settings.bind_ip else socket.AF_INET
         # The protocol is named because asyncio sets TCP_NODELAY only then; without it each answer's last piece waits
         # for the caller's acknowledgement of the one before: a round trip.
@@ -252,7 +252,7 @@ class AxonServer:
             raise self._cannot_open(error) from error
         try:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # not held up by connections of a last run
-            # A caller who vanished is given up; the kernel would try for a quarter of an hour to reach it.
+            # A vanished caller times out; the kernel would retry for a quarter of an hour.
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * KEEP_ALIVE_SECONDS)
             if self._settings.bind_ip == "::":  # every address of this host, whatever the kernel's default is
                 opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
@@ -266,7 +266,7 @@ class AxonServer:
         where = host_and_port(self._settings.bind_ip, self._settings.port)
         hint = "axon.bind_ip must be an address of this host: see ip address"
         if error.errno == errno.EADDRINUSE:
-            hint = f"see who has it (ss -ltnp 'sport = {self._settings.port}'), or choose another axon port"
+            hint = f"see which process has it (ss -ltnp 'sport = {self._settings.port}'), or choose another axon port"
         return OmronError(f"cannot open the axon's port {where}: {error.strerror}", hint)
 
     def attach(self, forward: Callable[..., Any], blacklist: Callable[..., Any]) -> None:
@@ -274,14 +274,14 @@ class AxonServer:
         self._axon.attach(forward_fn=forward, blacklist_fn=blacklist)
 
     def mount(self, paths: Iterable[str], app: App) -> None:
-        """Serves these whole paths by `app` instead of the SDK; the gate, `current_request` and `on_done` are its too.
+        """Serves these whole paths by `app` instead of the SDK, within the same middleware and with the same `on_done`.
 
         An app that serves a path checks signatures itself, and then calls `admit`.
         """
         self._other_apps.update(dict.fromkeys(paths, app))
 
     def start(self) -> None:
-        """Begins to listen; returns when it does. Raises OmronError when that fails."""
+        """Starts to listen; returns when it does. Raises OmronError when that fails."""
         self._server = server = server_of(self._axon.app, UnauthenticatedConnections(self._limits), self._pace)
         # Not in the main thread, so uvicorn leaves the signals to us.
         self._thread = threading.Thread(target=self._run, args=(server,), name="axon", daemon=True)
@@ -290,7 +290,7 @@ class AxonServer:
         while not server.started and self._thread.is_alive() and time.monotonic() < until:
             time.sleep(0.005)
         if not server.started:
-            why = f"{type(self._failure).__name__}: {self._failure}" if self._failure else "no reason is known"
+            why = f"{type(self._failure).__name__}: {self._failure}" if self._failure else "unknown reason"
             raise OmronError(f"the axon's HTTP server did not start: {why}", "see the miner's error output")
 
     def _run(self, server: uvicorn.Server) -> None:
@@ -309,7 +309,7 @@ class AxonServer:
         return len(self._server.server_state.tasks) if self._server is not None else 0
 
     def stop_listening(self) -> None:
-        """No new connection from now on (0.1 s); requests in progress go on."""
+        """No new connection from now on (0.1 s); requests in progress continue."""
         if self._server is not None:
             self._server.should_exit = True
 

@@ -1,11 +1,11 @@
-"""uvicorn with bounds: the part of the server that carries both transports and knows neither.
+"""uvicorn with limits: the part of the server that both transports share and that depends on neither.
 
 One connection passes, from the wire inwards: `HttpProtocol`, which times and counts bytes; `RequestMiddleware`, which
-makes a `ServedRequest` of each request, bounds its body and sees a caller leave; the application of its path. Until a
+makes a `ServedRequest` of each request, limits its body and detects a disconnect; the application of its path. Until a
 transport has found a request signed (`ServedRequest.mark_authenticated`), its connection may be closed to make room,
 see `unauthenticated`.
 
-Not for: who signed what, who may ask, and what is answered.
+Not for: signatures, authorisation, and answers.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 KEEP_ALIVE_SECONDS = 30
-"""Longer than aiohttp keeps an idle connection (15 s): a validator must never send on one we are just closing."""
+"""Longer than aiohttp keeps an idle connection (15 s): a validator must never send on one that we are closing."""
 ARRIVAL_SECONDS = 15.0
-"""A request, once begun, must have arrived whole by then, regardless of its size."""
+"""A request must arrive completely within this time of its first byte, whatever its size."""
 TOO_LARGE = "The request body is too large"
 MOST_CONTAINERS = 20_000
 """Lists and objects in a body: each becomes an object in memory, made on the event loop. A request for the subnet's
 largest circuit has about a dozen."""
 TOO_MANY_CONTAINERS = "The request body has too many lists and objects"
 _DRAIN_FACTOR = 8
-"""A body over the limit is read and thrown away up to this many limits, so that the caller can read our answer."""
+"""A body over the limit is read and discarded up to this many limits, so that the caller can read our answer."""
 _CLOSING_SECONDS = 1.0
 """For the answer to a request that was cut off."""
 _CONNECTION = "omron_miner.connection"
@@ -61,13 +61,13 @@ class Pace:
     most_s: float = ARRIVAL_SECONDS
 
     def allowed(self, received: int) -> float:
-        """Seconds since its begin, or since the connection was made, that a request may take."""
+        """Seconds that a request may take since its start, or since the connection was made."""
         return min(self.first_s + received / self.bytes_per_s, self.most_s)
 
 
 @dataclass(frozen=True)
 class CutOff:
-    """Why the rest of a body is not read, and the HTTP status that says so."""
+    """Why the rest of a body is not read, and the matching HTTP status."""
 
     status: int
     why: str
@@ -83,23 +83,23 @@ class ServedRequest:
     arrived: float = field(default_factory=time.monotonic)
     """The same moment on the clock of deadlines."""
     hotkey: str = ""
-    """Who signed it, once the blacklist has looked; verified only if a handler runs."""
+    """The hotkey that it names, after the blacklist check; verified only if a handler runs."""
     refusal: str = ""
-    """Why it was refused, when we know."""
+    """Why it was refused, if known."""
     admitted: bool = False
-    """Its hotkey is proven, and its allowance counts this request."""
+    """Its hotkey is authenticated, and its allowance counts this request."""
     outcome: Any = None
     """What the handler leaves for `on_done`."""
     status: int = 0
-    """HTTP status sent; 0 when the caller was gone before."""
+    """HTTP status sent; 0 when the caller disconnected first."""
     cut_off: CutOff | None = None
-    """Set when its body ends early by our decision: what was read of it is worth nothing."""
+    """Set when we cut its body off: the part that was read must not be used."""
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the caller closed the connection."""
     connection: HttpProtocol | None = None
 
     def mark_authenticated(self) -> None:
-        """Somebody who may ask has signed it: from now on it is not closed to make room for others."""
+        """An authorised hotkey has signed it: it is no longer closed to make room for others."""
         if self.connection is not None:
             self.connection.mark_authenticated()
 
@@ -114,7 +114,7 @@ def current_request() -> ServedRequest:
 
 @contextmanager
 def serving(request: ServedRequest) -> Iterator[None]:
-    """Within it, and in the tasks begun there, `request` is the one that is served."""
+    """Makes `request` the current one inside the context, and in tasks started there."""
     before = _current.set(request)
     try:
         yield
@@ -131,9 +131,9 @@ async def send_json(send: Send, status: int, content: Any) -> None:
 
 
 class RequestMiddleware:
-    """ASGI middleware around everything: takes the time, bounds the body, notices a caller who leaves.
+    """ASGI middleware around all applications: times the request, limits its body, detects a disconnect.
 
-    A path that nobody serves goes no further, because the SDK writes it into headers of its answer.
+    An unknown path is answered here, because the SDK writes it into headers of its answer.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class _Channel:
         self._watch: asyncio.Task[Message] | None = None
 
     def _refused(self) -> CutOff | None:
-        """Why the body is not read on; judged before it is parsed."""
+        """Why the body is not read further; checked before it is parsed."""
         if self._declared > self._limit or self._read > self._limit:
             return CutOff(413, TOO_LARGE)
         if self._containers > MOST_CONTAINERS:
@@ -194,7 +194,7 @@ class _Channel:
         return None
 
     async def receive(self) -> Message:
-        if self._watch is not None:  # the body is complete: the next message can only be the caller leaving
+        if self._watch is not None:  # the body is complete: the next message can only be a disconnect
             return await asyncio.shield(self._watch)
         message: Message = {}
         if self._declared <= self._limit and self._connection.cut_off is None:
@@ -249,7 +249,7 @@ def _declared_length(scope: Scope) -> int:
 
 
 class HttpProtocol(H11Protocol):
-    """uvicorn's, but that requests must arrive in time, and that who is not proven makes room for others.
+    """uvicorn's, but requests must arrive in time, and unauthenticated connections make room for others.
 
     uvicorn waits without limit for a request, for its body, and for a caller to take its answer.
     """
@@ -268,20 +268,20 @@ class HttpProtocol(H11Protocol):
 
     @property
     def hotkey(self) -> str:
-        """Which the caller says is its."""
+        """As the caller claims it."""
         return self.request.hotkey if self.request else ""
 
     def mark_authenticated(self) -> None:
-        """See `ServedRequest.mark_authenticated`; until the answer was sent."""
+        """See `ServedRequest.mark_authenticated`; lasts until the answer was sent."""
         self._unauthenticated.leave(self)
 
     def forget_body(self) -> None:
-        """The rest of this request's body is thrown away as it comes, and takes no memory."""
+        """The rest of this request's body is discarded as it arrives, and takes no memory."""
         self._counting = False
         self._unauthenticated.forget_bytes(self)
 
     def cut(self, status: int, why: str) -> None:
-        """Ends what the caller has not finished: with an answer to a request of which only the body is missing."""
+        """Closes the connection; a request of which only the body is incomplete is answered first."""
         if self.cut_off is not None:
             return
         self._stop_clock()
@@ -314,14 +314,14 @@ class HttpProtocol(H11Protocol):
         before = self.conn.their_state
         super().data_received(data)
         self._look_at_clock()
-        if self._counting and self.conn.their_state in (h11.IDLE, h11.SEND_BODY):  # what is whole is soon answered
-            self._unauthenticated.charge(self, len(data))  # which may cut this one off
+        if self._counting and self.conn.their_state in (h11.IDLE, h11.SEND_BODY):  # a complete request is answered soon
+            self._unauthenticated.charge(self, len(data))  # which may close this connection
         if (before, self.conn.their_state) == (h11.SEND_BODY, h11.IDLE):  # the end of a body that was answered before
             self._stop_clock()
             self.timeout_keep_alive_task = self.loop.call_later(KEEP_ALIVE_SECONDS, self.timeout_keep_alive_handler)
 
     def send_400_response(self, msg: str) -> None:
-        """uvicorn's, but that it may come while a request is served, or after its answer has begun."""
+        """uvicorn's, but also handles one while a request is served, or after its answer has started."""
         if self.cycle and not self.cycle.response_complete:  # its application must not answer as well
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -334,7 +334,7 @@ class HttpProtocol(H11Protocol):
         """Called by uvicorn when an answer was handed to the transport."""
         self.request, self._counting = None, False
         self._unauthenticated.enter(self)
-        super().on_response_complete()  # which begins the next request if some of it is here
+        super().on_response_complete()  # which starts the next request if part of it has arrived
         self._look_at_clock()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -350,7 +350,7 @@ class HttpProtocol(H11Protocol):
     def _look_at_clock(self) -> None:
         if self.cut_off is not None or self.transport.is_closing():
             return
-        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):  # it is here, or it is broken and being closed
+        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):  # it has arrived, or is malformed and being closed
             self._stop_clock()
         elif self._timer is None and self.conn.their_state is h11.SEND_BODY:
             self._start_clock()
@@ -382,7 +382,7 @@ def server_of(app: App, unauthenticated: UnauthenticatedConnections, pace: Pace)
             ws="none",
             lifespan="off",
             log_config=None,  # or it sets up logging for the whole process
-            log_level="error",  # its warnings are what callers do wrong, one each
+            log_level="error",  # its warnings are one per malformed request
             access_log=False,
             proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,

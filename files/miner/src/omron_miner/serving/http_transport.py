@@ -1,10 +1,10 @@
 """The signed HTTP transport, next to the SDK's: raw bodies, four headers, plain JSON answers, on the same port.
 
-Upstream checks no more than the signature (`signing`); here a nonce is also fresh and used once, and `miner-hotkey`
-must be ours. What costs nothing is checked first: the hotkey and the nonce before the body is read, the signature
-before anything is parsed.
+Upstream checks only the signature (`signing`); here a nonce must also be fresh and used once, and `miner-hotkey`
+must be ours. Cheap checks come first: the hotkey and the nonce before the body is read, the signature before anything
+is parsed.
 
-Not for: who may ask, and what is answered. Those are `admission` and `miner_session`.
+Not for: authorisation and answers. Those are in `admission` and `miner_session`.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from omron_miner.serving.http_server import Receive, Scope, Send, ServedRequest
 
     Handler: TypeAlias = "Callable[[bytes], Awaitable[Reply]]"
-    """Takes the authenticated body; raises nothing but Refusal."""
+    """Takes the authenticated body; raises only Refusal."""
 
 _MOST_NONCES = 100_000
-"""Nonces remembered of all hotkeys. Each stands for a signed request of the last seconds: nobody honest comes near."""
+"""Nonces remembered of all hotkeys. Each is a signed request of the last seconds: honest traffic stays far below."""
 _LONGEST_NONCE = 20
 """Digits; nanoseconds since 1970 have 19."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a handler answers: an HTTP status and what becomes its JSON body."""
+    """A handler's answer: an HTTP status and the content of the JSON body."""
 
     status: int
     content: Any
@@ -49,7 +49,7 @@ class Refusal(Exception):
 
 
 class SeenNonces:
-    """Remembers each hotkey's nonces for longer than they are fresh, so that each serves once. A restart forgets them.
+    """Remembers each hotkey's nonces for longer than they are fresh, so that each is accepted once. Lost on restart.
 
     Nonces need not ascend: two requests of one validator may overtake each other. Times are nanoseconds since 1970.
     """
@@ -57,10 +57,10 @@ class SeenNonces:
     def __init__(self, back_s: float, ahead_s: float, most: int = _MOST_NONCES) -> None:
         """A nonce is fresh from `back_s` seconds ago to `ahead_s` seconds from now; at most `most` are kept."""
         self._back, self._ahead, self._most = int(back_s * 1e9), int(ahead_s * 1e9), most
-        # A copy's nonce may be judged fresh while its body is still on the way. Twice, for a busy loop.
+        # A replay's nonce may be checked while its body is still arriving. Twice, for a busy loop.
         self._keep = self._back + self._ahead + int(2 * ARRIVAL_SECONDS * 1e9)
         self._seen: OrderedDict[tuple[str, int], int] = OrderedDict()
-        """With the time each may be forgotten; in the order of arrival, which is nearly that of time."""
+        """With the time at which each may be forgotten; in order of arrival, which is nearly that of time."""
 
     def fresh(self, nonce: int, now: int) -> bool:
         """Whether a request with this nonce may be served at `now`."""
@@ -94,7 +94,7 @@ class HttpTransport:
         nonces: SeenNonces,
         handlers: Mapping[str, Handler],
     ) -> None:
-        """`refusal` says why a hotkey may not ask (403), `admit` why it may not now, once it is proven (429).
+        """`refusal`: why a hotkey is not authorised (403); `admit`: why an authenticated one is over its limits (429).
 
         `handlers` by path.
         """
@@ -111,7 +111,7 @@ class HttpTransport:
                 raise Refusal(405, "Method Not Allowed")
             body = await self._authenticated_body(_headers(scope), receive, request)
             if body is None:
-                return  # the caller is gone
+                return  # the caller disconnected
             reply = await self._handlers[scope["path"]](body)
         except Refusal as refusal:
             request.refusal = refusal.why
@@ -121,7 +121,7 @@ class HttpTransport:
     async def _authenticated_body(
         self, headers: Mapping[str, str], receive: Receive, request: ServedRequest
     ) -> bytes | None:
-        """The body its sender signed for us, for the first time and just now. None when it left; raises Refusal."""
+        """The body, freshly signed for us and not replayed. None when the caller disconnected; raises Refusal."""
         hotkey, now = headers.get(VALIDATOR_HOTKEY, ""), time.time_ns()
         request.hotkey = hotkey
         if why := self._refusal(hotkey):
@@ -130,7 +130,7 @@ class HttpTransport:
             raise Refusal(401, "The miner-hotkey is not ours")
         nonce = _nonce(headers.get(NONCE, ""))
         if nonce is None:
-            raise Refusal(401, "The nonce is missing or no number of nanoseconds")
+            raise Refusal(401, "The nonce is missing or not a number of nanoseconds")
         if not self._nonces.fresh(nonce, now):
             raise Refusal(401, f"The nonce is {(now - nonce) / 1e9:+.3f} s old by our clock")
         if self._nonces.seen(hotkey, nonce):
@@ -139,9 +139,9 @@ class HttpTransport:
         if body is None:
             return None
         if not is_signed(hotkey, headers[NONCE], body, headers.get(SIGNATURE, "")):
-            raise Refusal(401, "The signature does not fit the body, the nonce and the hotkey")
+            raise Refusal(401, "The signature does not match the body, the nonce and the hotkey")
         request.mark_authenticated()
-        if self._nonces.seen(hotkey, nonce):  # by a copy that arrived while this one was read
+        if self._nonces.seen(hotkey, nonce):  # by a replay that arrived while this one was read
             raise Refusal(401, "The nonce was used before")
         if why := self._admit(request):
             raise Refusal(429, why)
@@ -151,7 +151,7 @@ class HttpTransport:
 
 
 async def _body(receive: Receive, request: ServedRequest) -> bytes | None:
-    """None when the caller left; raises Refusal."""
+    """None when the caller disconnected; raises Refusal."""
     pieces: list[bytes] = []
     while True:
         message = await receive()

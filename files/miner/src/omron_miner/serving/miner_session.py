@@ -1,7 +1,7 @@
-"""The miner's endpoints: take validators' requests from the axon, have them proved, answer, and leave one event each.
+"""The miner's endpoints: receive validators' requests from the axon, have them proved, answer, and log one event each.
 
-Everything here runs in the axon's event loop and never blocks it: proofs are the pool's, files are read in threads,
-and the event of a request is written after its answer was sent. Who may ask is `admission`'s; `start` has start-up.
+Everything here runs in the axon's event loop and never blocks it: the pool proves, files are read in threads,
+and the event of a request is written after its answer was sent. Authorisation is in `admission`, start-up in `start`.
 
 No ``from __future__ import annotations``: bittensor compares the handlers' annotations with real classes.
 """
@@ -51,7 +51,7 @@ REPLIES = {
     FailureKind.TIMEOUT: "Proof not made in time",
     FailureKind.STOPPING: "The miner is stopping",
 }
-"""What a caller reads instead of a proof. Only what the request itself caused is explained."""
+"""The message sent instead of a proof. Only errors caused by the request itself are explained."""
 OTHER_REPLY = "An error occurred"
 EMPTY_INPUT = "Empty query input"
 EMPTY_WEIGHTS = "Empty input for proof of weights"
@@ -61,17 +61,17 @@ HTTP_STATUS = {
     FailureKind.QUEUE_FULL: 503,
     FailureKind.STOPPING: 503,
 }
-"""The signed HTTP transport's statuses; 500 for the rest. Its validators leave a score alone unless it is 200."""
+"""The signed HTTP transport's statuses; 500 for the rest. Its validators do not change a score unless it is 200."""
 
 _Body = TypeVar("_Body", bound=BaseModel)
 _Answer = TypeVar("_Answer")
 _MARGIN_SECONDS = 0.7
-"""Of `deadlines.stop_seconds`, what answering and closing may take after the last proof, on a busy machine."""
+"""Share of `deadlines.stop_seconds` for answering and closing after the last proof, on a busy machine."""
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What a handler leaves for the event."""
+    """What a handler records for the event."""
 
     request_id: str
     synapse: str
@@ -97,7 +97,7 @@ class MinerSession:
     ) -> None:
         """`wallet` is a bittensor wallet with its hotkey. Without a `competition` it takes part in none.
 
-        `on_refused` is called in the axon's loop when a hotkey is refused for what the chain's list says of it.
+        `on_refused` is called in the axon's loop when a hotkey is refused because of the validator list.
         Opens nothing yet.
         """
         self._constants = constants
@@ -137,7 +137,7 @@ class MinerSession:
         return self.server.join(max(0.1, until - time.monotonic()))
 
     async def query_zk_proof(self, synapse: QueryZkProof) -> QueryZkProof:
-        """A proof of computation. Always 200, as upstream: words instead of a proof when there is none."""
+        """A proof of computation. Always 200, as upstream: a message instead of a proof when there is none."""
         query = synapse.query_input or {}
         circuit_id = query.get("model_id", DEFAULT_CIRCUIT_ID)
         result = await self._answer("QueryZkProof", circuit_id, query.get("public_inputs"))
@@ -163,11 +163,11 @@ class MinerSession:
         )
 
     async def query_for_capacities(self, synapse: QueryForCapacities) -> QueryForCapacities:
-        """Proofs of each circuit that can be made at the same time. Validators only log it."""
+        """The number of concurrent proofs of each circuit. Validators only log it."""
         return QueryForCapacities(capacities=await self._capacities())
 
     async def competition(self, synapse: Competition) -> Competition:
-        """Where to fetch our competition circuit. Always 200, as upstream: an error in words when there is none."""
+        """Where to fetch our competition circuit. Always 200, as upstream: an error message when there is none."""
         answer = self._offered()
         return Competition(
             id=synapse.id,
@@ -178,7 +178,7 @@ class MinerSession:
         )
 
     async def http_query_zk_proof(self, body: bytes) -> Reply:
-        """A proof of computation over signed HTTP. Raises Refusal when the body is another's."""
+        """A proof of computation over signed HTTP. Raises Refusal when the body does not match the route."""
         asked = self._parse(QueryZkProofBody, body)
         result = await self._answer(asked.name, asked.model_id, asked.query_input)
         if result.verified:
@@ -186,10 +186,10 @@ class MinerSession:
         return _http_failure(result, "" if asked.query_input else EMPTY_INPUT)
 
     async def http_proof_of_weights(self, body: bytes) -> Reply:
-        """A proof of weights over signed HTTP. Raises Refusal when the body is another's."""
+        """A proof of weights over signed HTTP. Raises Refusal when the body does not match the route."""
         asked = self._parse(ProofOfWeightsBody, body)
         result = await self._answer(asked.name, asked.verification_key_hash, asked.inputs)
-        if result.verified:  # inputs as above: validators never look at ours
+        if result.verified:  # inputs as above: validators never read ours
             return Reply(200, {"inputs": {}, "proof": result.proof, "public_signals": result.public_signals})
         return _http_failure(result, "" if asked.inputs else EMPTY_WEIGHTS)
 
@@ -198,7 +198,7 @@ class MinerSession:
         return Reply(200, await self._capacities())
 
     async def http_competition(self, body: bytes) -> Reply:
-        """As `competition`, over signed HTTP. Raises Refusal when the body is another's."""
+        """As `competition`, over signed HTTP. Raises Refusal when the body does not match the route."""
         asked = self._parse(CompetitionBody, body)
         echo = {"id": asked.id, "hash": _sendable(asked.hash), "file_name": _sendable(asked.file_name)}
         answer = self._offered()
@@ -218,7 +218,7 @@ class MinerSession:
             asked = kind.model_validate_json(body)
         except ValidationError as error:
             where = ", ".join(sorted({".".join(map(str, one["loc"][:1])) or "body" for one in error.errors()}))
-            raise Refusal(422, f"The request does not fit its route: {where}") from None
+            raise Refusal(422, f"The request does not match its route: {where}") from None
         if too_deep(body, vars(asked)):
             raise Refusal(422, TOO_DEEP)
         return asked
@@ -227,12 +227,12 @@ class MinerSession:
         try:
             ids = await self._in_time(self._store.ids)
         except asyncio.TimeoutError:
-            self._events.lines.warning("The folder of circuits does not answer: capacities without any")
+            self._events.lines.warning("Cannot read the circuits' folder in time: reporting no capacities")
             ids = []
         return dict.fromkeys(ids, self._pool.capacity()["workers"])
 
     async def _answer(self, synapse: str, circuit_id: object, inputs: object) -> ProofResult:
-        """Admits, proves, and leaves the outcome with the request. Never raises for what a request can cause."""
+        """Admits, proves, and stores the outcome with the request. Never raises for a fault of the request."""
         request = current_request()
         named = circuit_id if isinstance(circuit_id, str) else ""
         given = inputs if isinstance(inputs, dict) else {}
@@ -247,28 +247,28 @@ class MinerSession:
                 result = await self._prove(circuit, rows, request)
         except asyncio.TimeoutError:
             limit = self._constants.deadlines.circuit_timeout_seconds
-            result = failed(named, FailureKind.TIMEOUT, f"the circuit's folder did not answer within {limit:g} s")
+            result = failed(named, FailureKind.TIMEOUT, f"the circuit's folder could not be read within {limit:g} s")
         except CircuitError as error:
             result = failed(named, FailureKind.UNKNOWN_CIRCUIT, error.message)
         except InputError as error:
             result = failed(named, FailureKind.BAD_INPUT, error.message)
         except Exception as error:
-            self._events.lines.exception("A request failed in a way nobody foresaw")
+            self._events.lines.exception("A request failed unexpectedly")
             result = failed(named, FailureKind.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
         request.outcome = _Outcome(uuid.uuid4().hex, synapse, named, circuit, inputs_hash, result)
         return result
 
     async def _in_time(self, function: Callable[..., _Answer], *arguments: Any) -> _Answer:
-        """Runs what may take long, a disk or a large input, in a thread; waits no longer than until the deadline.
+        """Runs work that may block, a disk or a large input, in a thread; waits until the deadline at the latest.
 
-        Raises asyncio.TimeoutError then, and what `function` raises. The thread is left to itself.
+        Raises asyncio.TimeoutError then, and what `function` raises. The thread is abandoned.
         """
         until = current_request().arrived + self._constants.deadlines.circuit_timeout_seconds
         running = asyncio.get_running_loop().run_in_executor(None, function, *arguments)
         return await asyncio.wait_for(running, max(0.0, until - time.monotonic()))
 
     async def _prove(self, circuit: Circuit, rows: Inputs, request: ServedRequest) -> ProofResult:
-        """Hands the job to the pool and waits for it or for the caller to leave, whose job is then given up."""
+        """Hands the job to the pool and waits for it or for the caller to disconnect, which cancels the job."""
         limit = self._constants.deadlines.circuit_timeout_seconds
         if circuit.timeout_seconds is not None:
             limit = min(limit, circuit.timeout_seconds)
@@ -285,7 +285,7 @@ class MinerSession:
             gone.cancel()
 
     def _done(self, request: ServedRequest) -> None:
-        """Writes what became of a request, after its answer was sent."""
+        """Writes the event of a request, after its answer was sent."""
         self._admission.done(request)
         outcome: _Outcome | None = request.outcome
         if outcome is None:
@@ -293,7 +293,8 @@ class MinerSession:
         result = outcome.result
         if request.status != 200 and result.failure is None:
             if request.gone.is_set():
-                result = replace(result, verified=False, failure=FailureKind.CANCELLED, detail="the caller went away")
+                why = "the caller disconnected"
+                result = replace(result, verified=False, failure=FailureKind.CANCELLED, detail=why)
             else:
                 detail = f"the answer could not be sent (status {request.status})"
                 result = replace(result, verified=False, failure=FailureKind.INTERNAL_ERROR, detail=detail)
@@ -326,7 +327,7 @@ def _validated(circuit: Circuit, inputs: dict[str, Any]) -> tuple[Inputs, int]:
 
 
 def _sendable(text: str) -> str:
-    """JSON may carry half a surrogate pair, an answer cannot."""
+    """JSON may contain half a surrogate pair, an answer cannot."""
     return text.encode(errors="replace").decode()
 
 

@@ -1,6 +1,6 @@
-"""The messages validators send and what they get back, nothing else. Two sets: the SDK's synapses, and plain bodies.
+"""The messages that validators send and receive, nothing else. Two sets: the SDK's synapses, and plain bodies.
 
-Class names are routes and field names are JSON keys: both are the subnet's, change neither. bittensor reads the
+Class names are routes and field names are JSON keys: the subnet defines both, change neither. bittensor reads the
 classes' annotations at run time, so they are real objects here and not strings (no ``from __future__``).
 """
 
@@ -16,12 +16,12 @@ DEFAULT_CIRCUIT_ID = "4a87c995300f4e9ad9add9d5b800eb93bb3ecd3f9459b617f9924a2114
 
 
 def quiet_sdk() -> None:
-    """Stops the SDK's lines on stdout for every refused request and failed call: our own log has them."""
+    """Silences the SDK's lines on stdout for each refused request and failed call: our own log has them."""
     bittensor.logging.setLevel(logging.CRITICAL)
 
 
 class WireProofSystem(str, Enum):
-    """Proof systems a validator may name, in any case. Which of them are served is the circuits' matter."""
+    """Proof systems a validator may name, in any case. The installed circuits decide which are served."""
 
     ZKML = "ZKML"
     CIRCOM = "CIRCOM"
@@ -45,7 +45,7 @@ class QueryZkProof(_Synapse):
     query_input: dict[str, Any] | None = None
     """``{"public_inputs": {name: values}, "model_id": circuit id}``; without an id, `DEFAULT_CIRCUIT_ID`."""
     query_output: str | None = None
-    """JSON text of ``{"proof": ..., "public_signals": ...}``, or words saying why there is none."""
+    """JSON text of ``{"proof": ..., "public_signals": ...}``, or an error message."""
 
 
 class ProofOfWeightsSynapse(_Synapse):
@@ -62,7 +62,7 @@ class ProofOfWeightsSynapse(_Synapse):
 
 
 class QueryForCapacities(_Synapse):
-    """What this miner can do: circuit id to proofs at the same time."""
+    """This miner's capacity: circuit id to number of concurrent proofs."""
 
     capacities: dict[str, int] | None = None
 
@@ -72,7 +72,7 @@ class Competition(_Synapse):
 
     id: int
     hash: str
-    """What the asking validator read on the chain."""
+    """What the requesting validator read on the chain."""
     file_name: str
     file_content: str | None = None
     commitment: str | None = None
@@ -114,5 +114,5 @@ class CompetitionBody(_Body):
 
 
 CAPACITIES_ROUTE = "capacities"
-"""Its body says nothing; answered with circuit id to proofs at the same time."""
+"""Its body says nothing; answered with circuit id to number of concurrent proofs."""
 DSPERSE_ROUTE = "dsperse-proof-generation"

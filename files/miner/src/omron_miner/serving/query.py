@@ -1,4 +1,4 @@
-"""Asks a miner for a proof exactly as a validator would, and verifies what comes back.
+"""Requests a proof from a miner exactly as a validator would, and verifies it.
 
 A real bittensor dendrite, or the signed HTTP transport, over TCP; the proof is then verified in another process with
 the circuit's own verification key and the inputs that were sent. The deploy's health gate is this with the miner's own
@@ -40,18 +40,18 @@ Transport = Literal["axon", "http"]
 
 HINTS = {
     401: "the signature was refused: name the miner's hotkey with --miner-hotkey, and check both clocks",
-    403: "this hotkey may not ask: on the local network add it to omron_local_validator_hotkeys",
-    404: "something else than a subnet-2 miner answers there",
-    408: "no answer in time: look for this request in the miner's log, or give it longer with --timeout",
+    403: "this hotkey is not authorised: on the local network add it to omron_local_validator_hotkeys",
+    404: "the server there is not a subnet-2 miner",
+    408: "no answer in time: find this request in the miner's log, or allow more time with --timeout",
     413: "the inputs are larger than access.max_body_bytes",
     503: "nothing listens there: is the miner up, and are host and port right?",
 }
-"""The next thing to try, by HTTP status; the dendrite says 408 and 503 when there was no answer at all."""
+"""The next thing to try, by HTTP status; the dendrite reports 408 and 503 when there was no answer at all."""
 
 
 @dataclass(frozen=True)
 class QueryReport:
-    """What one question came to. `outputs` are the model's, as floats; empty unless verified."""
+    """The result of one request. `outputs` are the model's, as floats; empty unless verified."""
 
     circuit_id: str
     circuit: str
@@ -65,7 +65,7 @@ class QueryReport:
     proof_bytes: int
     outputs: list[float]
     detail: str
-    """Why it is not verified, in words; empty when it is."""
+    """Why it is not verified; empty when it is."""
 
 
 def choose_circuit(constants: Constants, wanted: str | None) -> Circuit:
@@ -79,7 +79,7 @@ def choose_circuit(constants: Constants, wanted: str | None) -> Circuit:
     found = store.usable()
     if not found:
         reasons = "; ".join(store.refused().values()) or f"none in {constants.circuits.directory}"
-        raise CircuitError(f"no circuit to ask for: {reasons}", "omron-miner circuit list")
+        raise CircuitError(f"no circuit to request: {reasons}", "omron-miner circuit list")
     return min(found, key=lambda circuit: (circuit.pk.stat().st_size, circuit.id))
 
 
@@ -94,9 +94,9 @@ def query_miner(
     timeout: float = VALIDATORS_TIMEOUT_SECONDS,
     transport: Transport = "axon",
 ) -> QueryReport:
-    """Asks for a proof of `circuit` for `inputs` and verifies it. Does not raise for what the miner does.
+    """Asks for a proof of `circuit` for `inputs` and verifies it. Does not raise for anything that the miner does.
 
-    `keypair` signs; `timeout` in seconds; `circuits` says where the SRS and EZKL's cache are.
+    `keypair` signs; `timeout` in seconds; `circuits` locates the SRS and EZKL's cache.
     """
     if transport == "http":
         answer = asyncio.run(_ask_http(keypair, miner_hotkey, host, port, circuit, inputs, timeout))
@@ -122,7 +122,7 @@ def query_miner(
 
 @dataclass(frozen=True)
 class _Answer:
-    """What came back: a proof, or the problem in words."""
+    """The answer: a proof, or a description of the problem."""
 
     status: int
     seconds: float
@@ -187,7 +187,7 @@ async def _ask_http(
 
 
 class Dendrite(bittensor.Dendrite):  # type: ignore[misc]  # bittensor ships no types we can follow
-    """The SDK's dendrite, but that it calls IPv6 addresses, and does not ask the internet for ours, a mere header."""
+    """The SDK's dendrite, but it calls IPv6 addresses, and does not look up our external IP, a mere header."""
 
     def __init__(self, keypair: Any) -> None:
         """Sets what the SDK's constructor sets; `keypair` signs."""
@@ -203,11 +203,11 @@ class Dendrite(bittensor.Dendrite):  # type: ignore[misc]  # bittensor ships no 
 
 
 def _reply(synapse: Any) -> tuple[str, str, str]:
-    """The proof, its public signals, and what is wrong when there is none. Strict where validators are."""
+    """The proof, its public signals, and what is wrong when there is none. As strict as validators."""
     if isinstance(synapse, ProofOfWeightsSynapse):
         proof, signals = synapse.proof, synapse.public_signals
         if not proof:
-            return "", "", "the miner sent no proof; its log says why"
+            return "", "", "the miner sent no proof; its log has the reason"
         return proof, signals, _signals_problem(signals)
     return _proof_in(synapse.query_output or "")
 
@@ -225,7 +225,7 @@ def _http_reply(status: int, text: str) -> tuple[str, str, str]:
 
 
 def _proof_in(text: str) -> tuple[str, str, str]:
-    """As `_reply`, of the JSON object that carries both strings."""
+    """As `_reply`, for the JSON object that has both strings."""
     try:
         reply = parse_json(text)
         proof, signals = str(reply["proof"]), str(reply["public_signals"])
@@ -243,12 +243,12 @@ def _signals_problem(signals: str) -> str:
 
 
 def hint(report: QueryReport) -> str | None:
-    """The next thing to try; None when there is nothing to say."""
+    """The next thing to try; None without advice."""
     return HINTS.get(report.status) if not report.verified else None
 
 
 def to_text(report: QueryReport) -> str:
-    """The report for a person, with units."""
+    """The report as text, with units."""
     rows = [
         ("circuit", f"{report.circuit} ({report.circuit_id[:12]}…)"),
         ("miner", report.address),

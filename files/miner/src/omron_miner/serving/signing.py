@@ -1,4 +1,4 @@
-"""How a request of the signed HTTP transport is signed, for who asks and who answers.
+"""Signs and verifies requests of the signed HTTP transport, for client and server.
 
 A caller signs ``{nonce}:{its hotkey}:{sha256 of the body}``, so unlike the SDK's the body is authenticated.
 """
@@ -16,7 +16,7 @@ NONCE, SIGNATURE, VALIDATOR_HOTKEY, MINER_HOTKEY = "nonce", "signature", "valida
 
 
 def signed_headers(keypair: Any, miner_hotkey: str, body: bytes, nonce: int | None = None) -> dict[str, str]:
-    """The headers with which `keypair` asks the miner `miner_hotkey`; `nonce` in nanoseconds, by default now."""
+    """The headers of a request by `keypair` to the miner `miner_hotkey`; `nonce` in nanoseconds, by default now."""
     text = str(time.time_ns() if nonce is None else nonce)
     return {
         NONCE: text,
@@ -31,7 +31,7 @@ def is_signed(hotkey: str, nonce: str, body: bytes, signature: str) -> bool:
     """Whether `hotkey` signed `body` with the nonce in that header."""
     try:
         return bool(Keypair(ss58_address=hotkey).verify(_message(nonce, hotkey, body), signature))
-    except ValueError:  # no address, or not the text of a signature
+    except ValueError:  # not an address, or not a signature in hex
         return False
 
 

@@ -1,6 +1,6 @@
-"""Start and stop of the miner: everything that can be known to be wrong is found before the first worker starts.
+"""Start and stop of the miner: every error that can be detected early is found before the first worker starts.
 
-Not for: what a request is answered (`miner_session`), or who may ask (`admission`).
+Not for: answers (`miner_session`) and authorisation (`admission`).
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 def serve(constants: Constants) -> None:
     """Runs the miner until SIGTERM or SIGINT; the process's main thread. Returns after an orderly stop.
 
-    Everything that can be known to be wrong is found before the first worker starts. Raises OmronError (or a subclass)
-    saying what: no usable hotkey, port taken, no usable circuit, not registered, chain or workers not to be reached.
+    Every error that can be detected early is found before the first worker starts. Raises OmronError (or a subclass):
+    no usable hotkey, port taken, no usable circuit, not registered, chain unreachable, workers do not start.
     """
     stop = threading.Event()
 
@@ -55,7 +55,7 @@ def serve(constants: Constants) -> None:
     try:
         _serve(constants, wallet, events, stop)
     except OmronError as error:
-        # Only a line: the events may be those of another miner, which has the port and goes on.
+        # Only a line: the event log may belong to another miner, which has the port and keeps running.
         events.lines.error("The miner did not start: %s", error)
         raise
     finally:
@@ -94,7 +94,7 @@ def _serve(constants: Constants, wallet: Any, events: EventLog, stop: threading.
 
 
 def usable_circuits(constants: Constants, store: CircuitStore, events: EventLog) -> list[Circuit]:
-    """The circuits that can be proved here. Raises CircuitError naming every refused one when there is none."""
+    """The circuits that can be proved here. Raises CircuitError, naming every refused one, when there are none."""
     usable, reasons = store.usable(), list(store.refused().values())
     memory = read_memory()
     for circuit in usable:
@@ -103,24 +103,24 @@ def usable_circuits(constants: Constants, store: CircuitStore, events: EventLog)
         events.lines.warning("Circuit refused: %s", reason)
     if not usable:
         why = "; ".join(reasons) or f"there is no model_<id> folder in {constants.circuits.directory}"
-        raise CircuitError(f"no circuit can be served: {why}", "build one, or correct what is named")
+        raise CircuitError(f"no circuit can be served: {why}", "build one, or fix the problems listed")
     return usable
 
 
 def warn_of_memory(circuit: Circuit, log: logging.Logger, memory: Memory) -> None:
-    """Says that a circuit does not fit `memory`. It is served all the same: the bounds are estimates."""
+    """Logs when a circuit does not fit into `memory`. It is served anyway: the requirements are estimates."""
     try:
         needed = circuit_needs.needs_of(circuit)
-    except OSError:  # its key went away since it was found: the first request for it will say so
+    except OSError:  # its key was removed since it was found: the first request for it fails with the reason
         return
     if needed and (why := circuit_needs.memory_problem(circuit.label, needed, memory.total_bytes)):
         log.warning("Not enough memory: %s%s", why, memory.limit_in_words())
 
 
 def read_chain(chain: Chain, constants: Constants, hotkey: str, log: logging.Logger) -> bool:
-    """Reads the chain once; False when it is away and the list of an earlier run stands in for it.
+    """Reads the chain once; False when it is unreachable and the list of an earlier run is used instead.
 
-    Raises OmronError when our hotkey is not registered, ChainError when the chain is away and there is no such list.
+    Raises OmronError when our hotkey is not registered, ChainError when there is no such list either.
     """
     network = constants.network
     try:
@@ -135,7 +135,7 @@ def read_chain(chain: Chain, constants: Constants, hotkey: str, log: logging.Log
             chain.use_copy()
         except ChainError as none:
             raise ChainError(f"{away.message}, and {none.message}", none.hint) from away
-        log.warning("The chain is away; using the list of validators of %s: %s", utc(chain.read_at()), away)
+        log.warning("Chain unreachable; using the validator list of %s: %s", utc(chain.read_at()), away)
         return False
     return True
 

@@ -1,11 +1,11 @@
-"""Room for callers who have not proven who they are: bounded for each, so that none of them takes that of others.
+"""Limits on unauthenticated callers: each has a bounded share, so that none of them crowds out the others.
 
-Anybody may open connections and name a validator's hotkey in a request that he never finishes. Where a bound is passed,
+Anyone can open connections and name a validator's hotkey in a request that is never finished. When a limit is exceeded,
 the connection that has waited longest is closed, because an honest request arrives in milliseconds. First one of the
-same peer address; where all together have too much, one of those that have at least half of the average, among the
-hotkeys that are named and then among the peers that name them.
+same peer address; when all together exceed a limit, one of those that have at least half of the average, among the
+named hotkeys and then among the peers that name them.
 
-Not for: requests that are proven, see `allowance`.
+Not for: authenticated requests, see `allowance`.
 """
 
 from __future__ import annotations
@@ -25,37 +25,37 @@ if TYPE_CHECKING:
 
 _MIB = 1_048_576
 _BODIES = 4
-"""A peer may have as many bodies of the largest size on the way at a time."""
+"""Bodies of the largest size that a peer may be sending at a time."""
 _LINE_SECONDS = 60.0
 _TOO_MUCH = "Too many unfinished requests at this time"
 _log = logging.getLogger(LOGGER_NAME)
 
 
 class Connection(Protocol):
-    """What is known of a connection here. `peer` never changes."""
+    """A connection as seen here. `peer` never changes."""
 
     peer: str
 
     @property
     def hotkey(self) -> str:
-        """Which the caller says is its; empty before it says any."""
+        """As the caller claims it; empty before that."""
 
     def cut(self, status: int, why: str) -> None:
-        """Ends it."""
+        """Closes it."""
 
 
 @dataclass(frozen=True)
 class UnauthenticatedLimits:
-    """Of connections without a proven request: those being opened, those on which one arrives, and idle ones."""
+    """Connections without an authenticated request: being opened, receiving a request, or idle."""
 
     connections_per_peer: int = 256
     connections: int = 1024
     bytes_per_peer: int = 16 * _MIB
     bytes: int = 64 * _MIB
-    """Received of requests that are not answered."""
+    """Bytes received of unanswered requests."""
 
     def fitted(self, max_body_bytes: int) -> UnauthenticatedLimits:
-        """These, with room for bodies as large as `max_body_bytes`, within the process's limit of open files."""
+        """These limits, with room for bodies of `max_body_bytes`, within the process's limit of open files."""
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         per_peer = max(self.bytes_per_peer, _BODIES * max_body_bytes)
         most = self.connections if files == resource.RLIM_INFINITY else min(self.connections, max(1, files // 2))
@@ -70,7 +70,7 @@ class _Held:
 
 
 class UnauthenticatedConnections:
-    """The connections without a proven request, and the bytes they have sent. For one thread."""
+    """The connections without an authenticated request, and the bytes they have sent. For one thread."""
 
     def __init__(self, limits: UnauthenticatedLimits) -> None:
         self._limits = limits
@@ -84,7 +84,7 @@ class UnauthenticatedConnections:
         self._closed, self._written = 0, -_LINE_SECONDS
 
     def enter(self, connection: Connection) -> None:
-        """It waits for a request from now on; may be called again. Others, or it, may be cut off."""
+        """It waits for a request from now on; may be called again. May close it or others."""
         self.leave(connection)
         of_peer = self._held.setdefault(connection.peer, {})
         of_peer[connection] = _Held(next(self._numbers))
@@ -95,7 +95,7 @@ class UnauthenticatedConnections:
             self._cut(self._one_of_many(lambda _: 1))
 
     def charge(self, connection: Connection, size: int) -> None:
-        """It has sent `size` bytes more; none are counted of a proven one. Others, or it, may be cut off."""
+        """It has sent `size` more bytes; not counted once authenticated. May close it or others."""
         of_peer = self._held.get(connection.peer, {})
         held = of_peer.get(connection)
         if held is None:
@@ -109,13 +109,13 @@ class UnauthenticatedConnections:
             self._cut(self._one_of_many(lambda its: its.bytes))
 
     def forget_bytes(self, connection: Connection) -> None:
-        """What it has sent was thrown away."""
+        """The bytes that it has sent were discarded."""
         held = self._held.get(connection.peer, {}).get(connection)
         if held is not None:
             self.charge(connection, -held.bytes)
 
     def leave(self, connection: Connection) -> None:
-        """It is proven, or closed."""
+        """It is authenticated, or closed."""
         of_peer = self._held.get(connection.peer, {})
         held = of_peer.pop(connection, None)
         if held is None:
@@ -131,11 +131,11 @@ class UnauthenticatedConnections:
 
     @property
     def held_bytes(self) -> int:
-        """Received of requests that are not answered."""
+        """Bytes received of unanswered requests."""
         return self._all_bytes
 
     def _one_of_many(self, weight: Callable[[_Held], int]) -> Connection:
-        """Of the hotkeys that weigh half the average at least, and there of such peers, what waits longest."""
+        """The longest-waiting connection of the heaviest hotkeys, and among these of the heaviest peers."""
         found = {one: held for of_peer in self._held.values() for one, held in of_peer.items() if weight(held)}
         found = _heavy(found, lambda one: one.hotkey, weight)
         found = _heavy(found, lambda one: one.peer, weight)
@@ -155,7 +155,7 @@ class UnauthenticatedConnections:
 def _heavy(
     found: dict[Connection, _Held], name: Callable[[Connection], str], weight: Callable[[_Held], int]
 ) -> dict[Connection, _Held]:
-    """Those of the names that weigh half the average at least: who sends little is left alone."""
+    """The names with at least half of the average weight: callers that send little are spared."""
     weights: Counter[str] = Counter()
     for one, held in found.items():
         weights[name(one)] += weight(held)

@@ -1,6 +1,6 @@
 """One file per proof system behind one small interface: witness, prove, verify.
 
-`ezkl_call` is for code that asks EZKL for more than proofs. `ezkl_handler` loads EZKL, so it is handed on as a module.
+`ezkl_call` is for code that asks EZKL for more than proofs. `ezkl_handler` loads EZKL, so it is exported as a module.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every proof system offers, and how it says that it could not."""
+"""The interface of every proof system, and its errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class VerificationError(OmronError):
 
 @dataclass(frozen=True)
 class Proof:
-    """A proof as it goes over the wire, and what it says.
+    """A proof in wire format, and its outputs.
 
     `proof` is the JSON text of the proof system's whole proof file, `public_signals` that of its instances or public
     signals; `outputs` are the public outputs as floats, all in one list.
@@ -38,7 +38,7 @@ class Proof:
 
 @contextmanager
 def native_errors(kind: type[ProofError] | type[VerificationError], what: str) -> Iterator[None]:
-    """Raises `kind`, with `what` before it, for whatever native code raises inside, its panics included.
+    """Raises `kind`, with `what` before it, for anything that native code raises inside, including panics.
 
     These are BaseExceptions. Those that abort the process cannot be caught here or anywhere.
     """
@@ -54,25 +54,25 @@ class ProofHandler(Protocol):
     """The three steps of a request, whose files go to its session. The constructor takes the SRSs' folder, if needed.
 
     `rows` are what `inputs.validate_inputs` made of the request for this proof system. A handler is used by one
-    thread at a time, in a process that may be lost: native code can abort it.
+    thread at a time, in a process that may die: native code can abort it.
     """
 
     def load(self, circuit: Circuit) -> None:
-        """Takes into memory what a proof of the circuit needs, if the system can keep it there. Raises ProofError."""
+        """Loads the keys of the circuit into memory, if the system can keep them there. Raises ProofError."""
 
     def write_input(self, rows: Any, session: Session) -> None:
-        """Takes validated inputs for the session, in its files if the system reads them there. Raises OSError."""
+        """Stores validated inputs for the session, in files if the system reads them from files. Raises OSError."""
 
     def witness(self, circuit: Circuit, session: Session) -> None:
         """Runs the model on the session's input and leaves the witness there. Raises ProofError."""
 
     def prove(self, circuit: Circuit, session: Session) -> Proof:
-        """Proves the session's witness; the proof is without what no verification reads. Raises ProofError."""
+        """Proves the session's witness; parts that verification does not read are omitted. Raises ProofError."""
 
     def verify(self, circuit: Circuit, rows: Any, proof: str, session: Session, signals: str = "") -> Proof:
-        """Verifies a proof's wire strings as a validator would who asked with these inputs.
+        """Verifies a proof's wire strings as a validator that sent these inputs would.
 
-        `signals` are the public signals that came with it; EZKL's proofs hold their own and need none.
+        `signals` are the public signals that came with it; EZKL's proofs contain their own and need none.
 
-        Returns what the proof says. Raises VerificationError when it does not verify.
+        Returns the verified proof. Raises VerificationError when it does not verify.
         """

@@ -1,7 +1,7 @@
 """CIRCOM: Groth16 over circom's circuits, in this process: wasmtime makes the witness, arkworks (groth16py) the proof.
 
 Keys are loaded once a process and kept: a request reads neither the proving key nor the witness program again. snarkjs
-is not needed on a host; tests hold both directions against it. Importing this module loads native code.
+is not needed on a host; tests compare both directions with it. Importing this module loads native code.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _Answer = TypeVar("_Answer")
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A circuit's keys in memory. `made_of` are its files as they were then."""
+    """A circuit's keys in memory. `made_of` are its files at that time."""
 
     made_of: tuple[tuple[str, int, int], ...]
     program: WitnessProgram
@@ -53,7 +53,7 @@ class CircomHandler:
         self._verifiers: OrderedDict[str, tuple[tuple[tuple[str, int, int], ...], groth16py.Verifier]] = OrderedDict()
 
     def load(self, circuit: Circuit) -> None:
-        """Loads the circuit's keys, unless they are here and its files unchanged. Raises ProofError."""
+        """Loads the circuit's keys, unless they are loaded and its files unchanged. Raises ProofError."""
         self._keys(circuit)
         self._verifier(circuit)
 
@@ -62,7 +62,7 @@ class CircomHandler:
         self._inputs[session] = rows
 
     def witness(self, circuit: Circuit, session: Session) -> None:
-        """Runs the witness program and writes witness.wtns. Raises ProofError when the inputs do not fit it."""
+        """Runs the witness program and writes witness.wtns. Raises ProofError when the inputs do not match it."""
         session.doing("making the witness", circuit.model_compiled, circuit.pk)
         values = self._keys(circuit).program.run(self._inputs[session])
         session.path(WITNESS).write_bytes(witness_file(values))
@@ -87,7 +87,7 @@ class CircomHandler:
         session: Session,
         signals: str = "",
     ) -> Proof:
-        """The validator's criterion (upstream's circom_handler): the miner's signals, the request's inputs put in."""
+        """The validator's criterion (upstream's circom_handler): the miner's signals with the request's own inputs."""
         settings = _settings(circuit)
         public = circom.validators_signals(settings, rows, _public(signals, settings.public_count))
         session.doing("verifying", circuit.vk)
@@ -130,13 +130,13 @@ def _settings(circuit: Circuit) -> CircomSettings:
 
 
 def _native(function: Callable[[], _Answer], kind: type[ProofError] | type[VerificationError]) -> _Answer:
-    """What native code answers. Raises `kind` for whatever it raises."""
+    """The result of native code. Raises `kind` for anything that it raises."""
     with native_errors(kind, "Groth16"):
         return function()
 
 
 def _proof_text(proof: bytes) -> str:
-    """snarkjs' proof.json of eight big-endian coordinates, A, B and C, the parts of B's the wrong way round."""
+    """snarkjs' proof.json of eight big-endian coordinates, A, B and C, with the two parts of B's swapped."""
     values = [str(int.from_bytes(proof[at : at + 32], "big")) for at in range(0, len(proof), 32)]
     if len(values) != _PROOF_VALUES:
         raise ProofError(f"Groth16 gave {len(proof)} bytes instead of a proof")

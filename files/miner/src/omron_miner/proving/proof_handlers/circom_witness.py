@@ -1,8 +1,8 @@
 """Runs a circom 2 circuit's witness program, ``circuit.wasm``: inputs in, the value of every wire out.
 
-The program takes and gives one value at a time, by calls that cost microseconds from Python; `_LOOPS`, a small module
-linked to it, makes them where they cost nanoseconds. Each witness has an instance of its own, as snarkjs does it,
-because the program keeps what it was given.
+The program passes one value per call, which costs microseconds from Python; `_LOOPS`, a small module linked to it,
+makes these calls in nanoseconds. Each witness gets its own instance, as in snarkjs, because the program keeps its
+inputs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ VALUE_BYTES = 32
 """Of a field element, little-endian, in the program's shared memory and in a witness file."""
 _PAGE_BYTES = 65_536
 _VERSION = 2
-"""Circom's major version: version 1's programs take their inputs in another way."""
+"""Circom's major version: programs of version 1 take their inputs differently."""
 _LONGEST_MESSAGE = 1000
 _LOOPS = """
 (module
@@ -71,7 +71,7 @@ class WitnessProgram:
             raise ProofError(f"{path.name} does not compile: {_line(error)}") from error
 
     def run(self, inputs: Mapping[str, list[int]]) -> bytes:
-        """The values of all wires, `VALUE_BYTES` each; the first is 1. Raises ProofError when the inputs do not fit."""
+        """The values of all wires, `VALUE_BYTES` each; the first is 1. Raises ProofError for unsuitable inputs."""
         try:
             return _Run(self._engine, self._module, self._loops).witness(inputs)
         except (wasmtime.WasmtimeError, wasmtime.Trap, KeyError) as error:
@@ -79,7 +79,7 @@ class WitnessProgram:
 
 
 class _Run:
-    """One instance of the program, and what it says."""
+    """One instance of the program, and its messages."""
 
     def __init__(self, engine: wasmtime.Engine, module: wasmtime.Module, loops: wasmtime.Module) -> None:
         self._store = wasmtime.Store(engine)
@@ -101,7 +101,7 @@ class _Run:
     def witness(self, inputs: Mapping[str, list[int]]) -> bytes:
         """See `WitnessProgram.run`."""
         if (version := self._call("getVersion")) != _VERSION:
-            raise ProofError(f"the witness program is circom {version}'s, run is {_VERSION}'s")
+            raise ProofError(f"the witness program is of circom {version}, only {_VERSION} is supported")
         self._call("init", 0)
         shared = self._call("getSharedRWMemoryStart")
         for name, values in inputs.items():
@@ -142,7 +142,7 @@ class _Run:
         return "".join(letters)
 
     def _pass_over(self) -> None:
-        """Takes what the circuit's log() writes, for the next message to begin at its start."""
+        """Drops the output of the circuit's log(), so that the next message starts empty."""
         self._message()
 
     def _hear(self) -> None:

@@ -1,4 +1,4 @@
-"""How EZKL's functions are called: their coroutines, panics and run args, and what EZKL does not check itself.
+"""How EZKL's functions are called: their coroutines, panics and run args, and checks that EZKL lacks.
 
 Works with 22.0.1, whose calls are coroutines that need a running event loop, and with 23.x, whose calls are plain.
 Importing this module does not load EZKL.
@@ -63,7 +63,7 @@ def output_floats(witness: dict[str, Any], scales: Sequence[int]) -> list[list[f
 
 
 def check_lookups(settings: dict[str, Any], witness: dict[str, Any]) -> None:
-    """Raises ProofError for a value no table holds: EZKL 22.0.1 would witness it and then never return from prove.
+    """Raises ProofError for a value outside the lookup tables: EZKL 22.0.1 would witness it, then hang in prove.
 
     `settings` is all of settings.json.
     """
@@ -82,10 +82,10 @@ def native_run_args(run_args: RunArgs) -> Any:
         if key == "commitment":  # KZG is the only one that is allowed here, and every version's default
             continue
         if not hasattr(native, key):
-            raise CircuitError(f"EZKL {ezkl_version()} has no run arg {key}", "take it out of the circuit's run_args")
+            raise CircuitError(f"EZKL {ezkl_version()} has no run arg {key}", "remove it from the circuit's run_args")
         try:
             setattr(native, key, list(value) if key == "variables" else value)
         except (OverflowError, TypeError, ValueError) as error:
-            message = f"EZKL {ezkl_version()} does not take {value!r} as {key}: {error}"
+            message = f"EZKL {ezkl_version()} does not accept {value!r} as {key}: {error}"
             raise CircuitError(message, "correct the circuit's run_args") from error
     return native

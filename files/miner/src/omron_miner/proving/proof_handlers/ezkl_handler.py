@@ -1,6 +1,6 @@
 """EZKL: witness, prove and verify through its Python library, on files, as validators expect them.
 
-Only circuits of the installed version may come here (`circuit.load_circuit` sees to that): a file of another version
+Only circuits of the installed version may be passed (`circuit.load_circuit` ensures that): a file of another version
 aborts the process. Importing this module loads EZKL's native code.
 """
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 PROOF, REBUILT_PROOF = "proof.json", "rebuilt_proof.json"
 _HEAD = '{"protocol":null,"instances":'
-"""How EZKL's compact proof files begin; JSON of the same meaning in another form is parsed in full."""
+"""Prefix of EZKL's compact proof files; equivalent JSON in another form is parsed in full."""
 _TRANSCRIPT_KEY, _TRANSCRIPT = '"transcript_type":', '"transcript_type":"EVM"'
-"""Upstream verifies with the EVM transcript whatever the proof says."""
+"""Upstream verifies with the EVM transcript whatever the proof declares."""
 _READABLE_KEY = '"pretty_public_inputs":'
 _decoder = json.JSONDecoder()
 
@@ -42,7 +42,7 @@ class EzklHandler:
         self._srs_directory = srs_directory
 
     def load(self, circuit: Circuit) -> None:
-        """Nothing: EZKL reads its files for every proof."""
+        """No-op: EZKL reads its files for every proof."""
 
     def write_input(self, rows: object, session: Session) -> None:
         """Writes input.json. Raises OSError."""
@@ -62,7 +62,7 @@ class EzklHandler:
         check_lookups(circuit.settings.whole, witness)
 
     def witnessed_outputs(self, circuit: Circuit, session: Session) -> list[float]:
-        """The outputs in the session's witness, which no proof vouches for yet. Raises ProofError."""
+        """The outputs in the session's witness, not yet proved. Raises ProofError."""
         try:
             rows = parse_json(session.path(WITNESS).read_bytes())["outputs"]
             return _outputs(circuit, [felt for row in rows for felt in row])
@@ -72,7 +72,7 @@ class EzklHandler:
     def prove(self, circuit: Circuit, session: Session) -> Proof:
         """Proves the session's witness and reads the proof file. Raises ProofError.
 
-        EZKL's readable copy of the instances, more than half of the text when inputs are large, is left out:
+        EZKL's readable copy of the instances, more than half of the text when inputs are large, is omitted:
         verification does not read it, and the caller's clock runs until it has the last byte.
         """
         path, srs = session.path(PROOF), srs_path(self._srs_directory, circuit.settings.logrows)
@@ -127,14 +127,14 @@ class EzklHandler:
         except ProofError as error:
             raise VerificationError(error.message) from error
         if verified is not True:
-            raise VerificationError("EZKL says it does not verify")
+            raise VerificationError("EZKL rejects the proof")
         return Proof(proof, json.dumps([wanted], separators=(",", ":")), _outputs(circuit, wanted))
 
 
 def _instances(proof: str) -> tuple[list[str], str]:
     """The one row of instances in a proof's JSON text, and the JSON text of the list it is in. Raises ValueError.
 
-    When the text has EZKL's own form the rest is not parsed: with a large input that is a megabyte nobody reads here.
+    When the text has EZKL's own form the rest is not parsed: with a large input that would be a megabyte of text.
     """
     try:
         if proof.startswith(_HEAD):
@@ -151,7 +151,7 @@ def _instances(proof: str) -> tuple[list[str], str]:
 
 
 def _without_readable_instances(proof: str) -> str:
-    """EZKL's compact proof text with null for `pretty_public_inputs`; any other text as it is.
+    """EZKL's compact proof text with null for `pretty_public_inputs`; any other text unchanged.
 
     The value is an object of lists of strings, all of them numbers, so it ends at the first brace.
     """
