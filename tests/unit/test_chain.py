@@ -390,7 +390,7 @@ def test_refusals_have_the_list_read_early_but_not_often(refused: int) -> None:
     assert (reads[0] > 0) is (refused > 0)
 
 
-def test_a_watch_survives_what_nobody_foresaw(lines: Lines) -> None:
+def test_a_watch_survives_an_unexpected_error(lines: Lines) -> None:
     subtensor = FakeSubtensor()
     faults = iter([ZeroDivisionError()])
 

@@ -31,7 +31,7 @@ def test_the_version_is_the_packages() -> None:
     assert CliRunner().invoke(main, ["--version"]).output == f"omron-miner, version {__version__}\n"
 
 
-def test_an_unknown_command_is_asked_wrongly() -> None:
+def test_an_unknown_command_is_a_usage_error() -> None:
     assert CliRunner().invoke(main, ["dance"]).exit_code == 2
 
 
@@ -101,7 +101,7 @@ def test_root_becomes_the_owner_of_the_logs_and_no_child_can_go_back() -> None:
     assert int(lines["CapPrm"], 16) == int(lines["CapEff"], 16) == 0
 
 
-def test_text_and_json_at_once_is_asked_wrongly(config: Path) -> None:
+def test_text_and_json_together_are_a_usage_error(config: Path) -> None:
     assert CliRunner().invoke(main, ["--config", str(config), "monitor", "--print", "--json"]).exit_code == 2
 
 

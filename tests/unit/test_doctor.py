@@ -537,7 +537,7 @@ def test_what_host_toml_does_not_name_is_shown_and_not_judged(host: Host) -> Non
     (host.root / "host.toml").write_text("[clock]\nsynchronised = true\n")
     checks = {check.name: check for check in host.checks()}
     assert {checks[name].status for name in HOST_SETTINGS} == {Status.OK}
-    assert {checks[name].wanted for name in HOST_SETTINGS} == {"as it is (not in host.toml)"}
+    assert {checks[name].wanted for name in HOST_SETTINGS} == {"any (not in host.toml)"}
     assert (checks["swap"].live, checks["CPU governor"].live) == ("on: /dev/sda2", "powersave on 1 CPU")
     assert "firewall" not in checks
     assert checks["vm.overcommit_memory"].status is Status.WARN, "2 refuses proofs"

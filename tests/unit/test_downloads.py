@@ -242,7 +242,7 @@ def test_a_server_that_comes_a_little_further_each_time_is_left_when_much_came_i
     def act(handler: Handler) -> None:
         handler.answer(200, bytes(next(cuts)), Content_Length=48 << 20)
 
-    with serving(b"", *[act] * 50) as server, pytest.raises(DownloadError, match="MiB were fetched in vain"):
+    with serving(b"", *[act] * 50) as server, pytest.raises(DownloadError, match="MiB were downloaded for nothing"):
         fetch(server.url, part, RULES)
     assert len(server.requests) == 5
 
@@ -408,8 +408,8 @@ def test_a_redirect_on_the_same_host_is_followed_ranges_included(part: Path) -> 
     ("target", "said"),
     [
         (lambda port: f"http://localhost:{port}/pk.key", "localhost is not among"),
-        (lambda port: "file:///etc/shadow", "sends us on to file:///etc/shadow"),
-        (lambda port: f"https://127.0.0.1:{port}/pk.key", "sends us on to https"),
+        (lambda port: "file:///etc/shadow", "redirects to file:///etc/shadow"),
+        (lambda port: f"https://127.0.0.1:{port}/pk.key", "redirects to https"),
         (lambda port: "//user:secret@127.0.0.1/pk.key", "holds a user name"),
     ],
 )

@@ -163,7 +163,7 @@ def test_a_circuit_of_another_ezkl_is_named_with_both_versions(tmp_path: Path) -
     found = failed(tmp_path, request(failure=VERIFICATION))
     assert names(found)[0] == "ezkl_version"
     assert found.causes[0].evidence == [
-        "age v0.1.0 using EZKL was compiled by EZKL 23.0.5, installed is 22.0.1"
+        "age v0.1.0 using EZKL was compiled by EZKL 23.0.5, but 22.0.1 is installed"
     ]  # fmt: skip
     (folder / "settings.json").write_text(json.dumps({"version": "22.0.1"}))
     assert "ezkl_version" not in names(failed(tmp_path, request(failure=VERIFICATION)))

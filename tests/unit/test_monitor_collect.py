@@ -265,7 +265,7 @@ def test_one_run_reads_no_more_than_it_may_and_the_next_goes_on(log: Path, readi
     assert found == ids
 
 
-def test_five_gigabytes_of_nothing_are_read_piece_by_piece(log: Path, reading: Reading) -> None:
+def test_a_sparse_log_of_five_gigabytes_is_read_in_pieces(log: Path, reading: Reading) -> None:
     with log.open("wb") as file:
         file.truncate(5 * 1024**3)
     tracemalloc.start()

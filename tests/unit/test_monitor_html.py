@@ -128,13 +128,13 @@ def test_trouble_is_reported_with_its_cause_and_the_next_command() -> None:
     )
     assert "The message about p95_over_target could not be delivered: timed out" in words(part(page, "alerts"))
     answers = words(part(page, "answers"))
-    assert "Likely: the processors are busy with something else99 % of 8 cores busy" in answers
+    assert "Likely: other processes use the CPU99 % of 8 cores busy" in answers
     assert [one.text for one in part(page, "answers").iter("code")] == [
         "top -o %CPU",
         "ansible-playbook site.yml --tags cpu_governor",
         "omron-miner circuit check --circuit lstm",
     ]
-    assert "Nothing that is measured explains it." in answers
+    assert "No measured cause found." in answers
     assert "verification_failed 15 1.04 %" in " ".join(
         one for one in map(str.strip, part(page, "requests").itertext()) if one
     )

@@ -183,7 +183,7 @@ def test_without_a_history_this_miner_has_no_data(log: Path) -> None:
         (b"\x1f\x8b\x08 not gzip at all", "cannot read"),
     ],
 )
-def test_a_log_of_nothing_is_an_error_that_says_why(log: Path, content: bytes | None, why: str) -> None:
+def test_an_empty_log_is_an_error_with_its_reason(log: Path, content: bytes | None, why: str) -> None:
     if content is not None:
         log.write_bytes(content)
     done = run(log)

@@ -362,7 +362,7 @@ def test_every_worker_may_use_all_cores() -> None:
     assert worker_count(Constants(prover=Prover(workers=7))) == 7
 
 
-def test_a_busy_pools_worn_worker_is_replaced_late_rather_than_beside_a_proof(make_pool: MakePool) -> None:
+def test_a_busy_pools_worker_is_recycled_late_rather_than_during_a_proof(make_pool: MakePool) -> None:
     pool = make_pool(recycle_after_tasks=2)
     jobs = [submit(pool, seconds=0.1) for _ in range(4)]
     makers = {job.result(60).detail for job in jobs}

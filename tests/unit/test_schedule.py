@@ -61,7 +61,7 @@ def test_two_do_not_begin_when_it_does_not_pay_until_the_second_would_be_refused
     assert len(planned([job(90.0)], [running], [FRESH], known, now=5.0).begin) == 1
 
 
-def test_nobody_begins_whose_company_would_cost_another_its_deadline() -> None:
+def test_no_job_starts_that_would_make_another_miss_its_deadline() -> None:
     known, running = pace(alone=6.0, pair=12.0), job(deadline=15.0)
     made = planned([job(90.0)], [running], [FRESH], known, now=5.0)
     assert made.begin == []

@@ -88,7 +88,7 @@ def test_the_report_names_the_winner_and_why_others_are_out(tmp_path: Path) -> N
     rows = to_text(tuned).splitlines()
     assert any(row.startswith("candidate 1 ") and row.endswith("WINNER") and " 2.00 " in row for row in rows)
     assert any(
-        row.startswith("candidate 2 ") and row.endswith("OUT: killed: it took longer than 300 s") for row in rows
+        row.startswith("candidate 2 ") and row.endswith("REJECTED: killed: it took longer than 300 s") for row in rows
     )
     told = json.loads(to_json(tuned))
     assert told["winner"] == "candidate 1"
@@ -128,7 +128,7 @@ def test_the_command_hands_on_what_it_was_asked_and_fails_when_nothing_passes(
     assert {path.name for path in tmp_path.glob("report.*")} == {"report.txt", "report.json", "report.svg"}
 
 
-def test_a_model_that_is_not_there_is_asked_wrongly(tmp_path: Path) -> None:
+def test_a_missing_model_is_a_usage_error(tmp_path: Path) -> None:
     config = tmp_path / "constants.toml"
     config.write_text(to_toml(constants_below(tmp_path)))
     given = ["--config", str(config), "circuit", "tune", str(tmp_path / "none.onnx"), "--out", str(tmp_path / "out")]

@@ -89,7 +89,7 @@ def test_asking_with_another_miners_hotkey_is_told_apart(served: Constants, tran
 
 
 @pytest.mark.parametrize("transport", ["axon", "http"])
-def test_nobody_there_is_told_apart(served: Constants, transport: str) -> None:
+def test_closed_port_is_reported(served: Constants, transport: str) -> None:
     done = command(served, "query", "--json", "--transport", transport, "--port", str(free_port()))
     assert (done.returncode, json.loads(done.stdout)["status"]) == (1, 503)
     assert "is the miner up" in done.stderr

@@ -307,7 +307,7 @@ def _prove_example(circuit: Circuit, constants: Constants, srs: Source) -> tuple
 def _make_srs(logrows: int, constants: Constants, srs: Source) -> None:
     path = ensure_srs(logrows, constants.circuits.srs_directory, constants.network.name, srs.file, srs.sha256)
     if is_test_only(path):
-        say(f"WARNING: {path.name} was generated here: TEST-ONLY, its proofs convince no validator")
+        say(f"WARNING: {path.name} was generated here: TEST-ONLY, validators reject its proofs")
 
 
 def _ordered(settings: Path) -> dict[str, Any]:

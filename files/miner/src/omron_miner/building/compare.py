@@ -146,7 +146,7 @@ def read_reference(path: Path, model: Path) -> Reference:
             f"{path} is no model's reference: {error!r}"[:_LONGEST], "omron-miner circuit reference writes one"
         ) from error
     if digest != hashlib.sha256(model.read_bytes()).hexdigest():
-        hint = "make it again with omron-miner circuit reference, or remove it"
+        hint = "regenerate it with omron-miner circuit reference, or remove it"
         raise ConfigError(f"{path} is the reference of another model than {model}", hint)
     return _finite(Reference(samples, path.name, []), model)
 

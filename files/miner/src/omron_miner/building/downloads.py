@@ -222,8 +222,8 @@ class _Download:
         """Raises DownloadError when the file came too often in vain."""
         if wasted > max(_MOST_WASTE * max(self._note.size or 0, most), _LEAST_WASTE_BYTES):
             raise DownloadError(
-                f"{without_query(self.url)} breaks off and begins from the first byte again and again: "
-                f"{formatting.size(wasted)} were fetched in vain",
+                f"{without_query(self.url)} keeps restarting from the first byte: "
+                f"{formatting.size(wasted)} were downloaded for nothing",
                 "fetch the file by hand",
             )
 
@@ -267,10 +267,10 @@ class _Download:
             url = urljoin(url, target)
             if urlsplit(url).scheme != scheme:
                 raise DownloadError(
-                    f"{without_query(self.url)} sends us on to {without_query(url)}", "fetch the file by hand"
+                    f"{without_query(self.url)} redirects to {without_query(url)}", "fetch the file by hand"
                 )
             check_url(url, self.rules)
-        raise DownloadError(f"{without_query(self.url)} sends us round in circles", "fetch the file by hand")
+        raise DownloadError(f"redirect loop at {without_query(self.url)}", "fetch the file by hand")
 
     def _is_whole(self, response: urllib3.BaseHTTPResponse, have: int) -> bool:
         """Whether nothing is left to fetch. Otherwise the part is ready for the body; raises when there is none."""
@@ -304,7 +304,7 @@ class _Download:
             return
         length = response.headers.get("Content-Length")
         if length is not None and not _LENGTH.fullmatch(length):
-            raise _TryAgainError("the server says a length that is no number")
+            raise _TryAgainError("the server sent an invalid Content-Length")
         size = None if length is None else int(length)
         self._note = _Note(self.url, size, response.headers.get("ETag"), response.headers.get("Last-Modified"))
         if response.headers.get("Content-Encoding", "identity") != "identity":

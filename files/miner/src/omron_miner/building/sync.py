@@ -263,7 +263,7 @@ def _fetch_and_put(job: _Job) -> tuple[int, CheckResult]:
     except CircuitError as error:
         if not was_begun or _is_this_hosts_fault(error):
             raise
-        job.tell(f"what an earlier run began proves nothing, so from the first byte: {error.message}")
+        job.tell(f"the partial download of an earlier run is unusable, restarting: {error.message}")
         downloads.discard(job.part)
         received += _fetch(job)
         checked = _prove_staged(job)

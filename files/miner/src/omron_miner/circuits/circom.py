@@ -195,7 +195,7 @@ def _verification_key(directory: Path) -> dict[str, Any]:
     except NOT_OF_ITS_FORM as error:
         refuse_circuit(directory, f"{VERIFICATION_KEY} is not snarkjs': {error!r}", _AGAIN, error)
     if kind != ("groth16", "bn128"):
-        message = f"{VERIFICATION_KEY} is for {kind[0]} on {kind[1]}, proved is groth16 on bn128"
+        message = f"{VERIFICATION_KEY} is for {kind[0]} on {kind[1]}, only groth16 on bn128 is supported"
         refuse_circuit(directory, message, "remove the folder or ignore its id")
     return key  # type: ignore[no-any-return]
 

@@ -97,7 +97,7 @@ def load_without_key(directory: Path) -> tuple[Metadata, Settings]:
         _refuse(directory, f"it is a {meta.proof_system.value} circuit, not EZKL's", "name an EZKL circuit")
     settings = _read_settings(directory)
     if settings.version != ezkl_version():
-        message = f"was made by EZKL {settings.version}, installed is {ezkl_version()}"
+        message = f"was made by EZKL {settings.version}, but {ezkl_version()} is installed"
         _refuse(directory, message, "build it again, or install that version of EZKL")
     check_compiled_version(directory, settings.version)
     _check_vk(directory, settings.logrows)

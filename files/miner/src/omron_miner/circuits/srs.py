@@ -177,7 +177,7 @@ def _make(path: Path, logrows: int, network: str, make: Make) -> None:
     made.unlink(missing_ok=True)  # a killed process left it
     try:
         if for_tests:
-            _log.warning("generating %s: a TEST-ONLY SRS, its proofs convince nobody", path.name)
+            _log.warning("generating %s: a TEST-ONLY SRS; validators reject its proofs", path.name)
         make(made, logrows, for_tests)
         _check_size(made, logrows)
         _put_in_place(made, path, _Origin.GENERATED if for_tests else _Origin.CEREMONY, sha256_of(made))

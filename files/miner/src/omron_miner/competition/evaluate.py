@@ -170,7 +170,7 @@ def _check_folder(directory: Path) -> tuple[int, dict[str, int]]:
         hint = "copy the folder again"
         raise ConfigError(f"{directory / SETTINGS} is not EZKL's: {error!r}", hint) from error
     if version != ezkl_version():  # opening a file of another version aborts EZKL
-        message = f"{directory} was made by EZKL {version}, installed is {ezkl_version()}"
+        message = f"{directory} was made by EZKL {version}, but {ezkl_version()} is installed"
         raise ConfigError(message, "evaluate it where that version is installed")
     return logrows, variables
 

@@ -186,7 +186,7 @@ class CompetitionWatch:
                     failures += 1
                     wait = self._rhythm.pause_after(failures)
             except Exception as error:
-                self._log.exception("The competition failed in a way nobody foresaw")
+                self._log.exception("The competition failed unexpectedly")
                 problem = f"{type(error).__name__}: {error}"
                 failures += 1
                 wait = self._rhythm.pause_after(failures)

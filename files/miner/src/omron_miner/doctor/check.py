@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from omron_miner.errors import OmronError
 
-NOT_OURS = "as it is (not in host.toml)"
+NOT_OURS = "any (not in host.toml)"
 """What is wanted of a setting that the play was not asked to change: it is shown and not judged."""
 
 

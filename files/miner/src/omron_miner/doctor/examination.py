@@ -88,7 +88,7 @@ def _of_sn2(engine: Engine, constants: Constants, host: Machine, outside: sn2.Ou
         ("release", lambda: sn2.release(engine, constants.monitor)),
         ("chain", lambda: sn2.chain_entry(engine, constants, outside)),
         ("circuit cache", lambda: sn2.cached(cache)),
-        ("circuits of today", lambda: sn2.today(engine, constants, host, outside)),
+        ("listed circuits", lambda: sn2.today(engine, constants, host, outside)),
         ("service", lambda: service.units(constants.monitor, host, engine)),
         ("boot", lambda: service.at_boot(host)),
     ]

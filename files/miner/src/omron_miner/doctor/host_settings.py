@@ -187,7 +187,7 @@ def _overcommit(wanted: WantedSettings, machine: Machine) -> Iterator[Check]:
     live = read_line(machine.proc / "sys/vm/overcommit_memory")
     if live not in ("1", "2") or name in (wanted.get("kernel", "sysctl") or {}):
         return
-    shown = "1, left as another program (Redis, for one) wants it" if live == "1" else "2"
+    shown = "1, set by another program such as Redis" if live == "1" else "2"
     advice = _ELSEWHERE if machine.is_container else "large proofs are refused: run the play with --tags kernel"
     yield judged(name, live == "1", "0 or 1", shown, advice)
 

@@ -51,7 +51,7 @@ def _run(name: str, checks: Callable[[], Iterable[Check]], into: list[Check]) ->
     except PermissionError as error:
         into.append(unseen(name, "readable", str(error), "run this as root"))
     except Exception as error:
-        into.append(unseen(name, "readable", f"{type(error).__name__}: {error}", "tell the maintainers"))
+        into.append(unseen(name, "readable", f"{type(error).__name__}: {error}", "report this to the maintainers"))
 
 
 def unreadable(folder: Path) -> str | None:

@@ -249,7 +249,7 @@ def today(engine: Engine, constants: Constants, machine: Machine, outside: Outsi
     if constants.network.name == "local" and not engine.circuits_url:
         return
     cache = cache_of(engine)
-    name, wanted = "circuits of today", "all that are listed are in the cache"
+    name, wanted = "listed circuits", "all that are listed are in the cache"
     try:
         lists = outside.lists(engine.circuits_url)
     except OmronError as error:
@@ -271,7 +271,7 @@ def today(engine: Engine, constants: Constants, machine: Machine, outside: Outsi
     mean = _mean_bytes(cache)
     name = "room for circuits"
     if to_fetch and mean is None:
-        yield unseen(name, "room for those of today", "no component is here yet whose size could be the measure")
+        yield unseen(name, "room for those of today", "no component in the cache yet to estimate the size from")
         return
     need = KEEP_FREE_BYTES + int(len(to_fetch) * (mean or 0))
     try:

@@ -102,7 +102,7 @@ def _processors(evidence: _Evidence) -> Iterator[Cause]:
     if busy is not None and miner is not None and busy >= FULL_CPU_PERCENT and busy - miner >= OTHER_CPU_PERCENT:
         yield Cause(
             "cpu_busy",
-            "the processors are busy with something else",
+            "other processes use the CPU",
             [f"{busy:.0f} % {cores} were busy, the miner used {miner:.0f} %"],
             "ps -eo pid,user,pcpu,comm --sort=-pcpu | head",
         )
@@ -110,8 +110,8 @@ def _processors(evidence: _Evidence) -> Iterator[Cause]:
     if stolen is not None and stolen >= STEAL_PERCENT:
         yield Cause(
             "cpu_stolen",
-            "the hypervisor gives this machine's processors to others",
-            [f"{stolen:.0f} % {cores} were stolen"],
+            "the hypervisor steals CPU time from this machine",
+            [f"steal time was {stolen:.0f} % {cores}"],
             "vmstat 1 5",
         )
     slow = {number: one for number, one in host.cpu.governors.items() if one != "performance"}
@@ -293,7 +293,7 @@ def _ezkl(evidence: _Evidence, failing: list[CircuitRequests]) -> Iterator[Cause
     for one in failing:
         wanted = _compiled_by(evidence.constants, one.circuit_id)
         if wanted and installed and wanted != installed:
-            found.append(f"{one.circuit} was compiled by EZKL {wanted}, installed is {installed}")
+            found.append(f"{one.circuit} was compiled by EZKL {wanted}, but {installed} is installed")
     if installed is None:
         found.append("EZKL is not installed with the monitor")
     found += [
@@ -410,7 +410,7 @@ def _memory(evidence: _Evidence) -> Answer:
     steady = evidence.growth[1] if evidence.growth else "the miner has not run for a day yet"
     return Answer(
         question="memory",
-        title="What does memory do?",
+        title="Is memory sufficient?",
         asked=bool(found),
         symptom="; ".join(found) or f"enough is available; {steady}",
         causes=causes,

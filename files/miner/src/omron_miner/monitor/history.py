@@ -495,7 +495,7 @@ def note_damage(history: History, damage: DamagedHistory) -> None:
 
 
 def _tell(history: History, kept: Path | None, why: str) -> None:
-    after = f"begun again from the logs ({why}); the old file is {kept or 'removed: enough of them are kept'}"
+    after = f"rebuilt from the logs ({why}); the old file is {kept or 'removed: enough damaged files are kept'}"
     history.add_entries("change", CHANGES, [(time.time(), [HISTORY, "in use", after])])
 
 

@@ -193,7 +193,7 @@ def _answer(answer: Answer) -> Markup:
     found = (
         f"<ol>{causes}</ol>"
         if causes
-        else f'<p>Nothing that is measured explains it.</p><p class="next">Next: {code(answer.command)}</p>'
+        else f'<p>No measured cause found.</p><p class="next">Next: {code(answer.command)}</p>'
     )
     return Markup(
         f'<article><h3>{text(answer.title)}</h3><p class="symptom">{text(answer.symptom)}</p>{found}</article>'

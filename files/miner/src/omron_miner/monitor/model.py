@@ -393,13 +393,13 @@ class Answer:
     question: str
     """slow, failed or memory."""
     title: str
-    """Why are answers slow? Why does verification fail? What does memory do?"""
+    """Why are answers slow? Why does verification fail? Is memory sufficient?"""
     asked: bool
     """Whether there is a sign of it in the last hour or day: slow answers, failures, memory that grows or is short."""
     symptom: str
     """What that sign is, or that there is none."""
     causes: list[Cause]
-    """The likeliest first. Empty though asked: nothing that is measured explains it."""
+    """The likeliest first. Empty although `asked`: no measured cause was found."""
     command: str
     """Where to look when no cause was found."""
 

@@ -268,7 +268,7 @@ def provers_in_words(found: Provers) -> str:
     """How many hosts get work, and how many requests wait for one."""
     queued = "unknown" if found.queued is None else str(found.queued)
     text = f"{working(found.hosts)} get work; requests waiting for a host: {queued}"
-    return f"NOT KNOWN NOW, {found.problem}; before: {text}" if found.problem else text
+    return f"STALE, {found.problem}; last known: {text}" if found.problem else text
 
 
 def prover_state(host: HostState) -> str:
@@ -295,7 +295,7 @@ def _answers(summary: Summary) -> Iterator[str]:
                 yield from _wrapped(f"    {one}")
             yield from _wrapped(f"    try: {cause.command}")
         if not answer.causes:
-            yield from _wrapped(f"  nothing that is measured explains it; try: {answer.command}")
+            yield from _wrapped(f"  no measured cause found; try: {answer.command}")
 
 
 def _miner(summary: Summary) -> Iterator[str]:

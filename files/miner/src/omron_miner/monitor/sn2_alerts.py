@@ -63,7 +63,7 @@ def _idle(history: History, summary: Summary, found: Sn2, limit: float) -> Watch
 
 def _gone(summary: Summary, found: Sn2) -> Watched:
     name, up = "validators_gone", _up(summary)
-    text = f"{found.returned} of the {found.connected_before} validators of before the restart are connected again"
+    text = f"{found.returned} of {found.connected_before} validators have reconnected since the restart"
     if not found.connected_before:
         return name, False, f"{found.connected} validators are connected", 0.0
     if up is None or up < RETURN_SECONDS:
@@ -80,7 +80,7 @@ def _flood(found: Sn2) -> Watched:
         return name, False, f"{recent.failed} of {recent.ended} requests failed in this hour and the last", 0.0
     where = f"{recent.slice or 'slices'} of circuit {recent.circuit[:16]}" if recent.circuit else "slices not known"
     meaning = meaning_of(recent.failure)
-    whose = " UPSTREAM'S DEFECT, nothing to mend here:" if UPSTREAM in (meaning or "") else ""
+    whose = " KNOWN UPSTREAM BUG, cannot be fixed here:" if UPSTREAM in (meaning or "") else ""
     known = f" ({meaning})" if meaning else ""
     text = (
         f"{recent.count} of {recent.failed} failures in this hour and the last:{whose} {where}: {recent.failure}{known}"
@@ -110,7 +110,7 @@ def _refused(found: Sn2) -> Watched:
         return name, True, f"validators that had connected before are refused: {parts}", 0.0
     if unknown and found.connected:
         parts = ", ".join(f"{one.peer} ({one.recent} times)" for one in unknown[:3])
-        why = "a validator whose NAT gave it another port, or a stranger"
+        why = "a validator whose NAT changed its port, or an unknown peer"
         return name, True, f"authentication failed for requests from {parts}: {why}", 0.0
     return name, False, "no known validator is refused", 0.0
 

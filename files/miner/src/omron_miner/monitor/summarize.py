@@ -383,7 +383,7 @@ def _sn2_warnings(found: Sn2) -> Iterator[str]:
     if found.version_known is False:
         yield f"sn2-miner {found.version}: its log lines are not known here, figures may be incomplete"
     if found.misfit_lines:
-        yield f"{found.misfit_lines} lines of its log lack what is read from them; the first: {found.misfit}"
+        yield f"{found.misfit_lines} log lines do not have the expected fields; the first: {found.misfit}"
     if found.loopback:
         yield "sn2-miner runs with --loopback: no validator reaches it"
 

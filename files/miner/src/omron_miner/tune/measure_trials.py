@@ -90,7 +90,7 @@ class _Steps:
                     step(one)
         except (CircuitError, SrsError) as error:
             one.failure = error.message
-            say(f"{one.name}: out, {one.failure}")
+            say(f"{one.name}: rejected, {one.failure}")
 
     def _ranged(self, one: Trial) -> None:
         verdicts = {place.verdict for place in self.proposed.magnitudes[one.model].at(one.run_args)}

@@ -64,7 +64,7 @@ def to_text(tuned: Tuned) -> str:
                 "" if one.accuracy is None else f"{one.accuracy:.4f}",
                 "" if one.score is None else f"{one.score:.4f}",
                 one.ranges,
-                "WINNER" if one is tuned.winner else f"OUT: {one.failure}" if one.failure else "",
+                "WINNER" if one is tuned.winner else f"REJECTED: {one.failure}" if one.failure else "",
             )
         )
     title = f"{job.onnx} with EZKL {ezkl_version()}, {tuned.samples} samples, {job.proofs} proofs each, medians"
@@ -85,7 +85,7 @@ def _conclusion(tuned: Tuned) -> list[str]:
         compared_with = "the reference" if tuned.job.goal.reference else best
         lines.append(f"score: as a competition weighs accuracy and time, compared with {compared_with}")
     if not winner.weights_tried:
-        lines.append("no changed weight changes an answer, so that such an answer could not be tried as a forgery")
+        lines.append("the weight forgery could not be tested: changing weights did not change any output")
     if any(one.reused for one in tuned.trials):
         lines.append("some figures are of an earlier run into this folder: measurements.jsonl")
     return lines
@@ -151,7 +151,7 @@ def _points(points: Sequence[tuple[Trial, float, float]], winner: Trial | None) 
         if one is winner:
             drawn.append(f'<circle cx="{at:.1f}" cy="{height:.1f}" r="10" fill="none" stroke="#c30"/>')
         end = "end" if at > (_LEFT + _RIGHT) / 2 else "start"
-        name = one.name + (" (winner)" if one is winner else " (out)" if one.failure else "")
+        name = one.name + (" (winner)" if one is winner else " (rejected)" if one.failure else "")
         drawn.append(_label(at + (-12 if end == "end" else 12), height + 16 + 14 * (number % 3), name, end))
     return drawn
 

@@ -51,7 +51,7 @@ def build_winner(
             return winner, _build(job, constants, prepared, winner)
         except CircuitError as error:
             refused, winner.failure = error, error.message
-            say(f"{winner.name}: out, {winner.failure}")
+            say(f"{winner.name}: rejected, {winner.failure}")
     _warn(trials)
     if refused:
         raise refused
@@ -59,7 +59,7 @@ def build_winner(
 
 
 def _forge(job: Job, constants: Constants, prepared: Prepared, one: Trial) -> bool | None:
-    """Whether an answer by other weights than the circuit's verifies; None when no changed weight changes an answer."""
+    """Whether an answer by other weights than the circuit's verifies; None when changing weights changes no output."""
     say(f"{one.name}: an answer by other weights, which must not verify ...")
     folder, place = Path(one.setup["folder"]), job.work / "altered"
     if not folder.is_dir():  # an earlier run removed it
