@@ -173,7 +173,7 @@ def test_a_circuit_that_does_not_answer_as_its_model_is_refused_before_any_key_i
     run_args_file: RunArgsFile, empty: Constants, tmp_path: Path, progress: list[str]
 ) -> None:
     model = per_channel(tmp_path / "channels.onnx")
-    with pytest.raises(CircuitError, match=r"does not answer as its model: accuracy 0\.\d+ over 8 samples"):
+    with pytest.raises(CircuitError, match=r"does not match its model: accuracy 0\.\d+ over 8 samples"):
         build_circuit("channels", model, run_args_file("tiny"), empty)
     assert not any("setup" in line for line in progress)
     assert folders(empty) == []

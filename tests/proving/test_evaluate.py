@@ -246,7 +246,7 @@ def test_what_is_no_circuit_of_our_ezkl_is_refused_before_ezkl_opens_it(
         judge(tmp_path, proving_constants)
     (tmp_path / "model.compiled").write_bytes(b"anything")
     (tmp_path / "settings.json").write_text("{}")
-    with pytest.raises(ConfigError, match="is not EZKL's"):
+    with pytest.raises(ConfigError, match="was not written by EZKL"):
         judge(tmp_path, proving_constants)
     (tmp_path / "settings.json").write_text('{"run_args": {"logrows": 11}, "version": "1.2.3"}')
     with pytest.raises(ConfigError, match=r"made by EZKL 1\.2\.3, but .* is installed"):

@@ -240,7 +240,7 @@ def test_a_run_that_is_ended_leaves_its_part_to_the_next(
         assert server.ranges == [None, f"bytes={len(key) // 2}-"]
     report: dict[str, Any] = json.loads(done.stdout)
     assert [one["key_bytes"] for one in report["circuits"]] == [len(key)]
-    assert "MiB are here" in done.stderr
+    assert "MiB downloaded" in done.stderr
     assert load_circuit(directory).id == tiny_circuit.id
 
 

@@ -102,7 +102,7 @@ def test_run_args_that_need_a_larger_srs_than_ones_own_are_out(tmp_path: Path) -
     tuned = tune(job, constants)
     (one,) = tuned.trials
     assert (one.name, tuned.winner) == ("as given", None)
-    assert "is for logrows 6, needed is 12" in one.failure
+    assert "is for logrows 6, but 12 is needed" in one.failure
 
 
 def test_a_step_beyond_its_time_is_killed_and_said_to_be(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_forgery_that_verifies_is_refused_loudly(tmp_path: Path, progress: lis
     tuned = tune(again, constants)
     assert (tuned.winner, tuned.built) == (None, None)
     failures = {one.name == winner.name: one.failure for one in tuned.trials}
-    assert "an answer by other weights" in failures[True]
+    assert "a proof verifies with other weights" in failures[True]
     assert "the first output changed" in failures[False]
     assert sum("WARNING" in line and "UNSOUND" in line for line in progress) >= 2
     assert not (again.out / "run_args.json").exists()

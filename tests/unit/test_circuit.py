@@ -124,7 +124,7 @@ def test_metadata_we_cannot_serve_is_refused_by_name(tmp_path: Path, change: dic
 def test_settings_that_are_not_ezkls_are_refused(tmp_path: Path, text: str) -> None:
     directory = write_circuit(tmp_path)
     (directory / "settings.json").write_text(text)
-    with pytest.raises(CircuitError, match=r"settings\.json is not EZKL's"):
+    with pytest.raises(CircuitError, match=r"settings\.json was not written by EZKL"):
         load_circuit(directory)
 
 

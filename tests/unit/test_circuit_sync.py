@@ -83,7 +83,7 @@ def test_a_circuit_of_another_ezkl_is_refused_before_its_key_is_fetched(
 def test_a_name_with_a_path_in_it_is_refused(constants: Constants, server: FileServer, name: str) -> None:
     files = {"pk.key": server.url, name: server.url}
     (write_circuit(constants.circuits.directory, metadata={"external_files": files}) / "pk.key").unlink()
-    assert "which is no file name" in refusal(constants)
+    assert "which is not a file name" in refusal(constants)
     assert server.requests == []
 
 
@@ -114,7 +114,7 @@ def test_a_key_of_another_size_than_the_folders_checksum_is_not_fetched(
 ) -> None:
     directory = keyless(constants, server.url)
     (directory / "checksums.json").write_text(json.dumps({"pk.key": {"bytes": 5, "sha256": "0" * 64}}))
-    assert f"has {len(server.content)} bytes, wanted are 5" in refusal(constants)
+    assert f"has {len(server.content)} bytes, expected 5" in refusal(constants)
     assert not (directory / "pk.key").exists()
 
 

@@ -61,7 +61,7 @@ def test_a_cut_connection_is_gone_on_with(part: Path, progress: list[str]) -> No
 
 def test_a_later_run_goes_on_where_an_earlier_one_gave_up(part: Path) -> None:
     with serving(CONTENT, cut(100_000), *[status(500)] * 3) as server:
-        with pytest.raises(DownloadError, match=r"100000 of 300000 bytes are here.*goes on from there"):
+        with pytest.raises(DownloadError, match=r"100000 of 300000 bytes are downloaded.*resumes from there"):
             fetch(server.url, part, RULES)
         fetched = fetch(server.url, part, RULES)
     assert part.read_bytes() == CONTENT
@@ -214,7 +214,7 @@ def test_a_server_that_trickles_cannot_take_longer_than_allowed(part: Path) -> N
 def test_a_server_that_is_not_there_is_given_up_with_a_word(part: Path) -> None:
     with serving(CONTENT) as server:
         pass
-    with pytest.raises(DownloadError, match="0 bytes are here"):
+    with pytest.raises(DownloadError, match="0 bytes are downloaded"):
         fetch(server.url, part, RULES)
 
 
@@ -225,7 +225,7 @@ def no_ranges(handler: Handler, after: int | None = None) -> None:
 
 def test_a_server_that_cannot_resume_is_left_when_it_brings_no_more_than_before(part: Path) -> None:
     acts: list[Act] = [lambda handler: no_ranges(handler, 100_000)] * 50
-    with serving(CONTENT, *acts) as server, pytest.raises(DownloadError, match="100000 of 300000 bytes are here"):
+    with serving(CONTENT, *acts) as server, pytest.raises(DownloadError, match="100000 of 300000 bytes are downloaded"):
         fetch(server.url, part, RULES)
     assert len(server.requests) == 1 + RULES.tries
 
@@ -261,7 +261,7 @@ def test_a_server_that_changes_the_file_each_time_is_left(part: Path) -> None:
 def test_connections_that_bring_next_to_nothing_are_further_and_further_apart(part: Path, progress: list[str]) -> None:
     with serving(CONTENT, *[cut(1000)] * 6) as server:
         fetch(server.url, part, replace(RULES, pause_seconds=0.01))
-    pauses = [float(line.rpartition(" in ")[2].removesuffix(" s")) for line in progress if "going on in" in line]
+    pauses = [float(line.rpartition(" in ")[2].removesuffix(" s")) for line in progress if "resuming in" in line]
     assert pauses == [0.01, 0.02, 0.04, 0.08, 0.16, 0.32]
 
 
@@ -269,8 +269,8 @@ def test_a_server_that_says_when_to_come_back_is_heeded(part: Path, progress: li
     with serving(CONTENT, status(503, Retry_After="1"), status(503, Retry_After="\u00b2")) as server:
         fetch(server.url, part, RULES)
     assert [line for line in progress if "going on" in line] == [
-        "pk.key: the server answers 503; going on in 1 s",
-        "pk.key: the server answers 503; going on in 0 s",
+        "pk.key: the server answers 503; resuming in 1 s",
+        "pk.key: the server answers 503; resuming in 0 s",
     ]
 
 
@@ -343,7 +343,7 @@ def test_a_server_that_is_gone_is_not_called_slow(part: Path) -> None:
     [
         ({"max_bytes": 1000}, None, "more than circuits.download_max_bytes"),
         ({"keep_free_bytes": 1 << 60}, None, "are needed.*larger disk"),
-        ({}, 300_001, "has 300000 bytes, wanted are 300001"),
+        ({}, 300_001, "has 300000 bytes, expected 300001"),
     ],
 )
 def test_a_file_of_a_wrong_size_is_refused_before_its_body(
@@ -369,14 +369,14 @@ def test_a_compressed_body_is_refused(part: Path) -> None:
     ("url", "rules", "said"),
     [
         ("http://127.0.0.1/pk.key", {"plain_http": False}, "not encrypted"),
-        ("ftp://storage.example/pk.key", {}, "not an address of the web"),
-        ("file:///etc/shadow", {}, "not an address of the web"),
-        ("pk.key", {}, "not an address of the web"),
-        ("https:///pk.key", {}, "not an address of the web"),
-        ("https://user:secret@storage.example/pk.key", {}, "holds a user name"),
+        ("ftp://storage.example/pk.key", {}, "not an HTTP or HTTPS URL"),
+        ("file:///etc/shadow", {}, "not an HTTP or HTTPS URL"),
+        ("pk.key", {}, "not an HTTP or HTTPS URL"),
+        ("https:///pk.key", {}, "not an HTTP or HTTPS URL"),
+        ("https://user:secret@storage.example/pk.key", {}, "contains a user name"),
         ("https://storage.example/pk.key", {"hosts": ("other.example",)}, "not among circuits.download_hosts"),
         ("https://storage.example.evil.example/pk.key", {"hosts": ("storage.example",)}, "not among"),
-        ("https://storage.example:port/pk.key", {}, "is not an address"),
+        ("https://storage.example:port/pk.key", {}, "is not a URL"),
     ],
 )
 def test_an_address_that_is_not_allowed_is_not_asked(url: str, rules: dict[str, object], said: str) -> None:
@@ -407,10 +407,10 @@ def test_a_redirect_on_the_same_host_is_followed_ranges_included(part: Path) -> 
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        (lambda port: f"http://localhost:{port}/pk.key", "localhost is not among"),
+        (lambda port: f"http://localhost:{port}/pk.key", "localhost is not in"),
         (lambda port: "file:///etc/shadow", "redirects to file:///etc/shadow"),
         (lambda port: f"https://127.0.0.1:{port}/pk.key", "redirects to https"),
-        (lambda port: "//user:secret@127.0.0.1/pk.key", "holds a user name"),
+        (lambda port: "//user:secret@127.0.0.1/pk.key", "contains a user name"),
     ],
 )
 def test_a_redirect_elsewhere_is_not_followed(part: Path, target: Callable[[int], str], said: str) -> None:

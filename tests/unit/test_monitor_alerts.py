@@ -105,7 +105,7 @@ def test_a_host_out_of_tune_is_an_alert(tmp_path: Path, changes: dict[str, Any],
 
 def test_a_clock_that_was_set_is_an_alert(tmp_path: Path) -> None:
     history = memory_history()
-    history.add_entries("change", 50, [(NOW - 30, ["clock", "in step with time passed", "set by +90.0 s"])])
+    history.add_entries("change", 50, [(NOW - 30, ["clock", "no step", "stepped by +90.0 s"])])
     assert bad(history, constants(tmp_path))["clock"] is True
 
 
@@ -305,7 +305,7 @@ def test_a_command_gets_the_alert_in_its_environment_and_on_its_input(tmp_path: 
 @pytest.mark.parametrize(
     ("command", "why"),
     [
-        ((sys.executable, "-c", "raise SystemExit(3)"), "the command ended with 3"),
+        ((sys.executable, "-c", "raise SystemExit(3)"), "the command exited with 3"),
         (("/no/such/program",), "the command cannot be run: No such file or directory"),
         ((sys.executable, "-c", "import time; time.sleep(60)"), "the command took longer than 0.5 s"),
     ],

@@ -119,7 +119,7 @@ def test_layers_that_share_a_constant_are_told_apart() -> None:
 
 def test_an_unknown_operation_is_named_and_has_no_candidates(tmp_path: Path, progress: list[str]) -> None:
     of = graph([node("Softmax", ["x"], ["y"], axis=1)], {}, (1, 4))
-    with pytest.raises(CircuitError, match="does not know Softmax"):
+    with pytest.raises(CircuitError, match="does not support Softmax"):
         compact(of, Precision())
     feeds = make_feeds(of, None, -1, 1, seed=0)
     magnitudes = Magnitudes(of, feeds, -1, 1)

@@ -259,7 +259,7 @@ def test_data_that_leaves_the_bounds_or_has_another_shape_is_refused(tmp_path: P
         make_feeds(of, tmp_path / "own.npy", -1, 1, seed=0)
     assert "own 1" in make_feeds(of, tmp_path / "own.npy", -1, 2, seed=0)
     np.save(tmp_path / "own.npy", np.zeros(5, np.float32))
-    with pytest.raises(ConfigError, match="holds 5 numbers, the model takes 4"):
+    with pytest.raises(ConfigError, match="has 5 numbers, the model takes 4"):
         make_feeds(of, tmp_path / "own.npy", -1, 1, seed=0)
 
 

@@ -167,7 +167,7 @@ def build_circuit(
                 check_accuracy(name, _comparison(found), floor)
                 say(f"{name}: already built with this recipe, {found.circuit_id}; {_comparison(found).text}")
                 return found
-            say(f"{name}: was named {found.name} so far")
+            say(f"{name}: was previously named {found.name}")
         with _temporary(directory) as place:
             asked = (name, onnx, run_args, constants, place, floor, reference)
             built: BuildResult = _isolated(name, constants, _build, *asked)
@@ -404,7 +404,7 @@ def model_hint(said: str, onnx: Path) -> str:
     """What to do about a model that EZKL does not take; `said` is EZKL's error."""
     if "Undetermined symbol" in said:
         return (
-            f"the model has a size by a name{_symbols(onnx)} that variables in run_args do not set: write "
+            f"the model has a symbolic size{_symbols(onnx)} that variables in run_args do not set: write "
             "`variables: [[batch_size, 1], [NAME, SIZE]]`, or export the model with fixed sizes"
         )
     if "Translating proto model" in said and _EXTERNAL_DATA in onnx.read_bytes():

@@ -110,7 +110,7 @@ def ask_model(model: Path, variables: Mapping[str, int], seeds: Iterable[int] = 
         onnxruntime = load_onnxruntime()
     except ImportError as error:
         raise NotComparedError(
-            f"neither {model.with_suffix(SUFFIX).name} nor onnxruntime is here (pip install 'omron-miner[evaluate]')"
+            f"neither {model.with_suffix(SUFFIX).name} nor onnxruntime is there (pip install 'omron-miner[evaluate]')"
         ) from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # its warnings about how a model was exported are not for here
@@ -126,9 +126,9 @@ def ask_model(model: Path, variables: Mapping[str, int], seeds: Iterable[int] = 
             answers = session.run(None, feed)
             samples.append(Sample(rows, [float(number) for one in answers for number in np.asarray(one).ravel()], seed))
     except KeyError as error:
-        raise NotComparedError(f"the model takes {error}, which is not made here") from error
+        raise NotComparedError(f"the model takes {error}, for which no inputs can be generated") from error
     except Exception as error:  # onnxruntime's errors have no common class of their own
-        raise NotComparedError(f"onnxruntime does not take the model: {_brief(error)}") from error
+        raise NotComparedError(f"onnxruntime rejects the model: {_brief(error)}") from error
     return _finite(Reference(samples, "onnxruntime", list(zip(sizes, types, strict=True))), model)
 
 
@@ -137,17 +137,17 @@ def read_reference(path: Path, model: Path) -> Reference:
     try:
         content = read_json(path)
         if content["schema_version"] != _SCHEMA_VERSION:
-            raise ValueError(f"schema_version {content['schema_version']}, known is {_SCHEMA_VERSION}")
+            raise ValueError(f"schema_version {content['schema_version']}, expected {_SCHEMA_VERSION}")
         digest, samples = content["model_sha256"], [_sample(content, one) for one in content["samples"]]
         if not samples:
             raise ValueError("it has no samples")
     except (OSError, *NOT_OF_ITS_FORM) as error:
         raise ConfigError(
-            f"{path} is no model's reference: {error!r}"[:_LONGEST], "omron-miner circuit reference writes one"
+            f"{path} is not a model reference: {error!r}"[:_LONGEST], "omron-miner circuit reference writes one"
         ) from error
     if digest != hashlib.sha256(model.read_bytes()).hexdigest():
         hint = "regenerate it with omron-miner circuit reference, or remove it"
-        raise ConfigError(f"{path} is the reference of another model than {model}", hint)
+        raise ConfigError(f"{path} is the reference of another model, not of {model}", hint)
     return _finite(Reference(samples, path.name, []), model)
 
 
@@ -225,7 +225,7 @@ def check_accuracy(name: str, found: Comparison, floor: float) -> None:
         return
     said = f"; {found.reason[:_LONGEST]}" if found.reason else ""
     raise CircuitError(
-        f"circuit {name} does not answer as its model: {found.text}, the floor is {floor:g}{said}",
+        f"circuit {name} does not match its model: {found.text}, the floor is {floor:g}{said}",
         "raise input_scale and param_scale, widen lookup_range; if that does not help, EZKL computes one of its "
         "operations differently; a lower floor lets it pass",
     )

@@ -50,11 +50,11 @@ _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses that may be gone when asked again."""
 _ADVICE = {
     401: "the file is not public: fetch it by hand",
-    403: "the file is not public, or the address has run out: fetch it by hand",
-    404: "the file is not there any more: look for a newer version of the circuit",
-    410: "the file is not there any more: look for a newer version of the circuit",
+    403: "the file is not public, or the URL has expired: fetch it by hand",
+    404: "the file no longer exists: look for a newer version of the circuit",
+    410: "the file no longer exists: look for a newer version of the circuit",
 }
-_CERTIFICATE_ADVICE = "behind a proxy with an authority of its own, set SSL_CERT_FILE to its certificates"
+_CERTIFICATE_ADVICE = "behind a proxy with its own CA, set SSL_CERT_FILE to that CA's certificates"
 _CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-[0-9]{1,18}|\*)/([0-9]{1,18})")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 
@@ -124,15 +124,15 @@ def check_url(url: str, rules: Rules) -> None:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
-        raise DownloadError(f"{shown} is not an address: {error}", "correct metadata.json") from error
+        raise DownloadError(f"{shown} is not a URL: {error}", "correct metadata.json") from error
     if parts.scheme not in ("https", "http") or not host:
-        raise DownloadError(f"{shown} is not an address of the web", "write https://… in metadata.json")
+        raise DownloadError(f"{shown} is not an HTTP or HTTPS URL", "write https://… in metadata.json")
     if parts.scheme == "http" and not rules.plain_http:
         raise DownloadError(f"{shown} is not encrypted", "set circuits.download_plain_http, or fetch it by hand")
     if parts.username is not None or parts.password is not None:
-        raise DownloadError(f"the address on {host} holds a user name", "fetch the file by hand")
+        raise DownloadError(f"the URL on {host} contains a user name", "fetch the file by hand")
     if rules.hosts and host not in {one.lower() for one in rules.hosts}:
-        raise DownloadError(f"{shown}: {host} is not among circuits.download_hosts", "add it, or fetch it by hand")
+        raise DownloadError(f"{shown}: {host} is not in circuits.download_hosts", "add it, or fetch it by hand")
 
 
 def without_query(url: str) -> str:
@@ -235,11 +235,11 @@ class _Download:
             of = f" of {self._note.size}" if self._note.size else ""
             why = f"took longer than {self.rules.total_seconds:g} s" if late else f"broke off: {reason}"
             raise DownloadError(
-                f"{without_query(self.url)} {why}; {self._have()}{of} bytes are here",
-                "run it again: it goes on from there",
+                f"{without_query(self.url)} {why}; {self._have()}{of} bytes are downloaded",
+                "run it again: it resumes from there",
             )
         pause = min(max(pause_after(slow + 1, self.rules.pause_seconds, _LONGEST_PAUSE_SECONDS), after), left)
-        self._say(f"{self.part.name}: {reason}; going on in {round(pause, 2):g} s")
+        self._say(f"{self.part.name}: {reason}; resuming in {round(pause, 2):g} s")
         time.sleep(pause)
 
     def _connect(self) -> None:
@@ -286,7 +286,7 @@ class _Download:
             if same and status == 206 and begin == have:
                 return False
             self._restart()
-            raise _TryAgainError("the server has another file by now")
+            raise _TryAgainError("the file on the server has changed")
         if status in _AGAIN:
             raise _TryAgainError(f"the server answers {status}", _retry_after(response))
         advice = _ADVICE.get(status, "fetch the file by hand")
@@ -308,10 +308,10 @@ class _Download:
         size = None if length is None else int(length)
         self._note = _Note(self.url, size, response.headers.get("ETag"), response.headers.get("Last-Modified"))
         if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise DownloadError(f"{without_query(self.url)} comes compressed, unasked", "fetch the file by hand")
+            raise DownloadError(f"{without_query(self.url)} is sent compressed, unrequested", "fetch the file by hand")
         if size is not None and self.wanted_bytes not in (None, size):
             raise DownloadError(
-                f"{without_query(self.url)} has {size} bytes, wanted are {self.wanted_bytes}",
+                f"{without_query(self.url)} has {size} bytes, expected {self.wanted_bytes}",
                 "the server has another version: fetch the whole circuit again",
             )
         self._check_room(size or 0)
@@ -356,7 +356,7 @@ class _Download:
             if not judged:
                 self._judge(response)
         if self._note.size not in (None, have := self._have()):
-            raise _TryAgainError(f"it ended after {have} of {self._note.size} bytes")
+            raise _TryAgainError(f"it stopped after {have} of {self._note.size} bytes")
 
     def _check_time(self) -> None:
         if time.monotonic() >= self._until:
@@ -371,7 +371,7 @@ class _Download:
         self._restart()
         raise DownloadError(
             f"{without_query(self.url)} is not this circuit's {self.part.name} (the server calls it {kind})",
-            "look at the address in metadata.json, or fetch the whole circuit again",
+            "check the URL in metadata.json, or fetch the whole circuit again",
         )
 
     def _have(self) -> int:

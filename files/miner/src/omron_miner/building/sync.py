@@ -115,7 +115,7 @@ def sync_circuit(directory: Path, constants: Constants, srs: Source, prove: bool
     begun = time.perf_counter()
     circuit_id = id_of(directory)
     if circuit_id in constants.circuits.ignored:
-        raise CircuitError(f"circuit {circuit_id} is ignored", "take it out of circuits.ignored in constants.toml")
+        raise CircuitError(f"circuit {circuit_id} is ignored", "remove it from circuits.ignored in constants.toml")
     key = _key_of(directory)
     received, checked = 0, None
     with _working(directory, key) as work:
@@ -213,7 +213,7 @@ def _check_names(directory: Path, meta: Metadata) -> None:
     for name in meta.external_files:
         if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
             raise CircuitError(
-                f"circuit {directory.name}: {METADATA} names the external file {name!r}, which is no file name",
+                f"circuit {directory.name}: {METADATA} names the external file {name!r}, which is not a file name",
                 "do not use this folder",
             )
 
@@ -247,7 +247,7 @@ def _prove_what_is_here(job: _Job) -> tuple[int, CheckResult]:
     except CircuitError as error:
         if not job.key.url or _is_this_hosts_fault(error):
             raise
-        job.tell(f"the {job.key.name} that is here is not used: {error.message}")
+        job.tell(f"the {job.key.name} on disk is not used: {error.message}")
         return _fetch_and_put(job)
 
 
@@ -275,7 +275,7 @@ def _fetch(job: _Job) -> int:
     name, url = job.key.name, job.key.url
     if not url:
         raise CircuitError(
-            f"circuit {job.directory.name}: {name} is missing or another's, and {METADATA} has no address of it",
+            f"circuit {job.directory.name}: {name} is missing or of another circuit, and {METADATA} has no URL for it",
             f"copy {name} into the folder",
         )
     wanted, rules = _recorded_bytes(job), rules_of(job.constants.circuits)
@@ -283,8 +283,8 @@ def _fetch(job: _Job) -> int:
         fetched = downloads.fetch(url, job.part, rules, wanted, job.key.begins_with)
     except DownloadError as error:
         raise DownloadError(f"circuit {job.directory.name}: {error.message}", error.hint) from error
-    received = f"{size(fetched.received_bytes)} of them fetched now in {fetched.seconds:.1f} s"
-    say(f"{name}: {size(fetched.bytes)} are here, {received}")
+    received = f"{size(fetched.received_bytes)} of them in this run, in {fetched.seconds:.1f} s"
+    say(f"{name}: {size(fetched.bytes)} downloaded, {received}")
     return fetched.received_bytes
 
 
@@ -346,7 +346,7 @@ def _working(directory: Path, key: _Key) -> Iterator[Path]:
     owner = directory.stat().st_uid
     if os.geteuid() == 0 and owner != 0:
         name = _user(owner)
-        message = f"{directory.name} belongs to {name}, whom root's files would be in the way of"
+        message = f"{directory.name} belongs to {name}, who could not change files created by root"
         raise CircuitError(message, f"sudo -u {name} omron-miner circuit sync")
     work = directory.with_name(_WORK + directory.name)
     try:

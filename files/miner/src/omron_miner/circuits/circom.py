@@ -180,9 +180,9 @@ def _public_signals(directory: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
         order = tuple(str(name) for name in public["order"])
         sizes = tuple(int(public["sizes"][name]) for name in order)
     except NOT_OF_ITS_FORM as error:
-        refuse_circuit(directory, f"{SETTINGS} does not say public_inputs' order and sizes: {error!r}", _AGAIN, error)
+        refuse_circuit(directory, f"{SETTINGS} lacks public_inputs' order and sizes: {error!r}", _AGAIN, error)
     if not order or len(set(order)) != len(order) or min(sizes) < 1:
-        refuse_circuit(directory, f"{SETTINGS} names a public signal twice, or one of no size", _AGAIN)
+        refuse_circuit(directory, f"{SETTINGS} lists a public signal twice, or one of size 0", _AGAIN)
     return order, sizes
 
 
@@ -193,7 +193,7 @@ def _verification_key(directory: Path) -> dict[str, Any]:
         if not len(key["IC"]) == key["nPublic"] + 1 or not key["vk_alpha_1"] or not key["vk_delta_2"]:
             raise ValueError("it is not complete")
     except NOT_OF_ITS_FORM as error:
-        refuse_circuit(directory, f"{VERIFICATION_KEY} is not snarkjs': {error!r}", _AGAIN, error)
+        refuse_circuit(directory, f"{VERIFICATION_KEY} was not written by snarkjs: {error!r}", _AGAIN, error)
     if kind != ("groth16", "bn128"):
         message = f"{VERIFICATION_KEY} is for {kind[0]} on {kind[1]}, only groth16 on bn128 is supported"
         refuse_circuit(directory, message, "remove the folder or ignore its id")
@@ -228,7 +228,7 @@ class _ZkeyHeader:
                 coefficients = int.from_bytes(file.read(4), "little")
             header._check_sizes({number: size for number, (_, size) in sections.items()}, coefficients)
         except (ValueError, KeyError, IndexError) as error:
-            refuse_circuit(directory, f"{ZKEY} is not a whole proving key: {error}", _AGAIN, error)
+            refuse_circuit(directory, f"{ZKEY} is not a complete proving key: {error}", _AGAIN, error)
         return header
 
     @classmethod
@@ -237,12 +237,12 @@ class _ZkeyHeader:
         q, r = header[4:36], header[40:72]
         moduli = (int.from_bytes(q, "little"), int.from_bytes(r, "little"))
         if moduli != (_BASE_MODULUS, FIELD_MODULUS):
-            raise ValueError("it is of another curve than BN254")
+            raise ValueError("its curve is not BN254")
         wires, public, domain_size = (int.from_bytes(header[at : at + 4], "little") for at in (72, 76, 80))
         points = header[84:]
         alpha, delta = points[:_POINT_BYTES], points[7 * _POINT_BYTES : 9 * _POINT_BYTES]
         if len(points) != 9 * _POINT_BYTES or not public < wires or domain_size & (domain_size - 1):
-            raise ValueError("its header is wrong")
+            raise ValueError("its header is invalid")
         return cls(wires, public, domain_size, _coordinates(alpha), _coordinates(delta))
 
     def _check_sizes(self, sizes: dict[int, int], coefficients: int) -> None:
@@ -252,13 +252,13 @@ class _ZkeyHeader:
         wanted[4] = 4 + coefficients * _COEFFICIENT_BYTES
         for number, size in wanted.items():
             if sizes[number] != size:
-                raise ValueError(f"section {number} has {sizes[number]} bytes, {size} belong there")
+                raise ValueError(f"section {number} has {sizes[number]} bytes, expected {size}")
 
 
 def _sections(file: BinaryIO, size: int) -> Iterator[tuple[int, tuple[int, int]]]:
     """Number, and place and length in bytes, of each section of an iden3 binary file. Raises ValueError."""
     if file.read(len(ZKEY_MAGIC)) != ZKEY_MAGIC:
-        raise ValueError("it does not begin with zkey")
+        raise ValueError("it does not start with zkey")
     count, at = int.from_bytes(file.read(4), "little"), 12
     for _ in range(min(count, 64)):
         head = _read(file, at, 12)
@@ -273,7 +273,7 @@ def _read(file: BinaryIO, at: int, length: int) -> bytes:
     file.seek(at)
     content = file.read(min(length, 1 << 16))
     if len(content) != length:
-        raise ValueError("it is cut off")
+        raise ValueError("it is truncated")
     return content
 
 
@@ -300,7 +300,7 @@ def _integer(value: object, name: str) -> int:
     if isinstance(value, int) or is_whole_text or is_whole_float:
         number = int(value)  # type: ignore[call-overload]  # it is one of the three
     if number is None or abs(number) >= FIELD_MODULUS:
-        raise InputError(f"input {_shown(name)} has a value that is no integer of the field: {_shown(value)}")
+        raise InputError(f"input {_shown(name)} has a value that is not an integer of the field: {_shown(value)}")
     return number
 
 

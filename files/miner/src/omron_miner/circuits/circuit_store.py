@@ -104,12 +104,12 @@ class CircuitStore:
         if not is_circuit_id(circuit_id):
             raise CircuitError("a circuit id is 64 lower-case hex digits")
         if circuit_id in self._circuits.ignored:
-            raise CircuitError(f"circuit {circuit_id} is ignored", "take it out of circuits.ignored in constants.toml")
+            raise CircuitError(f"circuit {circuit_id} is ignored", "remove it from circuits.ignored in constants.toml")
         directory = circuit_folder(self._circuits.directory, circuit_id)
         try:
             seen = fingerprint(directory)
         except OSError as error:
-            raise CircuitError(f"circuit {circuit_id} is not here", "omron-miner circuit list") from error
+            raise CircuitError(f"circuit {circuit_id} is not on this host", "omron-miner circuit list") from error
         with self._lock:
             cached = self._cache.get(circuit_id)
             if cached and cached[0] == seen:

@@ -48,7 +48,7 @@ def check_fit(
     if needs(key, run_args.logrows, 0).memory_low > memory_bytes:
         raise CircuitError(f"circuit {name} does not fit this host: {said}; memory is {size(memory_bytes)}", hint)
     if key > free_disk_bytes:
-        raise CircuitError(f"circuit {name} does not fit the disk: {said}; free are {size(free_disk_bytes)}", hint)
+        raise CircuitError(f"circuit {name} does not fit the disk: {said}; {size(free_disk_bytes)} are free", hint)
     return warnings
 
 
@@ -95,7 +95,7 @@ def _check_instances(name: str, run_args: RunArgs, settings: dict[str, Any]) -> 
     if instances > run_args.usable_rows:
         raise CircuitError(
             f"circuit {name} does not fit in logrows {run_args.logrows}: its {instances} public inputs and outputs "
-            f"need a row each, there are {run_args.usable_rows}",
+            f"need a row each, but there are only {run_args.usable_rows}",
             f"set logrows to {_logrows_for(instances)} or more",
         )
 

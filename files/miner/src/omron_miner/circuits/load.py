@@ -94,7 +94,7 @@ def load_without_key(directory: Path) -> tuple[Metadata, Settings]:
             _refuse(directory, f"{name} is missing", "copy the folder again")
     meta = read_metadata(directory)
     if meta.proof_system is not ProofSystem.EZKL:
-        _refuse(directory, f"it is a {meta.proof_system.value} circuit, not EZKL's", "name an EZKL circuit")
+        _refuse(directory, f"it is a {meta.proof_system.value} circuit, not an EZKL circuit", "name an EZKL circuit")
     settings = _read_settings(directory)
     if settings.version != ezkl_version():
         message = f"was made by EZKL {settings.version}, but {ezkl_version()} is installed"
@@ -122,7 +122,7 @@ def _read_settings(directory: Path) -> Settings:
             whole=whole,
         )
     except NOT_OF_ITS_FORM as error:
-        _refuse(directory, f"{SETTINGS} is not EZKL's: {error!r}", "copy or build the circuit again", error)
+        _refuse(directory, f"{SETTINGS} was not written by EZKL: {error!r}", "copy or build the circuit again", error)
     if settings.public_inputs and len(settings.input_types) != len(settings.model_input_scales):
         _refuse(directory, f"{SETTINGS} has no input_types, so proofs cannot be checked", "build it with a newer EZKL")
     return settings

@@ -162,7 +162,7 @@ def _install(source: Path, wanted: str | None, path: Path, logrows: int, network
     except OSError as error:
         raise SrsError(f"cannot read the SRS {source}: {error}", "check the file") from error
     if wanted and found != wanted.lower():
-        raise SrsError(f"{source} has SHA-256 {found}, wanted is {wanted}", "fetch the file again")
+        raise SrsError(f"{source} has SHA-256 {found}, expected {wanted}", "fetch the file again")
     with _locked(path.parent):
         here = _entry_of(path) if path.exists() else None
         if here and here.sha256 == found and (here.origin in _TRUSTED or not wanted):
@@ -184,15 +184,15 @@ def _make(path: Path, logrows: int, network: str, make: Make) -> None:
     except SrsError:
         raise
     except OmronError as error:
-        here = f"{path} is not a trusted SRS (it is TEST-ONLY), and there is" if path.exists() else "there is"
+        here = f"{path} is not a trusted SRS (it is TEST-ONLY), and " if path.exists() else ""
         hint = "check the free space" if for_tests else "set omron_srs_file and omron_srs_sha256"
-        raise SrsError(f"{here} no other for logrows {logrows}: {error.message}", hint) from error
+        raise SrsError(f"{here}no SRS for logrows {logrows} could be obtained: {error.message}", hint) from error
     finally:
         made.unlink(missing_ok=True)
 
 
 def _no_way(_path: Path, _logrows: int, _for_tests: bool) -> None:
-    raise OmronError("this program only takes a given one")
+    raise OmronError("this program installs only an SRS that it is given")
 
 
 def _put_in_place(made: Path, path: Path, origin: _Origin, sha256: str) -> None:
@@ -234,7 +234,7 @@ def _check_origin(path: Path, network: str) -> None:
     if is_test_only(path):
         raise SrsError(
             f"{untrusted}. It was generated on this host and is TEST-ONLY",
-            "run the play again: it fetches the public one, or takes yours (omron_srs_file and omron_srs_sha256)",
+            "run the play again: it downloads the public one, or uses yours (omron_srs_file and omron_srs_sha256)",
         )
     if not entry and any(one.bytes == path.stat().st_size for one in _entries(path)):
         raise SrsError(
@@ -242,7 +242,7 @@ def _check_origin(path: Path, network: str) -> None:
         )
     raise SrsError(
         f"{untrusted}. It was never compared with a checksum",
-        "remove it and run the play again, which fetches the public one, or takes yours (omron_srs_file and "
+        "remove it and run the play again, which downloads the public one, or uses yours (omron_srs_file and "
         "omron_srs_sha256)",
     )
 
@@ -322,4 +322,4 @@ def _check_size(path: Path, logrows: int) -> None:
     if not 0 < rows <= _LARGEST_LOGROWS or size != _BYTES_AROUND + (_BYTES_PER_ROW << rows):
         raise SrsError(f"{path} ({size} bytes) is truncated or not an SRS", "remove it and run the play again")
     if rows < logrows:
-        raise SrsError(f"{path} is for logrows {rows}, needed is {logrows}", "give a larger one")
+        raise SrsError(f"{path} is for logrows {rows}, but {logrows} is needed", "give a larger one")

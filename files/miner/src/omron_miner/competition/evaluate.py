@@ -168,7 +168,7 @@ def _check_folder(directory: Path) -> tuple[int, dict[str, int]]:
         variables = {str(name): int(size) for name, size in settings["run_args"].get("variables") or []}
     except (OSError, *NOT_OF_ITS_FORM) as error:
         hint = "copy the folder again"
-        raise ConfigError(f"{directory / SETTINGS} is not EZKL's: {error!r}", hint) from error
+        raise ConfigError(f"{directory / SETTINGS} was not written by EZKL: {error!r}", hint) from error
     if version != ezkl_version():  # opening a file of another version aborts EZKL
         message = f"{directory} was made by EZKL {version}, but {ezkl_version()} is installed"
         raise ConfigError(message, "evaluate it where that version is installed")

@@ -79,7 +79,9 @@ class CompetitionCircuit:
 
     def _must_be(self, mark: tuple[int, int, int, int]) -> None:
         if mark != self.fingerprint[0]:
-            raise CompetitionError(f"{self.directory / COMPILED} changed while it was used", "it is read again soon")
+            raise CompetitionError(
+                f"{self.directory / COMPILED} changed while it was used", "it will be re-read shortly"
+            )
 
 
 def fingerprint(directory: Path) -> Fingerprint:
@@ -115,7 +117,7 @@ def read_circuit(directory: Path, stopping: Callable[[], bool] = lambda: False) 
         )
     digest = _digest_of(directory / COMPILED, size, version, stopping)
     if fingerprint(directory) != before:
-        raise CompetitionError(f"the files in {directory} changed while they were read", "they are read again soon")
+        raise CompetitionError(f"the files in {directory} changed while they were read", "they will be re-read shortly")
     modified = before[0][2] // 1_000_000_000
     return CompetitionCircuit(directory, digest, size, modified, content, version, warnings, before)
 
@@ -134,8 +136,8 @@ def _digest_of(path: Path, size: int, version: str, stopping: Callable[[], bool]
             tail = piece[-len(wanted) :]
     if not found:
         raise CompetitionError(
-            f"{path} is not whole, or was not made by EZKL {version}, which {SETTINGS} names",
-            "copy both files again: they must be of one compilation",
+            f"{path} is incomplete, or was not made by EZKL {version}, which {SETTINGS} names",
+            "copy both files again: they must come from the same compilation",
         )
     return digest.hexdigest()
 
@@ -149,9 +151,9 @@ def _judge_settings(path: Path, content: bytes) -> tuple[str, tuple[str, ...]]:
         settings = parse_json(content)
         version, run_args = settings["version"], dict(settings["run_args"])
         if not isinstance(version, str) or not version:
-            raise TypeError("version is no text")
+            raise TypeError("version is not a string")
     except NOT_OF_ITS_FORM as error:
-        raise CompetitionError(f"{path} is not EZKL's: {error!r}"[:300], hint) from error
+        raise CompetitionError(f"{path} was not written by EZKL: {error!r}"[:300], hint) from error
     others = [
         f"{name} {_shown(run_args.get(name))}"
         for name, wanted in DECLARED_RUN_ARGS.items()

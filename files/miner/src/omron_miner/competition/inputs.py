@@ -41,7 +41,7 @@ def read_inputs(path: Path, shape: tuple[int, ...]) -> list[Array]:
     """
     files = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES) if path.is_dir() else [path]
     if not files:
-        raise ConfigError(f"{path} holds no inputs", "put .npy or .json files there")
+        raise ConfigError(f"{path} contains no inputs", "put .npy or .json files there")
     return [array for file in files for array in _read(file, shape)]
 
 
@@ -99,9 +99,9 @@ def _read(path: Path, shape: tuple[int, ...]) -> list[Array]:
     except Exception as error:  # numpy raises what the parts of the file's format raise: zipfile's, MemoryError, ...
         raise ConfigError(f"cannot read inputs from {path}: {error}", "give .npy or .json files of numbers") from error
     if values.size == 0 or size == 0 or values.size % size:
-        raise ConfigError(f"{path} holds {values.size} numbers, the model takes {size}", "give inputs of this model")
+        raise ConfigError(f"{path} has {values.size} numbers, the model takes {size}", "give inputs of this model")
     if not np.isfinite(values).all():
-        raise ConfigError(f"{path} holds NaN or infinity", "give finite numbers")
+        raise ConfigError(f"{path} contains NaN or infinity", "give finite numbers")
     return list(values.reshape(-1, *shape))
 
 
@@ -111,5 +111,5 @@ def _read_json(path: Path) -> object:
     except InputError as error:
         raise ConfigError(error.message, error.hint) from error
     if len(rows) != 1:
-        raise ConfigError(f"{path} holds {len(rows)} inputs, the model takes one", 'write {"input_data": [[...]]}')
+        raise ConfigError(f"{path} has {len(rows)} inputs, the model takes one", 'write {"input_data": [[...]]}')
     return rows[0]

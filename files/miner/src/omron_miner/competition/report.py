@@ -108,9 +108,11 @@ def read_reference(path: Path) -> CircuitMetrics:
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
         if content["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"schema_version {content['schema_version']}, known is {SCHEMA_VERSION}")
+            raise ValueError(f"schema_version {content['schema_version']}, expected {SCHEMA_VERSION}")
         if not content["accepted"]:
-            raise ConfigError(f"the reference {path} was rejected itself", "name the report of an accepted circuit")
+            raise ConfigError(
+                f"the circuit of the reference {path} was itself rejected", "name the report of an accepted circuit"
+            )
         standing = CircuitMetrics(
             *(float(content["standing"][key]) for key in ("accuracy", "proof_bytes", "response_s"))
         )

@@ -65,10 +65,10 @@ def read_status(competition: Competition) -> Status:
     except OSError as error:
         raise OmronError(f"cannot read {path}: {error.strerror}", hint) from error
     except ValidationError as error:
-        raise OmronError(f"{path} is not the miner's", hint) from error
+        raise OmronError(f"{path} was not written by the miner", hint) from error
     age = time.time() - status.written
     if age > _STALE_SECONDS:
-        raise OmronError(f"{path} was written {age / 60:.0f} min ago: no miner keeps it up to date", hint)
+        raise OmronError(f"{path} was written {age / 60:.0f} min ago: no running miner updates it", hint)
     return status
 
 

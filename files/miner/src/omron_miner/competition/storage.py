@@ -158,7 +158,9 @@ class Storage:
                 answer.read(1)
         except OSError as error:  # HTTP's refusals are such too; none quotes the URL
             host = urlsplit(request.full_url).hostname
-            hint = "the credentials must allow GetObject; a new bucket of Amazon's needs up to a day to be found there"
+            hint = (
+                "the credentials must allow GetObject; a new Amazon bucket may need up to a day to be reachable there"
+            )
             raise StorageError(f"validators could not fetch {key} from {host}: {error}", hint) from None
 
     @contextmanager

@@ -201,7 +201,7 @@ class CompetitionWatch:
         if problem and problem != before:
             self._log.warning("Competition: %s", problem)
         elif before and not problem:
-            self._log.info("Competition: all is well again")
+            self._log.info("Competition: OK again")
         self._change(problem=problem)
         self._write_status()
 

@@ -103,15 +103,15 @@ def _memory(circuit: Circuit, workers: int, machine: Machine) -> Iterator[Check]
         return
     if needed is None:
         return
-    wanted = f"{needed.in_words()} a proof"
+    wanted = f"{needed.in_words()} per proof"
     memory_problem = circuit_needs.memory_problem(_short(circuit.id), needed, total)
     if memory_problem is None:
         at_a_time = min(workers, circuit_needs.at_a_time(needed, total))
         yield Check(name, Status.OK, wanted, f"{live}, enough for {at_a_time} of {workers} at a time")
         return
     status = Status.FAIL if total < needed.memory_low else Status.WARN
-    larger = "raise that limit" if memory.limited_by else "take a larger machine"
-    yield Check(name, status, wanted, live, f"{larger}, or put the circuit on circuits.ignored")
+    larger = "raise that limit" if memory.limited_by else "use a larger machine"
+    yield Check(name, status, wanted, live, f"{larger}, or add the circuit to circuits.ignored")
 
 
 def _largest_session(constants: Constants) -> int:
@@ -122,7 +122,7 @@ def _largest_session(constants: Constants) -> int:
 
 def _srs(logrows: int, directory: Path, network: str) -> Check:
     name = f"SRS {logrows}"
-    wanted = "complete" if network == "local" else "complete and of the public ceremony"
+    wanted = "complete" if network == "local" else "complete and from the public ceremony"
     try:
         path = check_srs(logrows, directory, network)
         live = size(path.stat().st_size) + (", for tests only" if is_test_only(path) else "")

@@ -46,7 +46,7 @@ def check(ports: object, machine: Machine, protocol: str = "tcp") -> Iterator[Ch
     for port in ports:
         name, wanted = "firewall", f"{protocol.upper()} {port} open"
         answer = is_open(int(port), machine, protocol)
-        is_well, live = answer or (None, "neither firewalld, ufw, nft nor iptables answers")
+        is_well, live = answer or (None, "none of firewalld, ufw, nft and iptables responds")
         if is_well is None:
             asks = f"nc -vz THIS_HOST {port}" if protocol == "tcp" else f"omron-miner live probe THIS_HOST:{port}"
             advice = f"from another machine: {asks}"

@@ -34,7 +34,7 @@ HOST_FILE = "host.toml"
 _SHM = "/dev/shm"  # noqa: S108  the RAM disk itself
 _SHM_SLACK = 0.02
 """The kernel rounds to pages, and 75 % of its RAM is not quite 75 % of MemTotal."""
-_ELSEWHERE = "this is a container: turn it on the system below"
+_ELSEWHERE = "this is a container: change it on its host"
 
 
 class WantedSettings:
@@ -59,7 +59,7 @@ def read_wanted(file: Path, engine: Engine = OWN_MINER) -> tuple[WantedSettings,
         tables = parse_toml(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return WantedSettings(None, engine), unseen(
-            name, wanted, f"{file} is missing", "run the play: settings are only shown"
+            name, wanted, f"{file} is missing", "run the play: until then settings are shown, not checked"
         )
     except (OSError, ValueError) as error:
         return WantedSettings(None, engine), Check(
@@ -131,7 +131,7 @@ def _governor(wanted: WantedSettings, machine: Machine) -> Check:
         return Check(name, Status.OK, shown, live)
     is_well = set(governors.values()) == {shown}
     advice = (
-        "run the play with --tags cpu_governor: it names a program that takes the governor back (tuned, "
+        "run the play with --tags cpu_governor: it names a program that resets the governor (tuned, "
         "power-profiles-daemon, TLP, auto-cpufreq)"
     )
     return judged(name, is_well, shown, live, _ELSEWHERE if machine.is_container else advice)

@@ -47,10 +47,10 @@ def _memory(is_real: bool, machine: Machine, program: str | None) -> Check:
     name, wanted, total = "memory", "32 GiB, at least 16 GiB", memory.total_bytes
     live = f"{size(total)}{memory.limit_in_words()}"
     if total >= MINIMUM_MEMORY_BYTES:
-        advice = "enough for small circuits; take a larger machine for the others"
+        advice = "enough for small circuits; use a larger machine for the others"
         return judged(name, total >= WANTED_MEMORY_BYTES, wanted, live, advice)
     status = Status.FAIL if is_real else Status.WARN
-    larger = "raise that limit" if memory.limited_by else "take a larger machine"
+    larger = "raise that limit" if memory.limited_by else "use a larger machine"
     return Check(name, status, wanted, live, f"too little for validators' circuits: {larger}")
 
 
@@ -88,18 +88,18 @@ def clock(machine: Machine, back: float = NONCE_BACK_SECONDS, ahead: float = NON
     """
     answer = machine.run_for_word("timedatectl", "show", "--property=NTPSynchronized", "--value")
     if answer in ("yes", "no"):
-        advice = f"what is signed counts for {back:g} s only: timedatectl set-ntp true, or install chrony"
+        advice = f"signatures are valid for only {back:g} s: timedatectl set-ntp true, or install chrony"
         live = "synchronised" if answer == "yes" else "not synchronised"
         yield judged("clock", answer == "yes", "synchronised", live, advice)
     else:
         yield unseen("clock", "synchronised", "unknown: timedatectl does not answer")
-    name, wanted = "clock offset", f"below {CLOCK_WARN_SECONDS:g} s; requests count for {back:g} s, {ahead:g} s ahead"
+    name, wanted = "clock offset", f"below {CLOCK_WARN_SECONDS:g} s; requests stay valid {back:g} s, {ahead:g} s ahead"
     measured = probes.clock_offset(machine)
     if measured is None:
-        yield unseen(name, wanted, "no program here measures it")
+        yield unseen(name, wanted, "no program on this host measures it")
         return
     seconds, source = measured
     status = Status.FAIL if abs(seconds) >= min(back, ahead) else Status.WARN
-    advice = f"validators' requests get refused when it grows: see what {source} says of its servers"
+    advice = f"if it grows, validators' requests are refused: check the servers of {source}"
     live = f"{abs(seconds):.3f} s ({source})"
     yield judged(name, abs(seconds) < CLOCK_WARN_SECONDS, wanted, live, advice, status)

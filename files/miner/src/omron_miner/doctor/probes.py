@@ -39,7 +39,7 @@ def side_by_side(groups: Sequence[Group], limit_seconds: float = LIMIT_SECONDS) 
         thread.join(max(0.0, until - time.monotonic()))
         results += checks_found
         if thread.is_alive():
-            advice = "something hangs: look at dmesg, and at what is mounted"
+            advice = "something hangs: check dmesg and the mounts"
             results.append(unseen(name, "an answer", f"none within {limit_seconds:g} s", advice))
     return results
 
@@ -59,7 +59,7 @@ def unreadable(folder: Path) -> str | None:
     try:
         for entry in os.scandir(folder):
             if entry.is_file() and not os.access(entry.path, os.R_OK, effective_ids=True):
-                return f"{entry.path} may not be read by this user"
+                return f"{entry.path} is not readable by this user"
     except PermissionError as error:
         return f"{error.filename or folder}: {error.strerror}"
     except OSError:

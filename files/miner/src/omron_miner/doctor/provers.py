@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _SOON = timedelta(days=14)
 _NAME, _WANTED = "prover certificates", "of one CA, valid for two weeks or more"
-_ADVICE = "run the play, which makes and renews them"
+_ADVICE = "run the play, which creates and renews them"
 
 
 def certificates(constants: Constants, now: datetime | None = None) -> Iterator[Check]:
@@ -67,5 +67,5 @@ def hosts(constants: Constants, now: float | None = None) -> Iterator[Check]:
         return
     idle = [f"{one.name}: {one.state}" for one in status.hosts if one.address and not one.gets_work]
     live = "; ".join([f"{working(status.hosts)} get work", *idle])
-    advice = "omron-miner provers check on that host; one that was taken away for good is listed for a day"
+    advice = "omron-miner provers check on that host; a removed host stays listed for a day"
     yield judged(name, not idle, wanted, live, advice)

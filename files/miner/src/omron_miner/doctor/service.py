@@ -79,7 +79,11 @@ def units(monitor: Monitor, machine: Machine, engine: Engine) -> Iterator[Check]
     yield _unit("pm2", "omron-pm2.service", Status.FAIL, advice, machine)
     yield _process(machine, SN2_PROGRAM if engine.is_sn2 else None)
     yield _unit(
-        "monitor timer", "omron-miner-monitor.timer", Status.WARN, "systemctl enable --now it; or deploy again", machine
+        "monitor timer",
+        "omron-miner-monitor.timer",
+        Status.WARN,
+        "systemctl enable --now omron-miner-monitor.timer; or deploy again",
+        machine,
     )
     yield _summary(monitor)
 
@@ -120,7 +124,7 @@ def _session_directory(constants: Constants) -> Check:
     try:
         status = directory.stat()
     except FileNotFoundError:
-        return Check(name, Status.OK, wanted, "not there yet: the first request makes it")
+        return Check(name, Status.OK, wanted, "does not exist yet: the first request creates it")
     except OSError as error:
         return unseen(name, wanted, str(error), "run this as root")
     return _owned(name, wanted, directory, status, {0o700}, constants)
@@ -180,7 +184,7 @@ def _process(machine: Machine, program: str | None) -> Check:
     tree = miner_tree(machine.proc, program)
     if not tree:
         advice = _SN2_START_ADVICE if program else _START_ADVICE
-        return unseen("miner", "running", "no such process can be seen", advice)
+        return unseen("miner", "running", "no such process is visible", advice)
     up = time.clock_gettime(time.CLOCK_BOOTTIME) - tree[0].started_seconds
     live = f"process {tree[0].pid}, up {duration(up)}, {counted(len(tree), 'process', 'processes')}"
     return Check("miner", Status.OK, "running", live)

@@ -126,7 +126,7 @@ def _from_outside(address: str, port: int, hotkey: str | None, outside: Outside)
 
 def release(engine: Engine, monitor: Monitor) -> Iterator[Check]:
     """Which release runs, whether it is the installed one, and its known faults."""
-    name, wanted = "sn2-miner release", "one whose log is known here, as installed"
+    name, wanted = "sn2-miner release", "one whose log format is supported, as installed"
     running = str(_summary(monitor).get("version") or "")
     installed = _installed(engine)
     found = running or installed
@@ -141,7 +141,7 @@ def release(engine: Engine, monitor: Monitor) -> Iterator[Check]:
         advice = "run the play: it restarts the miner with one stop"
         yield Check(name, Status.WARN, wanted, f"{running} runs, {installed} is installed", advice)
     else:
-        advice = "figures from its log may be incomplete; see docs/live.md, First contact"
+        advice = "figures from its log may be incomplete; see docs/live.md, Before first use"
         yield judged(name, numbers[:2] in KNOWN_VERSIONS, wanted, live, advice)
     faults = [text for last, text in FAULTS if numbers <= last]
     live = "; ".join(faults) or "none known here"
@@ -192,13 +192,13 @@ def chain_entry(engine: Engine, constants: Constants, outside: Outside) -> Itera
         return
     own = found.validators.get(engine.hotkey)
     registered = f"hotkey {engine.hotkey[:8]}… on netuid {network.netuid}"
-    advice = f"register it: btcli subnets register --netuid {network.netuid}; the miner does not start without"
+    advice = f"register it: btcli subnets register --netuid {network.netuid}; the miner does not start unregistered"
     yield judged(
         "registered", own is not None, registered, f"uid {own.uid}" if own else "it is not", advice, Status.FAIL
     )
     if own is None:
         return
-    advice = "validators send no work to a hotkey that holds a permit: mine with another one"
+    advice = "validators send no work to a hotkey that holds a permit: use another one"
     live = "it holds one" if own.permit else "none"
     yield judged("validator permit", not own.permit, "none", live, advice, Status.FAIL)
     yield _entry(name, engine, constants, found.own_address)
@@ -211,7 +211,7 @@ def _entry(name: str, engine: Engine, constants: Constants, there: tuple[str, in
     )
     advice = "the miner announces itself once, at its start: restart it when a restart costs little"
     if there is None or there[0] in ("", "0.0.0.0", "::") or not there[1]:  # noqa: S104  what the chain has for none
-        return Check(name, Status.FAIL, wanted, "no address: no validator can call", advice)
+        return Check(name, Status.FAIL, wanted, "no address: validators cannot connect", advice)
     is_right = there[1] == engine.axon_port and (not real_ip or there[0] == real_ip)
     live = host_and_port(*there)
     if is_right and not real_ip:
@@ -249,7 +249,7 @@ def today(engine: Engine, constants: Constants, machine: Machine, outside: Outsi
     if constants.network.name == "local" and not engine.circuits_url:
         return
     cache = cache_of(engine)
-    name, wanted = "listed circuits", "all that are listed are in the cache"
+    name, wanted = "listed circuits", "all listed components are in the cache"
     try:
         lists = outside.lists(engine.circuits_url)
     except OmronError as error:
@@ -271,7 +271,7 @@ def today(engine: Engine, constants: Constants, machine: Machine, outside: Outsi
     mean = _mean_bytes(cache)
     name = "room for circuits"
     if to_fetch and mean is None:
-        yield unseen(name, "room for those of today", "no component in the cache yet to estimate the size from")
+        yield unseen(name, "room for the listed circuits", "no component in the cache yet to estimate the size from")
         return
     need = KEEP_FREE_BYTES + int(len(to_fetch) * (mean or 0))
     try:

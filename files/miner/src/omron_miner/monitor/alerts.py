@@ -94,7 +94,7 @@ def _of_requests(history: History, summary: Summary, monitor: Monitor, firing: s
     yield Condition(
         "success_below_target",
         None if share is None else share < monitor.target_success_percent,
-        f"success is {percent(share)} of {bucket.count} requests {within}, wanted {monitor.target_success_percent:g} %",
+        f"success is {percent(share)} of {bucket.count} requests {within}, target {monitor.target_success_percent:g} %",
     )
     yield _p95(bucket, monitor, within, "p95_over_target" in firing)
     timeouts = bucket.failures.get("timeout", 0)
@@ -165,7 +165,7 @@ def _of_host(history: History, summary: Summary, constants: Constants, firing: s
     steps = [body for _, body in history.entries("change", summary.time - monitor.alert_window_seconds)]
     steps = [after for what, _, after in steps if what == "clock"]
     unsynchronised = host.clock.synchronized is False
-    text = "not synchronised" if unsynchronised else steps[-1] if steps else "as it should be"
+    text = "not synchronised" if unsynchronised else steps[-1] if steps else "synchronised, no step"
     yield Condition("clock", unsynchronised or bool(steps), f"clock: {text}")
 
 
@@ -177,7 +177,7 @@ def _restarts(history: History, summary: Summary, monitor: Monitor) -> Condition
     starts = [number for number, (time, life) in enumerate(lives) if time >= since and life["what"] == "started"]
     starts = [number for number in starts if not lives[number][1]["first"]]
     crashes = sum(number > 0 and lives[number - 1][1]["what"] == "started" for number in starts)
-    text = f"{len(starts)} restarts in {monitor.alert_window_seconds / 60:.0f} min, of them crashes {crashes}"
+    text = f"{len(starts)} restarts in {monitor.alert_window_seconds / 60:.0f} min, {crashes} of them crashes"
     return Condition("miner_restarting", len(starts) >= monitor.alert_restarts or crashes > 0, text)
 
 
@@ -351,7 +351,7 @@ def _run_command(message: dict[str, Any], command: tuple[str, ...], limit_second
         return f"the command took longer than {limit_seconds:g} s"
     except (OSError, ValueError) as error:
         return f"the command cannot be run: {getattr(error, 'strerror', None) or type(error).__name__}"
-    return f"the command ended with {done.returncode}" if done.returncode else ""
+    return f"the command exited with {done.returncode}" if done.returncode else ""
 
 
 def _post(message: dict[str, Any], url: str, limit_seconds: float) -> str:

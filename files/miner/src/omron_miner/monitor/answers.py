@@ -78,7 +78,7 @@ def _slow(evidence: _Evidence) -> Answer:
 
 def _slow_symptom(summary: Summary) -> str:
     found = [
-        f"{target.name} is {target.value:.1f} s, wanted {target.comparison} {target.wanted:g} s"
+        f"{target.name} is {target.value:.1f} s, target {target.comparison} {target.wanted:g} s"
         for target in summary.verdict.targets
         if target.unit == "s" and target.verdict is Verdict.MISSED and target.value is not None
     ]
@@ -228,7 +228,7 @@ def _large_circuits(evidence: _Evidence) -> Iterator[Cause]:
                 for one in slow[:3]
                 if one.requests.proof_seconds is not None
             ]
-            + [f"others than the miner used {max(0.0, busy - miner):.0f} % of {evidence.summary.host.cpu.count} cores"],
+            + [f"other processes used {max(0.0, busy - miner):.0f} % of {evidence.summary.host.cpu.count} cores"],
             "omron-miner circuit list",
         )
 
@@ -362,7 +362,7 @@ def _logged(evidence: _Evidence) -> Iterator[Cause]:
     (detail, count), *_ = Counter(one.detail for one in errors).most_common(1)
     yield Cause(
         "logged_error",
-        "the logged error says why",
+        "see the logged error",
         [f"{count} of the last {len(errors)} such errors: {detail[:300]}"],
         "grep -a -A 20 -e 'Proof verification failed' -e 'Request failed' /var/log/omron-miner/miner.log | tail -n 60",
     )

@@ -403,7 +403,7 @@ class DamagedHistory(OmronError):
     """
 
     def __init__(self, path: Path, kept: Path | None, why: str) -> None:
-        super().__init__(f"the history {path} is damaged: {why}", "run the monitor again: it begins a new one")
+        super().__init__(f"the history {path} is damaged: {why}", "run the monitor again: it starts a new one")
         self.kept, self.why = kept, why
 
 
@@ -416,7 +416,7 @@ def connect(path: Path, wait_seconds: float = WAIT_SECONDS) -> sqlite3.Connectio
         connection.execute("BEGIN IMMEDIATE")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, _VERSION):
-            raise _NewerSchema(f"it is of version {version}, this package knows {_VERSION}")
+            raise _NewerSchema(f"it has version {version}, this package supports {_VERSION}")
         if version == 0:
             for statement in _TABLES.split(";"):
                 connection.execute(statement)
@@ -532,7 +532,7 @@ def _check_now_and_then(history: History, connection: sqlite3.Connection) -> Non
     now = time.time()
     if not 0 <= now - history.note("checked", -CHECK_SECONDS) < CHECK_SECONDS:
         if _fails_check(connection):
-            raise sqlite3.DatabaseError("SQLite's check found pages that do not hold together")
+            raise sqlite3.DatabaseError("SQLite's integrity check found damaged pages")
         history.set_note("checked", now)
 
 
@@ -578,7 +578,7 @@ def _unusable(path: Path, error: Exception, waited_seconds: float = WAIT_SECONDS
     if "locked" in str(error):
         return OmronError(
             f"another monitor has used {path} for {waited_seconds:g} s",
-            "try again when it has ended: pgrep -af monitor",
+            "try again when it has finished: pgrep -af monitor",
         )
     return OmronError(
         f"cannot use the history {path}: {error}",

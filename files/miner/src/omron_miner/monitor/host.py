@@ -63,7 +63,7 @@ class Counters:
     wall: float
     """Unix time at that moment."""
     cpu: list[float]
-    """Seconds of all cores: total, idle, waiting for a disk, taken by the hypervisor."""
+    """Seconds of all cores: total, idle, waiting for a disk, stolen by the hypervisor."""
     miner: str = ""
     """The miner's main process: its pid and start."""
     miner_cpu: float = 0.0

@@ -144,12 +144,12 @@ def _alerts(summary: Summary) -> Markup:
         for alert in summary.alerts
         if alert.undelivered
     )
-    watched = counted(len(quiet), "condition is watched and does not fire", "conditions are watched and do not fire")
+    watched = counted(len(quiet), "monitored condition does not fire", "monitored conditions do not fire")
     return joined(
         (
-            Markup(f'<ul class="firing">{rows}</ul>') if rows else Markup('<p class="calm">None fires.</p>'),
+            Markup(f'<ul class="firing">{rows}</ul>') if rows else Markup('<p class="calm">None firing.</p>'),
             Markup(waiting),
-            fold(watched, table("Alerts that do not fire", ("alert", "state", "since"), map(_quiet, quiet))),
+            fold(watched, table("Alerts not firing", ("alert", "state", "since"), map(_quiet, quiet))),
         )
     )
 
@@ -182,7 +182,7 @@ def _tile(target: Target) -> Markup:
 def _answers(summary: Summary) -> Markup:
     asked = joined(_answer(answer) for answer in summary.answers if answer.asked)
     calm = facts(
-        "Questions without a sign of trouble",
+        "Questions without symptoms",
         [(answer.title, answer.symptom) for answer in summary.answers if not answer.asked],
     )
     return joined((asked, calm))
@@ -269,7 +269,7 @@ def _errors(summary: Summary) -> Markup:
         for error in summary.last_errors
     ]
     header = ("when", "failure", "what was logged", "circuit", "validator", "request")
-    return table("The newest first", header, rows, "wide") or Markup('<p class="calm">None.</p>')
+    return table("Newest first", header, rows, "wide") or Markup('<p class="calm">None.</p>')
 
 
 # --- sn2-miner ------------------------------------------------------------------------------------------------------
@@ -401,7 +401,7 @@ def _host_facts(summary: Summary) -> Iterator[tuple[str, str]]:
         {
             "miner": cpu.miner_percent,
             "waiting for disks": cpu.iowait_percent,
-            "taken by the hypervisor": cpu.steal_percent,
+            "stolen by the hypervisor": cpu.steal_percent,
         },
         digits=0,
     )
@@ -429,7 +429,7 @@ def _host_facts(summary: Summary) -> Iterator[tuple[str, str]]:
     for mount in host.disks:
         yield "disk", f"{mount.path}: {size(mount.free_bytes)} free of {size(mount.size_bytes)}"
     synchronized = {True: "synchronised", False: "NOT synchronised", None: "unknown whether it is synchronised"}
-    step = f", set by {host.clock.step_seconds:+.1f} s since the last run" if host.clock.step_seconds else ""
+    step = f", stepped by {host.clock.step_seconds:+.1f} s since the last run" if host.clock.step_seconds else ""
     yield "clock", synchronized[host.clock.synchronized] + step
     yield "up", duration(host.uptime_seconds)
 
@@ -451,7 +451,7 @@ def _miner_facts(summary: Summary) -> Iterator[tuple[str, str]]:
     last = f"; the last event in its log is '{miner.last_life}', {when(miner.last_life_utc)}" if miner.last_life else ""
     yield (
         "in the window",
-        f"restarts {miner.restarts}, of them crashes {miner.crashes}, workers lost {miner.workers_lost}{last}",
+        f"restarts {miner.restarts} (crashes {miner.crashes}), workers lost {miner.workers_lost}{last}",
     )
 
 
@@ -473,13 +473,13 @@ def _versions(summary: Summary) -> Markup:
 def _changes(summary: Summary) -> Markup:
     rows = [(when(change.utc), change.what, change.before, change.after) for change in summary.changes]
     header = ("when", "what", "before", "after")
-    return table("The newest first", header, rows) or Markup('<p class="calm">None known.</p>')
+    return table("Newest first", header, rows) or Markup('<p class="calm">None known.</p>')
 
 
 def _foot(summary: Summary) -> Markup:
     log = summary.log
     return Markup(
-        f"<p>Read from {code(log.path)}: {counted(log.total_events, 'event', 'events')} since the history was begun;"
+        f"<p>Read from {code(log.path)}: {counted(log.total_events, 'event', 'events')} since the history was started;"
         f" it reaches back {duration(summary.history_seconds)}. Times are those of {_timed(summary)}.</p>"
         "<p>Rewritten every minute. Is the time above older than that, see "
         f"{code('systemctl status omron-miner-monitor.timer')}. For programs: {code('summary.json')}.</p>"

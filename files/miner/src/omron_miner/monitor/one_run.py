@@ -206,7 +206,7 @@ def _note_changes(history: History, host: Host, versions: Versions, circuits: di
         history.add_entries("change", CHANGES, changed)
     if host.clock.step_seconds:
         step = f"{host.clock.step_seconds:+.1f} s"
-        history.add_entries("change", CHANGES, [(now, ["clock", "in step with time passed", f"set by {step}"])])
+        history.add_entries("change", CHANGES, [(now, ["clock", "no step", f"stepped by {step}"])])
     if before != facts:
         history.set_note("facts", facts)
 

@@ -46,7 +46,7 @@ def _totals(summary: Summary) -> Iterator[str]:
         return
     for name, label, text, counts in (
         ("requests", "outcome", "Requests by outcome: verified, or the kind of failure.", totals.requests),
-        ("miner_events", "event", "What the miner logged of its own life.", totals.life_events),
+        ("miner_events", "event", "Lifecycle events that the miner logged.", totals.life_events),
     ):
         yield f"# HELP omron_{name}_total {text}"
         yield f"# TYPE omron_{name}_total counter"
@@ -92,7 +92,7 @@ def _of_the_run(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]]
     yield "last_run_timestamp_seconds", "When the monitor last ran.", [({}, summary.time)]
     yield (
         "window_seconds",
-        "How long ago the window of the omron_window_ metrics begins.",
+        "How long ago the window of the omron_window_ metrics starts.",
         [({}, summary.window_seconds)],
     )
     yield (
@@ -122,7 +122,7 @@ def _of_the_run(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]]
             for cause in answer.causes
         ],
     )
-    yield "log_unread_bytes", "Of the event log, what the next runs have to read.", [({}, summary.log.unread_bytes)]
+    yield "log_unread_bytes", "Part of the event log that the next runs have to read.", [({}, summary.log.unread_bytes)]
 
 
 def _of_requests(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]]]:
@@ -210,7 +210,7 @@ def _of_the_miner(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample
     )
     yield "miner_processes", "Processes of the miner, workers included.", [({}, process.processes)]
     yield "miner_cpu_cores", "Cores the miner kept busy since the last run.", [({}, process.cpu_cores)]
-    yield "miner_read_bytes_per_second", "What the miner fetched from disk.", [({}, process.read_bytes_per_second)]
+    yield "miner_read_bytes_per_second", "What the miner reads from disk.", [({}, process.read_bytes_per_second)]
 
 
 def _of_the_host(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]]]:
@@ -235,10 +235,10 @@ def _of_the_host(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]
     yield "host_memory_bytes", "RAM.", [({}, host.memory.total_bytes)]
     yield "host_memory_available_bytes", "RAM available without swapping.", [({}, host.memory.available_bytes)]
     swap = None if host.swap is None else sum(one.size_bytes for one in host.swap)
-    yield "host_swap_bytes", "Swap that is on; 0 is as it should be.", [({}, swap)]
+    yield "host_swap_bytes", "Swap that is on; 0 is expected.", [({}, swap)]
     yield (
         "host_pressure_ratio",
-        "Share of the last five minutes in which some task waited.",
+        "Share of the last five minutes in which at least one task waited.",
         [
             ({"resource": "cpu"}, _ratio(host.pressure.cpu_percent)),
             ({"resource": "memory"}, _ratio(host.pressure.memory_percent)),
@@ -250,7 +250,7 @@ def _of_the_host(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]
         yield "ram_disk_used_bytes", "Used on the RAM disk by all programs.", [({}, disk.used_bytes)]
         yield "session_bytes", "Temporary files of requests.", [({}, disk.session_bytes)]
         yield "session_files", "Temporary files of requests.", [({}, disk.session_files)]
-    yield "host_clock_step_seconds", "How far the clock was set since the last run.", [({}, host.clock.step_seconds)]
+    yield "host_clock_step_seconds", "Clock step since the last run.", [({}, host.clock.step_seconds)]
 
 
 def _provers_now(summary: Summary) -> Provers | None:
@@ -274,7 +274,7 @@ def _of_provers(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]]
     )
     here = [(labels, one) for labels, one in hosts if not one.left]
     yield "prover_host_workers", "Warm workers of the prover host.", [(labels, one.workers) for labels, one in here]
-    yield "prover_host_proving", "Proofs the prover host makes now.", [(labels, one.running) for labels, one in here]
+    yield "prover_host_proving", "Proofs running on the prover host.", [(labels, one.running) for labels, one in here]
     yield (
         "prover_host_circuits",
         "Circuits that the prover host may prove.",
@@ -297,7 +297,7 @@ def _prover_totals(summary: Summary) -> Iterator[str]:
         return
     for name, text, attribute in (
         ("prover_host_proofs", "Verified proofs of the prover host.", "proofs"),
-        ("prover_host_failures", "Proofs that failed on the prover host, or that it was lost with.", "failures"),
+        ("prover_host_failures", "Proofs that failed on the prover host, or were lost with it.", "failures"),
     ):
         rows = [
             f"omron_{name}_total{_labels(labels)} {getattr(one, attribute)!r}"
@@ -335,7 +335,7 @@ def _of_sn2(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]]]:
     )
     yield (
         "sn2_log_misfit_lines",
-        "Log lines of the last day that are not as they are known.",
+        "Log lines of the last day in an unknown format.",
         [({}, found.misfit_lines)],
     )
     yield "sn2_validators_connected", "Validators with a handshake since the start.", [({}, found.connected)]

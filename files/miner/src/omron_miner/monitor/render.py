@@ -213,7 +213,7 @@ def _sn2(summary: Summary) -> Iterator[str]:
 
 def sn2_facts(found: Sn2) -> Iterator[tuple[str, str]]:
     """What the log of sn2-miner says of itself, as names and texts."""
-    lines = f", {found.unreadable_lines} unreadable lines, {found.misfit_lines} that do not fit"
+    lines = f", {found.unreadable_lines} unreadable lines, {found.misfit_lines} in an unknown format"
     yield "sn2-miner", f"{found.version or 'version unknown'}, started {when(found.started_utc)}{lines}"
     yield (
         "last day",
@@ -394,7 +394,7 @@ def swap_in_words(summary: Summary) -> str:
     """Whether swap is on, and how much of it is used."""
     devices = summary.host.swap
     if devices is None:
-        return "unknown: the kernel does not tell"
+        return "unknown: not reported by the kernel"
     if not devices:
         return "off"
     used, total = sum(device.used_bytes for device in devices), sum(device.size_bytes for device in devices)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Watched = tuple[str, "bool | None", str, float]
 """`bad` None: not known now."""
 FLOOD = 10
-"""Failures of one slice, with one text, in this hour and the last: and half of all failures."""
+"""Failures of one slice, with one text, in this and the previous hour: and half of all failures."""
 FLOOD_SHARE = 0.5
 CONFIRM_SECONDS = 900.0
 """A process that has run for so long has announced itself on the chain, or never will: it tries once."""
@@ -77,15 +77,13 @@ def _flood(found: Sn2) -> Watched:
     recent, name = found.recent, "failures_flood"
     bad = recent.count >= FLOOD and recent.count >= FLOOD_SHARE * recent.failed
     if not bad:
-        return name, False, f"{recent.failed} of {recent.ended} requests failed in this hour and the last", 0.0
+        return name, False, f"{recent.failed} of {recent.ended} requests failed in this and the previous hour", 0.0
     where = f"{recent.slice or 'slices'} of circuit {recent.circuit[:16]}" if recent.circuit else "slices not known"
     meaning = meaning_of(recent.failure)
     whose = " KNOWN UPSTREAM BUG, cannot be fixed here:" if UPSTREAM in (meaning or "") else ""
     known = f" ({meaning})" if meaning else ""
-    text = (
-        f"{recent.count} of {recent.failed} failures in this hour and the last:{whose} {where}: {recent.failure}{known}"
-    )
-    return name, True, text, 0.0
+    text = f"{recent.count} of {recent.failed} failures in this and the previous hour:{whose} {where}:"
+    return name, True, f"{text} {recent.failure}{known}", 0.0
 
 
 def _announced(summary: Summary, found: Sn2) -> Watched:
@@ -96,9 +94,9 @@ def _announced(summary: Summary, found: Sn2) -> Watched:
         return name, False, f"announced on the chain {found.announced}".rstrip(), 0.0
     if found.registered is False:
         text = f"the miner could not announce itself on the chain and does not try again: {found.serve_error}"
-        return name, True, f"{text}; restart it when the chain answers, if the doctor says that its entry is wrong", 0.0
+        return name, True, f"{text}; restart it when the chain is reachable, if the doctor reports a wrong entry", 0.0
     text = "the miner's log does not say that it is announced on the chain"
-    return name, None if up is None or up < CONFIRM_SECONDS else True, f"{text}; omron-miner doctor compares", 0.0
+    return name, None if up is None or up < CONFIRM_SECONDS else True, f"{text}; check with omron-miner doctor", 0.0
 
 
 def _refused(found: Sn2) -> Watched:
@@ -121,7 +119,7 @@ def _allowlist(found: Sn2) -> Watched:
         return name, None, "the allowlist has not been evaluated yet", 0.0
     bad = found.enforcing and coverage < LOW_COVERAGE_PERCENT
     text = f"the allowlist knows {percent(coverage)} of the validators' stake"
-    drops = " and drops all others; a restart lets it learn again" if bad else ""
+    drops = " and drops all others; a restart makes it learn them again" if bad else ""
     return name, bad, f"{text}{drops}", 0.0
 
 

@@ -381,7 +381,7 @@ def _miner(history: History, since: float, host: Host, engine: Engine) -> Miner:
 
 def _sn2_warnings(found: Sn2) -> Iterator[str]:
     if found.version_known is False:
-        yield f"sn2-miner {found.version}: its log lines are not known here, figures may be incomplete"
+        yield f"sn2-miner {found.version}: its log format is not supported, figures may be incomplete"
     if found.misfit_lines:
         yield f"{found.misfit_lines} log lines do not have the expected fields; the first: {found.misfit}"
     if found.loopback:
@@ -398,7 +398,7 @@ def _host_warnings(host: Host, constants: Constants, engine: Engine) -> list[str
     if engine.is_sn2:
         pass  # it has no temporary files there
     elif host.ram_disk is None:
-        found.append("the session directory's file system cannot be seen")
+        found.append("the session directory's file system is unknown")
     else:
         if host.ram_disk.filesystem not in ("tmpfs", "ramfs"):
             found.append(f"temporary files are on {host.ram_disk.filesystem}, not on a RAM disk")

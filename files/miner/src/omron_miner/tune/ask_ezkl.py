@@ -139,7 +139,7 @@ def _isolated(place: str, function: Callable[..., Any], *arguments: object) -> A
     except ProcessLostError as error:
         if not error.started:
             raise
-        raise CircuitError(f"EZKL does not take the model: {error.message}"[:_REFUSED], error.hint) from error
+        raise CircuitError(f"EZKL rejects the model: {error.message}"[:_REFUSED], error.hint) from error
 
 
 def _scales(lookups: list[Any]) -> dict[str, int]:
@@ -187,7 +187,7 @@ def _settings(place: str, run_args: RunArgs) -> dict[str, Any]:
     try:
         call(ezkl.gen_settings, model=model, output=str(path), py_run_args=native_run_args(run_args))
     except ProofError as error:
-        raise CircuitError(f"EZKL does not take the model: {error.message}"[:_REFUSED]) from error
+        raise CircuitError(f"EZKL rejects the model: {error.message}"[:_REFUSED]) from error
     settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return settings
 

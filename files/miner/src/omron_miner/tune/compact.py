@@ -133,7 +133,9 @@ class _Compacting:
         maker = _MAKERS.get(node.op_type) or (_tabulated if node.op_type in TABULATED else None)
         made = maker(self, node) if maker else None
         if made is None:
-            raise CircuitError(f"the compact arithmetic does not know {node.op_type} as {node.name or node.output[0]}")
+            raise CircuitError(
+                f"the compact arithmetic does not support {node.op_type} as {node.name or node.output[0]}"
+            )
         return made
 
     def _output(self, name: str) -> None:
@@ -310,7 +312,7 @@ class _Compacting:
         have = attributes(node)
         each = window_indices(have, (1, 1, *sides), tuple(have["kernel_shape"]), zero=-1)
         if (each < 0).any():
-            raise CircuitError(f"the compact arithmetic does not know {node.op_type} with zeros around the image")
+            raise CircuitError(f"the compact arithmetic does not support {node.op_type} with zeros around the image")
         return np.concatenate([each + channel * math.prod(sides) for channel in range(channels)], axis=1)
 
     def pooled(self, node: onnx.NodeProto, join: Callable[[_Fixed, _Fixed], _Fixed], one: _Fixed) -> _Fixed:

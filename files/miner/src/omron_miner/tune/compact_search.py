@@ -60,7 +60,7 @@ def _cells(graph: Graph, base: RunArgs) -> int:
         return 0
     (shape,) = shapes_of_each(made.content(), [run_args_for(base, PRECISIONS[0])])
     if isinstance(shape, str):
-        say(f"EZKL does not take the compact arithmetic: {shape}")
+        say(f"EZKL rejects the compact arithmetic: {shape}")
         return 0
     return int(shape["num_rows"]) + einsum_cells(shape)
 

@@ -99,7 +99,7 @@ class _Steps:
     def _sized(self, one: Trial) -> None:
         """Spares answers and a setup that must be killed. Raises CircuitError."""
         if why := too_large(one.model, one.run_args, self.job.limits.space_bytes):
-            raise CircuitError(f"{why}, more than the limit of space")
+            raise CircuitError(f"{why}, more than the space limit")
 
     def _answered(self, one: Trial) -> None:
         """Its accuracy over all samples.
@@ -126,7 +126,7 @@ class _Steps:
         if not one.baseline and one.accuracy < self.job.goal.floor:  # a baseline is reported all the same
             raise CircuitError(below(one.accuracy, self.job.goal.floor))
         if collapses(outputs, expected):
-            raise CircuitError("different samples have the same outputs, a circuit so coarse is refused")
+            raise CircuitError("the circuit is too coarse: different samples have the same outputs")
         one.accurate = True
 
     def _set_up(self, one: Trial) -> None:

@@ -56,7 +56,7 @@ def prepare(job: Job) -> Prepared:
     answers = run_model(graph, list(feeds.values()))
     expected = [[float(number) for output in one for number in output.ravel()] for one in answers]
     if is_constant(expected):
-        raise ConfigError(f"{job.onnx} answers the same to every sample", "train the model, or give other --data")
+        raise ConfigError(f"{job.onnx} gives the same output for every sample", "train the model, or give other --data")
     rewritten = rewrite(graph, feeds, job.base).graph
     return Prepared(
         given=_write(job, "given", graph, feeds),

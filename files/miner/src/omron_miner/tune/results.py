@@ -44,7 +44,7 @@ class Trial:
     unsound: list[str] = field(default_factory=list)
     """Forgeries that verified."""
     weights_tried: bool = False
-    """Whether an answer by other weights was among them: only a winner's, each is a proof more."""
+    """Whether a proof with other weights was among them: only a winner's, each is a proof more."""
     score: float | None = None
     """In a competition, against the reference."""
     reused: bool = False
@@ -146,7 +146,7 @@ def choose_winner(
         elif not one.failure and (one.accuracy is None or one.accuracy < floor):
             one.failure = below(one.accuracy or 0.0, floor)
         elif not one.failure and one.ranges == "exceeded":
-            one.failure = "a sample leaves what it can hold"
+            one.failure = "a sample exceeds its value range"
     passed = [one for one in trials if not one.failure and one.response_s is not None]
     _score(passed, reference)
 

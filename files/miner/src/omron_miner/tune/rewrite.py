@@ -94,7 +94,7 @@ def _try(
             return Step(one.name, 0, nodes, nodes, size, 0.0, "", ""), graph
         answers = run_model(candidate, list(feeds.values()))
     except NotRunError as error:
-        return Step(one.name, 0, nodes, nodes, size, 0.0, "", f"onnxruntime does not take its result: {error}"), graph
+        return Step(one.name, 0, nodes, nodes, size, 0.0, "", f"onnxruntime rejects its result: {error}"), graph
     apart = {what: difference([mine], [theirs]) for what, mine, theirs in zip(feeds, answers, expected, strict=True)}
     worst = max(apart, key=apart.__getitem__)
     new_size, refusal = _size(candidate, run_args) if one.counted or size is None else (size, "")
@@ -104,7 +104,7 @@ def _try(
     elif new_size is None and size is not None:
         dropped = refusal
     elif new_size and size and new_size.cells > size.cells:
-        dropped = f"EZKL counts {new_size.cells} cells after it, {size.cells} before"
+        dropped = f"EZKL counts {new_size.cells} cells after this step, {size.cells} before"
     return Step(one.name, places, nodes, len(candidate.nodes), new_size, apart[worst], worst, dropped), candidate
 
 
@@ -125,5 +125,5 @@ def _words(step: Step) -> str:
         return f"dropped: {step.dropped}"
     if not step.places:
         return "nothing to do"
-    size = f", {step.size.rows} rows" if step.size else ", EZKL does not take it yet"
+    size = f", {step.size.rows} rows" if step.size else ", EZKL does not accept it yet"
     return f"{step.places} places{size}, difference {step.difference:.1e}"

@@ -74,20 +74,20 @@ def to_text(tuned: Tuned) -> str:
 def _conclusion(tuned: Tuned) -> list[str]:
     winner, built = tuned.winner, tuned.built
     if winner is None or built is None:
-        return ["nothing passes: no circuit was built"]
+        return ["no candidate passed: no circuit was built"]
     lines = [f"winner: {winner.name}; model.onnx, run_args.json and {built.directory}"]
     others = [one for one in tuned.trials if one.baseline and one is not winner and not one.failure]
     for one in others:
         if one.response_s and winner.response_s:
             lines.append(f"response time, {one.name} / winner: {one.response_s / winner.response_s:.2f}")
     if tuned.job.goal.name == "score":
-        best = "one with the best accuracy and time of all that pass"
+        best = "one with the best accuracy and the best time of all that passed"
         compared_with = "the reference" if tuned.job.goal.reference else best
         lines.append(f"score: as a competition weighs accuracy and time, compared with {compared_with}")
     if not winner.weights_tried:
         lines.append("the weight forgery could not be tested: changing weights did not change any output")
     if any(one.reused for one in tuned.trials):
-        lines.append("some figures are of an earlier run into this folder: measurements.jsonl")
+        lines.append("some figures are from an earlier run in this folder: measurements.jsonl")
     return lines
 
 

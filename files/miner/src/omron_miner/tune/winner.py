@@ -46,7 +46,7 @@ def build_winner(
             forged = finished.once(one, "weights", lambda: {"verified": _forge(job, constants, prepared, one)})  # noqa: B023
             winner.weights_tried = forged["verified"] is not None
             if forged["verified"]:
-                winner.unsound.append("an answer by other weights")
+                winner.unsound.append("other weights")
                 continue
             return winner, _build(job, constants, prepared, winner)
         except CircuitError as error:
@@ -59,8 +59,8 @@ def build_winner(
 
 
 def _forge(job: Job, constants: Constants, prepared: Prepared, one: Trial) -> bool | None:
-    """Whether an answer by other weights than the circuit's verifies; None when changing weights changes no output."""
-    say(f"{one.name}: an answer by other weights, which must not verify ...")
+    """Whether a proof with other weights than the circuit's verifies; None when changing weights changes no output."""
+    say(f"{one.name}: a proof with other weights, which must not verify ...")
     folder, place = Path(one.setup["folder"]), job.work / "altered"
     if not folder.is_dir():  # an earlier run removed it
         made = trial.set_up(one.model, one.run_args, job.work / "again" / "new", constants, job.limits, job.srs)
@@ -73,7 +73,7 @@ def _forge(job: Job, constants: Constants, prepared: Prepared, one: Trial) -> bo
         verified = trial.forge(folder, altered, prepared.rows[0], constants, job.limits, place / "circuit")
         if verified is not None:
             return verified
-    say(f"{one.name}: none of {_ALTERED} changed weights changes an answer, so that this could not be tried")
+    say(f"{one.name}: none of {_ALTERED} changed weights changes an output, so this could not be tested")
     return None
 
 
