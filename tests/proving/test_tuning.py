@@ -167,5 +167,5 @@ def test_a_model_that_answers_always_the_same_is_refused(tmp_path: Path) -> None
     path = tmp_path / "constant.onnx"
     path.write_bytes(constant.to_model().SerializeToString())
     job = Job(path, tmp_path / "out", baselines=Baselines(calibrations=()))
-    with pytest.raises(ConfigError, match="the same to every sample"):
+    with pytest.raises(ConfigError, match="the same output for every sample"):
         tune(job, constants_below(tmp_path / "host"))

@@ -105,7 +105,7 @@ def test_a_key_without_an_address_says_what_to_do(constants: Constants) -> None:
 def test_an_unencrypted_address_is_refused_unless_allowed(constants: Constants, server: FileServer) -> None:
     keyless(constants, server.url)
     assert "is not encrypted" in refusal(with_circuits(constants, download_plain_http=False))
-    assert "not among circuits.download_hosts" in refusal(with_circuits(constants, download_hosts=("storage.example",)))
+    assert "not in circuits.download_hosts" in refusal(with_circuits(constants, download_hosts=("storage.example",)))
     assert server.requests == []
 
 

@@ -209,7 +209,7 @@ def test_inputs_come_from_a_file_or_a_folder_in_the_order_of_names(tmp_path: Pat
     ("name", "content", "message"),
     [
         ("a.json", b'{"input_data": [[1, 2]]}', "has 2 numbers, the model takes 192"),
-        ("a.json", b'{"input_data": [[1], [2]]}', "holds 2 inputs"),
+        ("a.json", b'{"input_data": [[1], [2]]}', "has 2 inputs"),
         ("a.json", b'{"input_data": [["x"]]}', "cannot read"),
         ("a.json", b"{", "cannot read"),
         ("a.json", b'{"input_data": [[' + b"1, " * 191 + b"NaN]]}", "NaN"),

@@ -655,7 +655,7 @@ def test_each_circuit_is_held_against_the_memory(host: Host, pk_gib: int, status
     host.set_key_size(pk_gib * GIB)
     check = host.check("memory of 00000000")
     assert check.status is status
-    assert check.wanted.endswith("GiB a proof")
+    assert check.wanted.endswith("GiB per proof")
     assert ("at a time" in check.live) is (status is Status.OK)
 
 

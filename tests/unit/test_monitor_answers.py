@@ -119,7 +119,7 @@ def test_a_host_that_was_busy_only_while_nothing_was_proved_is_no_cause(tmp_path
 def test_a_symptom_without_evidence_gets_no_cause_but_a_command(tmp_path: Path) -> None:
     slow = answers(tmp_path, [request(overhead=8.0)] * 3)["slow"]
     assert slow.asked
-    assert slow.symptom == "overhead p95 is 8.0 s, wanted < 5 s"
+    assert slow.symptom == "overhead p95 is 8.0 s, target < 5 s"
     assert slow.causes == []
     assert slow.command
 

@@ -250,7 +250,7 @@ def test_a_port_that_cannot_be_seen_is_no_reason_to_say_that_the_miner_is_down()
         ({"cpu": replace(host().cpu, governors={"0": "performance", "1": "powersave"})}, "governor is powersave"),
         ({"memory": replace(host().memory, available_bytes=GIB)}, "memory nearly full"),
         ({"disks": [replace(host().disks[0], free_bytes=GIB)]}, "disk nearly full: /var/lib/omron-miner"),
-        ({"ram_disk": None}, "cannot be seen"),
+        ({"ram_disk": None}, "is unknown"),
     ],
 )
 def test_what_threatens_the_targets_is_a_warning(changes: dict[str, object], warning: str) -> None:

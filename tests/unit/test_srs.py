@@ -98,7 +98,7 @@ def test_a_real_network_insists_on_a_checksum_for_a_given_file(tmp_path: Path, s
 def test_a_host_tried_on_local_gets_the_real_srs_on_a_real_network(tmp_path: Path, network: str) -> None:
     path = ensure_srs(LOGROWS, tmp_path, "local", make=CEREMONY)
     assert (filled_with(path), is_test_only(path)) == (b"t", True)
-    with pytest.raises(SrsError, match=r"TEST-ONLY.*run the play again: it fetches the public one"):
+    with pytest.raises(SrsError, match=r"TEST-ONLY.*run the play again: it downloads the public one"):
         check_srs(LOGROWS, tmp_path, network)
     assert ensure_srs(LOGROWS, tmp_path, network, make=CEREMONY) == path
     assert (filled_with(path), is_test_only(path)) == (b"c", False)

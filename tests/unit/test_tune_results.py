@@ -43,7 +43,7 @@ def test_the_fastest_wins_but_only_if_it_passes(tmp_path: Path) -> None:
     assert "UNSOUND" in reasons["unsound"]
     assert "the first output changed" in reasons["unsound"]
     assert "0.9800 is below 0.99" in reasons["rough"]
-    assert "leaves" in reasons["exceeded"]
+    assert "exceeds" in reasons["exceeded"]
     assert (stock.failure, good.failure) == ("", "")
     assert choose_winner(out, 0.99) is None
 

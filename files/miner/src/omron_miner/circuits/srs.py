@@ -1,13 +1,13 @@
-"""The structured reference string (SRS) that every EZKL key and proof is made with: getting one, and trusting it.
+"""The structured reference string (SRS) used for every EZKL key and proof: obtaining one, and trusting it.
 
-A proof is worth nothing to a validator unless both used the SRS of the public ceremony. An SRS we generate ourselves
-is for tests: its maker can forge proofs, and validators' keys do not fit it. So a record next to each SRS
-(``kzg<k>.srs.json``) says where the file came from, and a real network takes only one that was given with its checksum
-or fetched from the ceremony. An entry of the record is bound to its file by size, time and SHA-256: a file that is
-removed or replaced takes its origin with it. The entry is written before the file is put in place, and those of
-earlier files stay a while, so that at no moment a file has another's origin.
+A validator accepts a proof only if both used the SRS of the public ceremony. An SRS generated on this host is for
+tests: whoever generated it can forge proofs, and validators' keys do not match it. So a record next to each SRS
+(``kzg<k>.srs.json``) states where the file came from, and a real network accepts only one that was given with its
+checksum or downloaded from the ceremony. An entry of the record is bound to its file by size, time and SHA-256: the
+origin of a file that is removed or replaced is no longer valid. The entry is written before the file is put in place,
+and entries of earlier files are kept for a while, so that a file never has another file's origin.
 
-Earlier releases had a marker (``….TEST-ONLY``) or a checksum (``….sha256``) there; they count while there is no entry.
+Earlier releases wrote a marker (``….TEST-ONLY``) or a checksum (``….sha256``); these count while there is no entry.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from os import stat_result
 
 Make = Callable[[Path, int, bool], None]
-"""Writes an SRS of 2^logrows rows to a path: a test one that is generated, or the ceremony's. Raises OmronError."""
+"""Writes an SRS of 2^logrows rows to a path: a generated one for tests, or the ceremony's. Raises OmronError."""
 
 _log = logging.getLogger(LOGGER_NAME)
 _BYTES_PER_ROW = 128
@@ -50,7 +50,7 @@ class _Origin(str, Enum):
     GIVEN = "given"
     """By the operator, with its checksum."""
     UNCHECKED = "unchecked"
-    """By the operator, without one, which only ``local`` takes."""
+    """By the operator, without a checksum; only ``local`` accepts it."""
     CEREMONY = "ceremony"
 
 
@@ -74,7 +74,7 @@ _ENTRIES = TypeAdapter(list[_Entry])
 
 
 def srs_path(directory: Path, logrows: int) -> Path:
-    """Where the SRS for `logrows` lies."""
+    """The path of the SRS for `logrows`."""
     return directory / f"kzg{logrows}.srs"
 
 
@@ -204,7 +204,7 @@ def _put_in_place(made: Path, path: Path, origin: _Origin, sha256: str) -> None:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Keeps other processes from making an SRS here. Raises SrsError when one takes long, OSError."""
+    """Keeps other processes from writing an SRS here. Raises SrsError when one takes too long, OSError."""
     until = time.monotonic() + _LOCK_SECONDS
     with (directory / _LOCK).open("w") as lock:
         while True:
@@ -248,7 +248,7 @@ def _check_origin(path: Path, network: str) -> None:
 
 
 def _take_up(path: Path) -> None:
-    """Finds out by its hash what a file is that no entry is bound to, and records it. Raises OSError."""
+    """Identifies a file that no entry is bound to by its hash, and records it. Raises OSError."""
     seen = path.stat()
     entries, old = _entries(path), _old_checksum(path)
     if any(one.is_of(seen) for one in entries):

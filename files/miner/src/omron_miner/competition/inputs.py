@@ -1,7 +1,7 @@
-"""The inputs validators run a competition circuit on: a photo of theirs, changed a little at random, or plain noise.
+"""The inputs validators run a competition circuit on: a photo, randomly augmented, or plain noise.
 
-An input is one float32 array of the baseline model's shape. Photos are taken as they are fed to the model, so already
-scaled and normalised (upstream: RGB, /255, minus ImageNet's mean, by its deviation); decoding them is not for here.
+An input is one float32 array of the baseline model's shape. Photos must be in the form that is fed to the model, so
+already scaled and normalised (upstream: RGB, /255, minus ImageNet's mean, by its deviation); they are not decoded here.
 The same seed draws the same inputs.
 """
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 # Upstream's competitions/1/data_processor.py; section 6 of the protocol.
 FLIP_PROBABILITY = 0.5
 JITTER = 0.1
-"""All of an input is multiplied by one factor within 1 ± this."""
+"""An input is multiplied by one factor within 1 ± this."""
 LARGEST_ANGLE = math.radians(10)
 NOISE = 0.01
-"""Standard deviation of what is added to each number."""
+"""Standard deviation of the noise added to each number."""
 LIMIT = 1.0
-"""Numbers are cut to ± this in the end."""
+"""Numbers are finally clipped to ± this."""
 _SUFFIXES = (".json", ".npy")
 
 
@@ -56,9 +56,9 @@ def draw(samples: list[Array] | None, shape: tuple[int, ...], count: int, seed: 
 
 
 def augment(image: Array, random: np.random.Generator) -> Array:
-    """Flipped or not, brighter or darker, turned, noisy and cut to ±1.
+    """Randomly flipped, brightened or darkened, rotated, with noise, and clipped to ±1.
 
-    Only a batch of images (four dimensions, the last two height and width) is flipped and turned.
+    Only a batch of images (four dimensions, the last two height and width) is flipped and rotated.
     """
     pictures = image.ndim == 4
     if pictures and random.random() < FLIP_PROBABILITY:
@@ -72,7 +72,7 @@ def augment(image: Array, random: np.random.Generator) -> Array:
 
 
 def rotate(image: Array, angle: float) -> Array:
-    """Each picture of a batch turned by `angle` (radians) about its centre; bilinear, 0 beyond the border.
+    """Rotates each image of a batch by `angle` (radians) about its centre; bilinear, 0 beyond the border.
 
     As torch's affine_grid and grid_sample do with align_corners: corners are the corner pixels' centres.
     """

@@ -1,4 +1,4 @@
-"""Which checks a host needs, and making them side by side."""
+"""Selects a host's checks and runs them concurrently."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def examine(config: Path, host: Machine | None = None, outside: sn2.Outside | None = None) -> list[Check]:
     """All checks of `host`, by default this one, against the constants.toml at `config`.
 
-    `untrusted`: how `sn2-miner`, the chain and the repository are asked, for tests.
+    `untrusted`: how `sn2-miner`, the chain and the repository are queried, for tests.
 
-    Without a valid constants.toml it makes the checks that need none.
+    Without a valid constants.toml it runs the checks that need none.
     """
     host = host or Machine()
     wanted, host_file = host_settings.read_wanted(config.parent / host_settings.HOST_FILE, read_engine(config))
@@ -55,7 +55,7 @@ def _of_host(wanted: host_settings.WantedSettings, constants: Constants | None, 
 
 
 def _of_proving(constants: Constants, host: Machine) -> list[probes.Group]:
-    """What every host needs that proves EZKL's circuits."""
+    """Checks of every host that proves EZKL circuits."""
     return [
         ("disks", lambda: machine.disks(constants, host)),
         ("RAM disk", lambda: circuits.ram_disk(constants, host)),
@@ -95,7 +95,7 @@ def _of_sn2(engine: Engine, constants: Constants, host: Machine, outside: sn2.Ou
 
 
 def _of_prover(constants: Constants, host: Machine) -> list[probes.Group]:
-    """Of a host that only proves: no axon, no wallet, no monitor."""
+    """Checks of a prover host: no axon, no wallet, no monitor."""
     return [
         *_of_proving(constants, host),
         ("files", lambda: service.prover_files(constants)),

@@ -1,4 +1,4 @@
-"""The machine: system, memory, cores, disks, clock. What the play can set is in `host_settings`."""
+"""The machine: system, memory, cores, disks, clock. Settings that the play can change are in `host_settings`."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 SUPPORTED_OS = {("debian", "12"), ("debian", "13"), ("ubuntu", "22.04"), ("ubuntu", "24.04")}
 MINIMUM_MEMORY_BYTES, WANTED_MEMORY_BYTES = 15 * GIB, 30 * GIB
-"""Machines of 16 and 32 GiB pass: a kernel and a hypervisor keep a part of it for themselves."""
+"""Machines of 16 and 32 GiB pass: the kernel and the hypervisor reserve a part."""
 MINIMUM_CORES, WANTED_CORES = 2, 8
 LOW_DISK_BYTES, NO_DISK_BYTES = 20 * GIB, 2 * GIB
 """A circuit's proving key may be several GiB; below the second not even logs are safe."""
 CLOCK_WARN_SECONDS = 0.5
-"""A clock that is kept is off by milliseconds; this much is drift, though no request is refused yet."""
+"""A synchronised clock is off by milliseconds; this much is drift, though no request is refused yet."""
 
 
 def machine(is_real: bool, machine: Machine, program: str | None = None) -> Iterator[Check]:
-    """What needs no constants; `program` is the miner's, as for `miner_tree`."""
+    """Checks that need no constants; `program` is the miner's, as for `miner_tree`."""
     yield _operating_system(machine)
     yield _memory(is_real, machine, program)
     yield _cores(is_real, machine)
@@ -64,7 +64,7 @@ def _cores(is_real: bool, machine: Machine) -> Check:
 
 
 def disks(constants: Constants, machine: Machine) -> Iterator[Check]:
-    """Room, and whether the circuits are on an SSD."""
+    """Free space, and whether the circuits are on an SSD."""
     directories = (constants.monitor.directory, constants.log.directory, constants.circuits.directory)
     for disk in read_disks(*directories, statvfs=machine.statvfs):
         free = disk.free_bytes
@@ -82,9 +82,9 @@ def disks(constants: Constants, machine: Machine) -> Iterator[Check]:
 
 
 def clock(machine: Machine, back: float = NONCE_BACK_SECONDS, ahead: float = NONCE_AHEAD_SECONDS) -> Iterator[Check]:
-    """Whether the clock is kept, and how far it is off.
+    """Whether the clock is synchronised, and its offset.
 
-    What is signed counts for `back` seconds, and when it is at most `ahead` seconds ahead.
+    Signatures are valid for `back` seconds, and at most `ahead` seconds ahead.
     """
     answer = machine.run_for_word("timedatectl", "show", "--property=NTPSynchronized", "--value")
     if answer in ("yes", "no"):

@@ -1,4 +1,4 @@
-"""Between a miner and its prover hosts: certificates and how long they are valid, ports, and which hosts get work."""
+"""The miner and its prover hosts: validity of certificates, ports, and which hosts get work."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ADVICE = "run the play, which creates and renews them"
 
 
 def certificates(constants: Constants, now: datetime | None = None) -> Iterator[Check]:
-    """One check on a host that has such certificates or should, none on others; `now`: UTC, this moment by default."""
+    """One check on a host that has or should have such certificates, none on others; `now`: UTC, by default now."""
     settings = constants.provers
     if not settings.tls or not (constants.prover.engine == "dask" or settings.certificate_directory.exists()):
         return
@@ -51,7 +51,7 @@ def port(constants: Constants, machine: Machine) -> Iterator[Check]:
 
 
 def hosts(constants: Constants, now: float | None = None) -> Iterator[Check]:
-    """Whether all prover hosts of this miner get work, as the miner says; `now`: Unix time, by default this moment."""
+    """Whether all prover hosts of this miner get work, according to the miner; `now`: Unix time, by default now."""
     if not constants.has_prover_hosts:
         return
     name, wanted = "prover hosts", "all of them get work"

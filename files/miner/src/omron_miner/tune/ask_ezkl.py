@@ -154,7 +154,7 @@ def _scales(lookups: list[Any]) -> dict[str, int]:
     return scales
 
 
-# --- in the process of its own --------------------------------------------------------------------------------------
+# --- in the separate process ----------------------------------------------------------------------------------------
 
 
 def _ask_each(

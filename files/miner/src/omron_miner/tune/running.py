@@ -38,7 +38,7 @@ def run_model(graph: Graph, feeds: Sequence[Feed], wanted: Sequence[str] | None 
     try:
         session = _session(onnxruntime, model)
         return [[np.asarray(one) for one in session.run(names, dict(feed))] for feed in feeds]
-    except Exception as error:  # onnxruntime's errors have no common class of their own
+    except Exception as error:  # onnxruntime's errors have no common base class
         raise NotRunError(str(error)[:300]) from error
 
 
@@ -89,7 +89,7 @@ def _onnxruntime() -> Any:
 
 def _session(onnxruntime: Any, model: onnx.ModelProto) -> Any:
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # its warnings about how a model was exported are not for here
+    options.log_severity_level = 3  # no warnings about how a model was exported
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # each node as written
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -127,7 +127,7 @@ def _within(run: Callable[..., Any], limits: Limits | None, function: Callable[.
         raise CircuitError(f"{error.message[:_LONGEST]}{space}") from error
 
 
-# --- in the process of its own ----------------------------------------------------------------------------------------
+# --- in the separate process ------------------------------------------------------------------------------------------
 
 
 def _limited(limits: Limits | None, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
