@@ -1,9 +1,9 @@
 """The summary as one page, for a browser: summary.html.
 
-It needs nothing but itself: no script, no font, no picture from elsewhere, and its policy forbids the browser to fetch
-any. Hour, day and week are switched by radio buttons and ``summary.css``; printed, or in a browser too old for that,
-all three are shown. What the page says comes from the `Summary` alone, in the words of `render`, so that the three
-faces of a summary agree.
+The page is self-contained: no script, no external font or picture, and its policy forbids the browser to load any.
+Radio buttons and ``summary.css`` switch between hour, day and week; printed, or in a browser too old for that, all
+three are shown. The content comes from the `Summary` alone, in the words of `render`, so that the three formats of a
+summary agree.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _page(summary: Summary, body: Markup) -> str:
 
 
 def _switch(spans: list[charts.Span]) -> Markup:
-    """The radio buttons that choose the period of all plots over time. They stay in sight.
+    """The radio buttons that select the period of all plots over time. They stay visible.
 
     The page opens on the shortest period with a request in it, so that a new host does not show a day that is empty.
     """
@@ -389,7 +389,7 @@ def _host(summary: Summary) -> Markup:
 
 
 def _percentages(named: dict[str, float | None], digits: int) -> str:
-    """``miner 40 %, waiting for disks 2 %``: those that are known, rounded; empty without any."""
+    """``miner 40 %, waiting for disks 2 %``: the known shares, rounded; empty without any."""
     return ", ".join(f"{name} {value:.{digits}f} %" for name, value in named.items() if value is not None)
 
 

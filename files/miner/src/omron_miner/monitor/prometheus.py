@@ -1,7 +1,7 @@
 """The summary as metrics for Prometheus, in the text format that node_exporter's textfile collector reads.
 
-Names follow Prometheus' rules: base units (seconds, bytes, ratios), a HELP and a TYPE line each. What is of a window or
-of now is a gauge; what only rises is a counter or a histogram, for rate() and histogram_quantile().
+Names follow Prometheus' rules: base units (seconds, bytes, ratios), a HELP and a TYPE line each. Values of a window or
+of the present are gauges; values that only rise are counters or histograms, for rate() and histogram_quantile().
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _Sample = tuple[dict[str, str], "float | None"]
 
 
 def to_prometheus(summary: Summary) -> str:
-    """The metrics. What has no value (no data, not available) is left out, as is a metric without any value."""
+    """The metrics. Labels without a value (no data, not available) are omitted, as is a metric without any value."""
     lines = []
     for name, text, samples in _metrics(summary):
         rows = [f"omron_{name}{_labels(labels)} {value!r}" for labels, value in samples if value is not None]
@@ -254,7 +254,7 @@ def _of_the_host(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]
 
 
 def _provers_now(summary: Summary) -> Provers | None:
-    """None where they are not known now: what the miner said before it stopped is no metric."""
+    """None where they are not known now: what the miner reported before it stopped is not a metric."""
     return summary.provers if summary.provers and not summary.provers.problem else None
 
 
@@ -292,7 +292,7 @@ def _of_provers(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]]
 
 
 def _prover_totals(summary: Summary) -> Iterator[str]:
-    """Counters of each prover host, which begin at 0 when the miner starts."""
+    """Counters of each prover host, which start at 0 when the miner starts."""
     if (found := _provers_now(summary)) is None:
         return
     for name, text, attribute in (
@@ -365,7 +365,7 @@ def _times(requests: Requests, name: str) -> list[_Sample]:
     stats = getattr(requests, f"{name}_seconds")
     if stats is None:
         return []
-    # Not "quantile": that label is for summaries, which these are not.
+    # Not "quantile": that label is reserved for summaries.
     return [({"stat": key}, getattr(stats, key)) for key in ("mean", "p50", "p95", "max")]
 
 
@@ -381,6 +381,6 @@ def _labels(labels: dict[str, str]) -> str:
 
 def _escaped(text: str, quotes: bool) -> str:
     text = text.replace("\\", "\\\\").replace("\n", "\\n")
-    # A lone surrogate, as a caller may send, cannot be written as UTF-8.
+    # A caller may send a lone surrogate, which cannot be written as UTF-8.
     text = text.encode("utf-8", "replace").decode("utf-8")
     return text.replace('"', '\\"') if quotes else text

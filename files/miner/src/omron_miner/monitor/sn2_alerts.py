@@ -1,4 +1,4 @@
-"""What is watched of upstream's `sn2-miner`, from what its log and this host say. Each: name, bad, text, patience."""
+"""Monitored conditions of upstream's `sn2-miner`, from its log and this host. Each: name, bad, text, patience."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ FLOOD = 10
 """Failures of one slice, with one text, in this and the previous hour: and half of all failures."""
 FLOOD_SHARE = 0.5
 CONFIRM_SECONDS = 900.0
-"""A process that has run for so long has announced itself on the chain, or never will: it tries once."""
+"""A process that has run for this long has announced itself on the chain, or never will: it tries once."""
 RETURN_SECONDS = 600.0
 """Validators notice a restart after 150 s, then try again for some minutes."""
 UNKNOWN_PEER_LINES = 3
-"""Requests from connections without a handshake: fewer are a stranger's scan."""
+"""Requests from connections without a handshake: fewer are just a port scan."""
 LOW_COVERAGE_PERCENT = 90.0
-"""Of the validators' stake: what the allowlist does not know, it drops."""
+"""Percent of the validators' stake: the allowlist drops validators it does not know."""
 FULL_PERCENT, FILLING_PERCENT = 95.0, 60.0
 FORECAST_HOURS = 6.0
-"""Memory that would be used up within this time, at the pace of the last as many hours, is an alert."""
+"""It is an alert if memory would be exhausted within this time, at the pace of the last as many hours."""
 
 
 def watched(history: History, summary: Summary, found: Sn2, no_request_seconds: float) -> Iterator[Watched]:
@@ -124,7 +124,7 @@ def _allowlist(found: Sn2) -> Watched:
 
 
 def memory_forecast(history: History, summary: Summary) -> Watched:
-    """Memory of what the miner may use, by its control group where that can be seen."""
+    """Used share of the memory available to the miner, by its control group where that is visible."""
     name, memory = "memory_limit", summary.host.memory
     samples = history.samples(600, int(summary.time - FORECAST_HOURS * 3600))
     used = [(at, look["memory_used_percent"]) for at, look in samples.items() if "memory_used_percent" in look]
@@ -145,7 +145,7 @@ def memory_forecast(history: History, summary: Summary) -> Watched:
 
 
 def _up(summary: Summary) -> float | None:
-    """Seconds that the running process runs, by its log; None when it does not say."""
+    """Seconds since the running process started, by its log; None when the log does not say."""
     found = summary.sn2
     if found is None or found.started_utc is None:
         return None
