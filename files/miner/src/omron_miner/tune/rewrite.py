@@ -1,7 +1,7 @@
-"""Runs the passes one after another and keeps those that hold what they promise.
+"""Runs the passes one after another and keeps those that meet their stated error and save cells.
 
 After each pass the model is run by onnxruntime on every sample: a difference beyond the pass's stated error drops it,
-as does a circuit of more cells by EZKL's own count. Nothing is known of any model by its name.
+as does a circuit of more cells by EZKL's own count. No model gets special treatment.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 ROUNDED_ONCE = 4 * 2.0**-23
 """Relative difference that a pass may always make. A 32-bit float has a step of 2^-23 of its size (numpy.finfo's eps,
 1.2e-7), and onnxruntime may sum in another order, or fuse a multiplication with an addition, when nothing but the nodes
-around have changed: a few steps are no sign of another computation."""
+around have changed: a few steps do not indicate another computation."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What became of one pass."""
+    """The result of one pass."""
 
     name: str
     places: int
@@ -38,9 +38,9 @@ class Step:
     nodes_before: int
     nodes_after: int
     size: Size | None
-    """The circuit's size after it; None when EZKL does not take the model."""
+    """The circuit's size after it; None when EZKL rejects the model."""
     difference: float
-    """To the model as given, the largest over all samples, relative to the largest output when that is above 1."""
+    """From the original model, the largest over all samples, relative to the largest output when that is above 1."""
     worst_sample: str
     dropped: str
     """Why it was not kept; empty when it was."""
@@ -54,12 +54,12 @@ class Rewritten:
     before: Size | None
     after: Size | None
     refused: str
-    """Why EZKL does not take the model as given; empty when it does."""
+    """Why EZKL rejects the original model; empty when it does not."""
     steps: list[Step]
 
 
 def rewrite(graph: Graph, feeds: Mapping[str, Feed], run_args: RunArgs, passes: Sequence[Pass] = EXACT) -> Rewritten:
-    """The model after `passes`, each checked on `feeds` and counted at `run_args`. `graph` is left as it was.
+    """The model after `passes`, each checked on `feeds` and counted at `run_args`. `graph` is not changed.
 
     Raises ConfigError when onnxruntime cannot run the model as given.
     """

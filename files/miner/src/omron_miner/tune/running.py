@@ -1,4 +1,4 @@
-"""Runs models and single nodes with onnxruntime: what a rewrite is checked against."""
+"""Runs models and single nodes with onnxruntime, to check rewrites."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _IR_VERSION = 8
 
 
 class NotRunError(Exception):
-    """onnxruntime does not take a model or a node."""
+    """onnxruntime rejects a model or a node."""
 
 
 def run_model(graph: Graph, feeds: Sequence[Feed], wanted: Sequence[str] | None = None) -> list[list[Array]]:
@@ -43,7 +43,7 @@ def run_model(graph: Graph, feeds: Sequence[Feed], wanted: Sequence[str] | None 
 
 
 def run_node(node: onnx.NodeProto, values: Mapping[str, Array], opset: int) -> list[Array]:
-    """What one node computes of `values`, which name its inputs.
+    """The outputs of one node for `values`, its inputs by name.
 
     Raises NotRunError, ConfigError when onnxruntime is not installed.
     """
@@ -66,7 +66,7 @@ def run_node(node: onnx.NodeProto, values: Mapping[str, Array], opset: int) -> l
 def difference(ours: Sequence[Sequence[Array]], theirs: Sequence[Sequence[Array]]) -> float:
     """The largest difference of two runs' outputs, relative to an output's largest number when that is above 1.
 
-    Infinite when shapes differ or a number is none.
+    Infinite when shapes differ or a number is NaN.
     """
     largest = 0.0
     for mine, other in zip(ours, theirs, strict=True):

@@ -1,4 +1,4 @@
-"""What tuning found: a table, JSON, and a picture of accuracy against proving time."""
+"""The report of a tuning: a table, JSON, and a plot of accuracy against proving time."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def to_json(tuned: Tuned) -> str:
 
 
 def to_text(tuned: Tuned) -> str:
-    """A row for each set of run args, and which one was taken."""
+    """A row for each set of run args, and which one was chosen."""
     job = tuned.job
     rows = [("run args", "logrows", "rows", "key", "setup s", "response s", "accuracy", "score", "ranges", "")]
     for one in tuned.trials:
@@ -117,7 +117,7 @@ def _trial(one: Trial) -> dict[str, Any]:
 def to_svg(tuned: Tuned) -> str:
     """Accuracy against median response time: a square for each baseline, a disc for each candidate, the winner ringed.
 
-    What was not proved is not in it.
+    Trials without a proof are not in it.
     """
     shown = [one for one in tuned.trials if one.response_s is not None and one.accuracy is not None]
     times = round_ticks(max((one.response_s or 0.0 for one in shown), default=1.0))

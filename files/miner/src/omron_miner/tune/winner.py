@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from omron_miner.tune.results import FinishedSteps, Trial
 
 _ALTERED = 3
-"""Tensors of weights that are changed, one after another, until an answer changes."""
+"""Weight tensors that are changed, one after another, until an output changes."""
 
 
 def build_winner(
     job: Job, constants: Constants, prepared: Prepared, trials: list[Trial], finished: FinishedSteps
 ) -> tuple[Trial | None, BuildResult | None]:
-    """The best that passes and that the builder takes, with its circuit. Raises CircuitError when it takes none.
+    """The best that passes and that the builder accepts, with its circuit. Raises CircuitError when it accepts none.
 
-    The builder proves examples of its own and refuses outputs that do not depend on these.
+    The builder proves its own examples and refuses a circuit whose outputs do not depend on them.
     """
     refused: CircuitError | None = None
     while winner := choose_winner(trials, job.goal.floor, job.goal.name, job.goal.reference):
@@ -84,13 +84,13 @@ def _warn(trials: Sequence[Trial]) -> None:
 
 
 def _build(job: Job, constants: Constants, prepared: Prepared, winner: Trial) -> BuildResult:
-    """Writes the winner's model and run args and builds its circuit by the builder that the role uses."""
+    """Writes the winner's model and run args and builds its circuit with the same builder as the role."""
     model, settings = job.out / "model.onnx", job.out / "run_args.json"
     write_output(model, winner.model.read_bytes())
     content = {"run_args": winner.run_args.model_dump(mode="json", exclude_none=True)}
     write_output(settings, json.dumps(content, indent=1) + "\n")
     name = "".join(letter if letter.isalnum() else "_" for letter in job.onnx.stem)[:64] or "tuned"
-    # What it is built of may be another model by now: it must answer as the one that was given.
+    # It is built from a rewritten model, whose answers must match the original's.
     samples = [Sample(*one) for one in zip(prepared.rows, prepared.expected, strict=True)]
     reference = Reference(samples, str(job.onnx), [])
     write_output(model.with_suffix(SUFFIX), reference_text(model, reference))
