@@ -4,9 +4,10 @@
 
 Each setting has its own process, which stays; all prove in turn, one at a time. Every proof with a setting has a
 plain one of the same inputs, before it and after it by turns, and a setting's ratio is the median of such
-pairs; plain's own row holds each plain proof against the one before. First proofs are listed
+pairs; plain's own row compares each plain proof with the one before. First proofs are listed
 separately, not in the ratios. Reported are witness and prove together in wall-clock seconds and in CPU seconds (which
-other work on the machine disturbs less), page faults, and the memory the process keeps. Everything is in the page cache unless the setting says otherwise.
+other work on the machine disturbs less), page faults, and the memory the process keeps. Everything is in the page cache
+unless the setting says otherwise.
 
 `--at-a-time N` measures instead how many proofs a minute N processes make at a time, by how they share the cores.
 

@@ -172,7 +172,9 @@ def test_keys_that_take_too_long_or_too_much_are_a_rejection(folder: Path, provi
 
 
 @pytest.mark.slow
-def test_a_step_beyond_its_time_is_killed_and_the_next_run_goes_on(folder: Path, proving_constants: Constants) -> None:
+def test_a_step_beyond_its_time_limit_is_killed_and_the_next_run_continues(
+    folder: Path, proving_constants: Constants
+) -> None:
     report = judge(folder, proving_constants, count=2, limits=Limits(step_seconds=1e-4))
     assert [run.detail for run in report.runs] == ["it took longer than 0.0001 s"] * 2
     assert "1 of 1 proofs failed" in report.refusal

@@ -146,7 +146,7 @@ def test_a_circuit_of_the_other_version_is_refused_before_any_key_is_opened(
         assert told["ezkl"] is False
 
 
-def test_the_command_says_so_and_survives(installed: Installed, tiny_circuit: Circuit, tmp_path: Path) -> None:
+def test_the_command_reports_it_and_survives(installed: Installed, tiny_circuit: Circuit, tmp_path: Path) -> None:
     constants = constants_below(tmp_path)
     shutil.copytree(tiny_circuit.directory, constants.circuits.directory / tiny_circuit.directory.name)
     done = installed.run("prove", "--circuit", tiny_circuit.id, constants=constants)

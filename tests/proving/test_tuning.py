@@ -93,7 +93,7 @@ def test_a_lookup_table_is_one_that_no_input_can_leave_and_the_compact_arithmeti
     assert compact["ranges"] != "exceeded"
 
 
-def test_run_args_that_need_a_larger_srs_than_ones_own_are_out(tmp_path: Path) -> None:
+def test_run_args_that_need_a_larger_srs_than_given_are_rejected(tmp_path: Path) -> None:
     constants = constants_below(tmp_path / "host")
     srs = Source(ensure_srs(6, tmp_path / "own", "local"), None)
     job = Job(
@@ -144,7 +144,7 @@ def test_a_forgery_that_verifies_is_refused_loudly(tmp_path: Path, progress: lis
     assert not (again.out / "run_args.json").exists()
 
 
-def test_an_answer_by_other_weights_is_found_out_and_so_is_a_key_that_lets_it_pass(tmp_path: Path) -> None:
+def test_a_proof_with_other_weights_is_detected_and_so_is_a_key_that_accepts_it(tmp_path: Path) -> None:
     """Such a key is made here of the very weights that the answer is forged with."""
     constants, limits = constants_below(tmp_path / "host"), trial.Limits()
     mlp(tmp_path / "mlp.onnx")

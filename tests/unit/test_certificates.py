@@ -45,7 +45,7 @@ def test_certificates_that_belong_together_are_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_with_them_is_told(tmp_path: Path, case: str) -> None:
+def test_invalid_certificates_are_reported_with_the_reason(tmp_path: Path, case: str) -> None:
     make_wrong, message = WRONG[case]
     make_wrong(Authority().issue(tmp_path))
     with pytest.raises(ConfigError, match=message):

@@ -312,7 +312,7 @@ def test_an_ipv6_address_is_announced_and_said_in_brackets(lines: Lines) -> None
     assert subtensor.served
 
 
-def test_the_watch_survives_a_chain_that_is_away(lines: Lines) -> None:
+def test_the_watch_survives_an_unreachable_chain(lines: Lines) -> None:
     subtensor = FakeSubtensor(fails=TimeoutError("away"))
     watch(subtensor, lines, lambda: len(lines.lines) >= 3)
     assert all("The chain is away" in line for line in lines.lines)

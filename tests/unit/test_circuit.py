@@ -75,7 +75,7 @@ def test_a_compiled_model_of_another_version_than_its_settings_is_refused_unopen
         load_circuit(directory)
 
 
-def test_all_but_the_proving_key_can_be_judged_without_it(tmp_path: Path) -> None:
+def test_everything_except_the_proving_key_can_be_checked_without_it(tmp_path: Path) -> None:
     directory = write_circuit(tmp_path)
     (directory / "pk.key").unlink()
     meta, settings = load_without_key(directory)
@@ -211,7 +211,7 @@ class _Unprintable(str):
         raise AssertionError("formatted without need")
 
 
-def test_values_are_counted_before_they_are_looked_at_and_labels_made_only_for_errors(tmp_path: Path) -> None:
+def test_values_are_counted_before_they_are_checked_and_labels_made_only_for_errors(tmp_path: Path) -> None:
     shapes: dict[str, Any] = {
         "model_instance_shapes": [[2], [1], [1]],
         "model_input_scales": [7, 7],

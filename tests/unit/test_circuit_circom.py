@@ -215,7 +215,7 @@ def test_another_number_of_values_is_refused(circuit: Circuit, given: Any) -> No
         validate_inputs(circuit, given)
 
 
-def test_values_are_counted_before_any_is_looked_at(circuit: Circuit) -> None:
+def test_values_are_counted_before_any_is_checked(circuit: Circuit) -> None:
     with pytest.raises(InputError, match=r"input 'lists' has 3 value\(s\)"):
         validate_inputs(circuit, {"scaling": [None], "lists": [[math.nan, 0], 0.5]})
 

@@ -25,7 +25,7 @@ def changed(**run_args: Any) -> RunArgs:
     return RUN_ARGS.model_copy(update=run_args)
 
 
-def test_what_fits_is_passed_without_a_word() -> None:
+def test_a_circuit_that_fits_gives_no_warning() -> None:
     assert check_fit("demo", RUN_ARGS, DEMO, PLENTY, PLENTY) == []
 
 

@@ -160,7 +160,7 @@ def test_a_file_still_being_written_is_not_taken(scene: Scene) -> None:
     scene.wait_for(lambda: scene.offers(content))
 
 
-def test_a_broken_circuit_is_told_and_the_one_before_stays(scene: Scene) -> None:
+def test_a_broken_circuit_is_reported_and_the_previous_one_stays(scene: Scene) -> None:
     content = write_circuit(scene.folder)
     scene.watch.start()
     scene.wait_for(lambda: scene.offers(content))
@@ -182,7 +182,7 @@ def test_soon_after_a_commitment_one_that_something_else_replaced_is_made_again(
     scene.wait_for(lambda: scene.offers(content))
 
 
-def test_a_chain_that_is_away_leaves_an_error_and_hangs_nobody(scene: Scene) -> None:
+def test_an_unreachable_chain_is_an_error_and_blocks_no_caller(scene: Scene) -> None:
     scene.chain.switch = "hang"
     write_circuit(scene.folder)
     scene.watch.start()

@@ -70,7 +70,7 @@ def test_an_unknown_or_ill_typed_key_is_refused_by_name(text: str, key: str) -> 
     assert "/etc/constants.toml" in refused.value.message
 
 
-def test_every_wrong_key_is_named_at_once() -> None:
+def test_all_wrong_keys_are_reported_together() -> None:
     with pytest.raises(ConfigError) as refused:
         parse_constants('[axon]\nport = "x"\n[prover]\nworker = 1')
     assert "axon.port" in refused.value.message
@@ -143,7 +143,7 @@ def test_settings_that_cannot_both_hold_are_refused(text: str, why: str) -> None
     assert why in refused.value.message
 
 
-def test_each_of_them_alone_is_taken_and_all_that_is_wrong_is_told_at_once() -> None:
+def test_each_of_them_alone_is_accepted_and_all_errors_are_reported_together() -> None:
     assert parse_constants(REAL + STORAGE).competition.enabled
     assert parse_constants("[deadlines]\nstop_seconds = 8\nkill_seconds = 10").deadlines.stop_seconds == 8
     with pytest.raises(ConfigError, match=r"external_ip.*stop_seconds"):

@@ -310,7 +310,7 @@ def circuit_with_checksums(directory: Path, name: str) -> Path:
     return folder
 
 
-def test_a_key_of_which_a_byte_is_spoilt_is_found(tmp_path: Path) -> None:
+def test_a_key_with_a_corrupt_byte_is_found(tmp_path: Path) -> None:
     key = circuit_with_checksums(tmp_path, "a") / "pk.key"
     [check] = key_files(tmp_path)
     assert (check.status, "every byte" in check.live) == (Status.OK, True)
@@ -532,7 +532,7 @@ def detune(host: Host) -> None:
     )
 
 
-def test_what_host_toml_does_not_name_is_shown_and_not_judged(host: Host) -> None:
+def test_a_setting_not_in_host_toml_is_shown_and_not_checked(host: Host) -> None:
     detune(host)
     (host.root / "host.toml").write_text("[clock]\nsynchronised = true\n")
     checks = {check.name: check for check in host.checks()}
@@ -737,7 +737,7 @@ def test_names_that_are_not_ours_cannot_move_the_terminals_cursor() -> None:
     assert "evil?[2J name" in text
 
 
-def test_the_competition_is_looked_at_only_where_it_is_on(host: Host) -> None:
+def test_the_competition_is_checked_only_where_it_is_enabled(host: Host) -> None:
     def found(section: str) -> dict[str, Check]:
         host.config.write_text(f"{before}\n[competition]\n{section}\nstatus_file = {json.dumps(str(status_file))}\n")
         return {check.name: check for check in host.checks() if check.name.startswith("competition")}

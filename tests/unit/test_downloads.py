@@ -40,7 +40,7 @@ def part(tmp_path: Path) -> Path:
     return tmp_path / "work" / "pk.key"
 
 
-def test_a_file_arrives_whole_and_says_so(part: Path, progress: list[str]) -> None:
+def test_a_file_is_downloaded_completely_with_progress(part: Path, progress: list[str]) -> None:
     with serving(CONTENT) as server:
         fetched = fetch(server.url, part, RULES, len(CONTENT), CONTENT[:100])
     assert part.read_bytes() == CONTENT
@@ -49,7 +49,7 @@ def test_a_file_arrives_whole_and_says_so(part: Path, progress: list[str]) -> No
     assert "KiB)" in progress[0]
 
 
-def test_a_cut_connection_is_gone_on_with(part: Path, progress: list[str]) -> None:
+def test_an_interrupted_download_is_resumed(part: Path, progress: list[str]) -> None:
     with serving(CONTENT, cut(100_000), status(503), cut(50_000)) as server:
         fetched = fetch(server.url, part, RULES)
     assert part.read_bytes() == CONTENT
@@ -59,7 +59,7 @@ def test_a_cut_connection_is_gone_on_with(part: Path, progress: list[str]) -> No
     assert any("503" in line for line in progress)
 
 
-def test_a_later_run_goes_on_where_an_earlier_one_gave_up(part: Path) -> None:
+def test_a_later_run_resumes_where_an_earlier_one_gave_up(part: Path) -> None:
     with serving(CONTENT, cut(100_000), *[status(500)] * 3) as server:
         with pytest.raises(DownloadError, match=r"100000 of 300000 bytes are downloaded.*resumes from there"):
             fetch(server.url, part, RULES)
@@ -76,7 +76,7 @@ def test_a_whole_part_is_only_asked_about(part: Path) -> None:
 
 
 @pytest.mark.parametrize("same_size", [True, False])
-def test_a_file_that_changed_meanwhile_is_fetched_again(part: Path, same_size: bool) -> None:
+def test_a_file_that_changed_meanwhile_is_downloaded_again(part: Path, same_size: bool) -> None:
     other = bytes(reversed(CONTENT)) if same_size else CONTENT[::-1] + b"more"
     with serving(CONTENT, cut(100_000), *[status(500)] * 3) as server:
         with pytest.raises(DownloadError):
@@ -197,7 +197,7 @@ def test_a_quiet_download_says_nothing(part: Path, progress: list[str]) -> None:
     assert progress == []
 
 
-def test_a_server_that_stalls_is_left_and_asked_again(part: Path, progress: list[str]) -> None:
+def test_a_stalled_connection_is_dropped_and_retried(part: Path, progress: list[str]) -> None:
     with serving(CONTENT, hang) as server:
         fetch(server.url, part, RULES)
     assert part.read_bytes() == CONTENT
@@ -211,7 +211,7 @@ def test_a_server_that_trickles_cannot_take_longer_than_allowed(part: Path) -> N
     assert time.monotonic() - begun < 15, "it hung"
 
 
-def test_a_server_that_is_not_there_is_given_up_with_a_word(part: Path) -> None:
+def test_an_unreachable_server_is_an_error_with_its_reason(part: Path) -> None:
     with serving(CONTENT) as server:
         pass
     with pytest.raises(DownloadError, match="0 bytes are downloaded"):
@@ -258,14 +258,14 @@ def test_a_server_that_changes_the_file_each_time_is_left(part: Path) -> None:
     assert len(server.requests) == 1 + RULES.tries
 
 
-def test_connections_that_bring_next_to_nothing_are_further_and_further_apart(part: Path, progress: list[str]) -> None:
+def test_pauses_increase_after_connections_that_deliver_almost_nothing(part: Path, progress: list[str]) -> None:
     with serving(CONTENT, *[cut(1000)] * 6) as server:
         fetch(server.url, part, replace(RULES, pause_seconds=0.01))
     pauses = [float(line.rpartition(" in ")[2].removesuffix(" s")) for line in progress if "resuming in" in line]
     assert pauses == [0.01, 0.02, 0.04, 0.08, 0.16, 0.32]
 
 
-def test_a_server_that_says_when_to_come_back_is_heeded(part: Path, progress: list[str]) -> None:
+def test_retry_after_is_respected(part: Path, progress: list[str]) -> None:
     with serving(CONTENT, status(503, Retry_After="1"), status(503, Retry_After="\u00b2")) as server:
         fetch(server.url, part, RULES)
     assert [line for line in progress if "resuming" in line] == [
@@ -331,7 +331,7 @@ def test_a_file_shorter_than_its_beginning_is_another(part: Path) -> None:
         fetch(server.url, part, RULES, begins_with=CONTENT[:1000])
 
 
-def test_a_server_that_is_gone_is_not_called_slow(part: Path) -> None:
+def test_an_unreachable_server_is_not_reported_as_slow(part: Path) -> None:
     with serving(CONTENT) as server:
         pass
     with pytest.raises(DownloadError, match="Connection refused"):
@@ -469,7 +469,7 @@ def test_an_address_of_this_host_is_asked_only_where_it_is_listed(part: Path, ho
     assert part.read_bytes() == CONTENT
 
 
-def test_the_address_that_was_looked_at_is_connected_to_and_each_connection_looks_again(part: Path) -> None:
+def test_the_checked_address_is_used_and_each_connection_resolves_again(part: Path) -> None:
     listed = replace(RULES, hosts=("storage.example",), tries=1)
     with serving(CONTENT, redirect("/elsewhere")) as server:
         url = server.url.replace("127.0.0.1", "storage.example")
@@ -494,7 +494,7 @@ def test_public_addresses(address: str, public: bool) -> None:
 
 
 @pytest.mark.parametrize("note", [b"", b"[]", b"{}", b'{"url": 1}', b'{"other": 1}', b"\xff"])
-def test_a_part_without_a_readable_note_is_thrown_away(part: Path, note: bytes) -> None:
+def test_a_part_without_a_readable_note_is_discarded(part: Path, note: bytes) -> None:
     part.write_bytes(b"left by something else")
     part.with_name("pk.key.json").write_bytes(note)
     with serving(CONTENT) as server:

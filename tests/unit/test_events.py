@@ -122,7 +122,7 @@ def test_a_life_event_is_a_line_and_an_event(event_log: EventLog, log: Log) -> N
     assert (event.what, event.detail, event.fields) == ("started", "on port 8091", {"port": 8091})
 
 
-def test_writing_goes_on_in_a_new_file_after_rotation(event_log: EventLog, log: Log) -> None:
+def test_writing_continues_in_a_new_file_after_rotation(event_log: EventLog, log: Log) -> None:
     event_log.request(request(request_id="before"))
     log.events.rename(log.directory / "events.jsonl.1")
     event_log.request(request(request_id="after"))
@@ -240,7 +240,7 @@ def test_the_files_tell_whether_the_miner_can_write_them(tmp_path: Path) -> None
     assert len(log_problems(log)) == 2
 
 
-def test_a_log_directory_that_is_missing_is_an_error_at_once(tmp_path: Path) -> None:
+def test_a_missing_log_directory_is_an_immediate_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="missing"):
         EventLog(Log(directory=tmp_path / "missing"))
 
@@ -314,7 +314,7 @@ def test_a_part_of_an_event_is_no_event(event: RequestEvent, data: st.DataObject
     assert from_json(line[: data.draw(st.integers(0, len(line) - 1))]) is None
 
 
-def test_the_event_says_proof_and_overhead_beside_the_phases() -> None:
+def test_the_event_has_proof_and_overhead_next_to_the_phases() -> None:
     timings = json.loads(to_json(request()))["timings"]
     assert timings["proof_s"] == 22.456
     assert timings["overhead_s"] == 2.667

@@ -158,7 +158,7 @@ def test_the_oldest_miner_is_found_with_its_workers_and_their_workers(tmp_path: 
 
 
 @pytest.mark.parametrize("command", ["python omron-miner query", "vim omron-miner.py serve", "serve", ""])
-def test_other_commands_of_ours_and_editors_are_no_miner(tmp_path: Path, command: str) -> None:
+def test_other_commands_and_editors_are_not_a_miner(tmp_path: Path, command: str) -> None:
     put_process(tmp_path, 10, command=command)
     assert miner_tree(tmp_path) == []
 
@@ -183,7 +183,7 @@ def test_a_bound_udp_port_is_seen(tmp_path: Path) -> None:
     assert is_bound(8091, tmp_path) is None
 
 
-def test_a_process_that_ends_while_it_is_looked_at_is_left_out(tmp_path: Path) -> None:
+def test_a_process_that_exits_while_it_is_read_is_skipped(tmp_path: Path) -> None:
     put_process(tmp_path, 10, command="python -m omron_miner serve")
     (tmp_path / "11").mkdir()
     assert [one.pid for one in miner_tree(tmp_path)] == [10]

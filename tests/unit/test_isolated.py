@@ -47,13 +47,13 @@ def test_a_bug_keeps_its_traceback() -> None:
         run(work.fail)
 
 
-def test_an_abort_becomes_a_message_with_its_last_words() -> None:
+def test_an_abort_becomes_a_message_with_its_last_output() -> None:
     with pytest.raises(ProcessLostError, match=r"died of SIGABRT; its last words: memory allocation of 7521") as caught:
         run(work.abort)
     assert caught.value.signal_number == signal.SIGABRT
 
 
-def test_a_kill_from_outside_is_not_put_down_to_memory_nor_to_the_file() -> None:
+def test_a_kill_by_another_process_is_not_blamed_on_memory_or_the_file() -> None:
     with pytest.raises(ProcessLostError, match="was killed") as caught:
         run(work.be_killed)
     assert caught.value.host_fault
@@ -62,7 +62,7 @@ def test_a_kill_from_outside_is_not_put_down_to_memory_nor_to_the_file() -> None
 
 
 @pytest.mark.parametrize(("wanted", "hint"), [(1 << 62, "is broken"), (1 << 20, "memory is short")])
-def test_memory_that_could_not_be_had_is_told_from_a_file_that_asks_for_the_impossible(wanted: int, hint: str) -> None:
+def test_a_lack_of_memory_is_distinguished_from_a_file_that_requests_too_much(wanted: int, hint: str) -> None:
     with pytest.raises(ProcessLostError, match=hint) as caught:
         run(work.abort, f"memory allocation of {wanted} bytes failed")
     assert caught.value.host_fault == (hint == "memory is short")
@@ -81,7 +81,7 @@ def test_functions_run_where_the_command_was_run_so_that_relative_paths_hold(tmp
     assert done.stdout.strip() == str(tmp_path)
 
 
-def test_a_folder_that_is_gone_does_not_matter(tmp_path: Path) -> None:
+def test_a_missing_folder_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
     script = "import os; os.rmdir(os.getcwd()); from omron_miner.proving.isolated import run; print(run(os.getpid) > 0)"
     done = _python(tmp_path / "gone", script)
@@ -99,7 +99,7 @@ def test_a_folder_that_the_user_may_not_enter_does_not_matter(tmp_path: Path) ->
     assert (done.stdout.strip(), done.stderr) == ("/", "")
 
 
-def test_a_process_that_dies_while_it_starts_is_noticed_at_once_and_blames_no_file(
+def test_a_process_that_dies_at_start_is_noticed_immediately_and_blames_no_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PYTHONHOME", "/nowhere")
@@ -180,7 +180,7 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_command_that_is_told_to_end_leaves_no_session_files(tmp_path: Path, how: signal.Signals) -> None:
+def test_a_command_stopped_by_sigterm_leaves_no_session_files(tmp_path: Path, how: signal.Signals) -> None:
     script = tmp_path / "script.py"
     script.write_text(PROVING)
     found_by = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])

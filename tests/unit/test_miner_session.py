@@ -65,7 +65,7 @@ def test_our_own_hotkey_may_always_ask() -> None:
     assert refusal(LocalChain(()), Access(), OWN, OWN) is None
 
 
-def test_the_permit_can_be_left_out_and_the_blacklist_switched_off() -> None:
+def test_the_permit_can_be_ignored_and_the_blacklist_disabled() -> None:
     without_permit = chain_with(5000.0, permit=False)
     assert refusal(without_permit, Access(require_validator_permit=False), OWN, OTHER) is None
     assert refusal(LocalChain(()), Access(blacklist=False), OWN, OTHER) is None

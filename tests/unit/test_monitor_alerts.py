@@ -174,7 +174,7 @@ def test_what_flickers_is_one_event(watch: Watch) -> None:
     assert watch.sent == ["firing"]
 
 
-def test_what_cannot_be_reported_changes_nothing(watch: Watch) -> None:
+def test_an_alert_that_cannot_be_sent_changes_nothing(watch: Watch) -> None:
     watch.run(None, True, *[None] * 60)
     assert watch.run(None).firing
     assert watch.sent == ["firing"]
@@ -203,7 +203,7 @@ def test_what_began_and_cleared_undelivered_is_not_reported(watch: Watch) -> Non
     assert watch.sent == []
 
 
-def test_a_clock_that_goes_back_neither_clears_at_once_nor_never(watch: Watch) -> None:
+def test_a_clock_set_back_neither_clears_an_alert_immediately_nor_keeps_it(watch: Watch) -> None:
     watch.run(True, False)
     watch.now -= 86_400
     watch.run(False, False)

@@ -240,7 +240,7 @@ def test_the_memory_a_proof_needs_is_what_the_preflight_and_the_doctor_say(tmp_p
         assert names(answers(tmp_path, [request()], there)["memory"]) == found
 
 
-def test_a_circom_key_is_not_judged_by_what_ezkl_needs(tmp_path: Path) -> None:
+def test_a_circom_key_is_not_checked_against_the_needs_of_ezkl(tmp_path: Path) -> None:
     large = host(circuit_keys_bytes={"ab" * 32: 25 * GIB})
     asked = [replace(request(), circuit="weights v1 using CIRCOM")]
     assert names(answers(tmp_path, asked, large)["memory"]) == []

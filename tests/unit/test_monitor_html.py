@@ -156,7 +156,7 @@ def test_every_period_has_its_plots_with_the_targets_drawn_in() -> None:
     assert len(page.findall(".//path[@class='shade']")) >= 6 * 3
 
 
-def test_without_a_request_the_page_says_so_and_shows_no_number() -> None:
+def test_without_a_request_the_page_shows_no_data_and_no_number() -> None:
     page = to_html(empty_summary())
     assert words(parsed(page).find(".//h1")) == "– No data yet"
     times = part(page, "times")
@@ -199,7 +199,7 @@ def test_a_histogram_parts_at_its_target_and_points_to_one_out_of_sight() -> Non
     assert (label.text, label.get("x")) == ("target ≤ 30 s →", str(RIGHT))
 
 
-def test_a_full_week_is_a_page_of_a_size_that_a_phone_loads_at_once() -> None:
+def test_the_page_of_a_full_week_is_small_enough_for_a_phone() -> None:
     assert len(to_html(bad_summary()).encode()) < 400_000
 
 

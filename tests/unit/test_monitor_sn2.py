@@ -207,7 +207,7 @@ def test_an_unknown_version_and_lines_that_do_not_fit_are_counted_and_shown(tmp_
     assert "circuits loaded total=9" in warnings
 
 
-def test_a_restart_is_counted_and_a_crash_told_apart(tmp_path: Path) -> None:
+def test_a_restart_is_counted_and_a_crash_separately(tmp_path: Path) -> None:
     summary = look(
         tmp_path, started(5000), line(4000, "received SIGTERM, shutting down miner"), started(3990), started(1000)
     )

@@ -44,7 +44,7 @@ def test_one_worker_proves_one_after_another() -> None:
     assert taught(1, alone=6.0).best("c") == 1
 
 
-def test_circuits_are_judged_by_themselves() -> None:
+def test_circuits_are_evaluated_independently() -> None:
     pace = taught(2, alone=6.0, pair=7.0)
     assert (pace.best("c"), pace.best("another")) == (2, 1)
 

@@ -96,7 +96,7 @@ def test_one_proof_at_a_time_of_a_circuit_that_was_never_proved() -> None:
     assert planned([job()], host("a", None, (30,), ready=4)) == [None]
 
 
-def test_what_no_host_can_finish_in_time_is_refused_at_once() -> None:
+def test_a_request_that_no_host_can_finish_in_time_is_refused_immediately() -> None:
     made = plan(NOW, [job(within=8)], [host("a", 10), host("b", 12)], 5.0)
     [(_, failure, detail)] = made.refuse
     assert failure is FailureKind.TIMEOUT
@@ -158,7 +158,7 @@ def test_an_overdue_proof_is_expected_to_end_soon() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_no_host_gets_more_than_it_takes_and_every_request_is_begun_refused_or_waits(seed: int) -> None:
+def test_no_host_exceeds_its_limit_and_every_request_is_started_refused_or_waits(seed: int) -> None:
     """Random hosts and queues."""
     source = random.Random(seed)  # noqa: S311  tests, not secrets
     hosts = [

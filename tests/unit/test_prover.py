@@ -116,7 +116,7 @@ def test_two_at_a_time_are_tried_and_kept_when_it_pays(make_pool: MakePool) -> N
         assert most_at_a_time(pool, [submit(pool, seconds=0.4) for _ in range(4)]) == 2
 
 
-def test_nobody_is_begun_for_whom_there_is_no_memory(make_pool: MakePool) -> None:
+def test_no_job_starts_without_memory_for_it(make_pool: MakePool) -> None:
     pool = make_pool(workers=2, queue=0.3)
     for _ in range(2):
         assert submit(pool, seconds=0.1, memory=1 << 60).result(60).verified  # alone it is tried all the same
@@ -254,7 +254,7 @@ def test_cancelling_frees_the_worker(make_pool: MakePool, lost: list[str]) -> No
     assert lost == []
 
 
-def test_a_worn_worker_serves_until_its_successor_is_warm(make_pool: MakePool) -> None:
+def test_a_worker_due_for_recycling_serves_until_its_replacement_is_warm(make_pool: MakePool) -> None:
     pool = make_pool(recycle_after_tasks=2)
     old = worker_of(pool)
     assert worker_of(pool) == old
@@ -309,7 +309,7 @@ def test_files_of_a_killed_worker_are_swept(make_pool: MakePool, tmp_path: Path)
     wait_until(lambda: not left.exists())
 
 
-def test_a_pool_whose_workers_do_not_start_says_so_and_why(make_pool: MakePool) -> None:
+def test_a_pool_whose_workers_do_not_start_reports_the_reason(make_pool: MakePool) -> None:
     with pytest.raises(OmronError, match=r"did not start: a worker did not start: .*no EZKL here"):
         make_pool(warm_up=prover_work.refuse_to_start)
 
@@ -326,7 +326,7 @@ def test_a_pool_whose_every_look_at_its_workers_fails_still_proves_and_closes(tm
     pool.close(0)
 
 
-def test_nobody_waits_for_a_future_with_the_builtin_timeout() -> None:
+def test_no_code_waits_for_a_future_with_the_builtin_timeout() -> None:
     """On Python 3.10 the TimeoutErrors of concurrent.futures and asyncio are classes of their own."""
     package = Path(omron_miner.__file__).parent
     waiting = [path for path in package.rglob("*.py") if re.search("concurrent.futures|asyncio", path.read_text())]
@@ -369,7 +369,9 @@ def test_a_busy_pools_worker_is_recycled_late_rather_than_during_a_proof(make_po
     assert len(makers) == 1, "a successor was started while jobs waited"
 
 
-def test_a_worker_that_dies_after_its_successor_did_is_replaced_at_once(make_pool: MakePool, lost: list[str]) -> None:
+def test_a_worker_that_dies_after_its_replacement_did_is_replaced_immediately(
+    make_pool: MakePool, lost: list[str]
+) -> None:
     pool = make_pool(recycle_after_tasks=1)
     old = worker_of(pool)
 

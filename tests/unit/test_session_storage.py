@@ -36,7 +36,7 @@ def warnings(monkeypatch: pytest.MonkeyPatch) -> list[logging.LogRecord]:
     return seen
 
 
-def test_a_session_is_private_and_gone_afterwards(tmp_path: Path) -> None:
+def test_a_session_is_private_and_removed_afterwards(tmp_path: Path) -> None:
     with SessionStorage(sessions_in(tmp_path)).session() as session:
         session.path("witness.json").write_text("{}")
         assert stat.S_IMODE(session.directory.stat().st_mode) == 0o700

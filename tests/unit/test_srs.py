@@ -105,7 +105,7 @@ def test_a_host_tried_on_local_gets_the_real_srs_on_a_real_network(tmp_path: Pat
     assert check_srs(LOGROWS, tmp_path, network) == check_srs(LOGROWS, tmp_path, "local") == path
 
 
-def test_a_test_srs_stays_where_the_real_one_cannot_be_fetched(tmp_path: Path) -> None:
+def test_a_test_srs_stays_if_the_real_one_cannot_be_downloaded(tmp_path: Path) -> None:
     path = ensure_srs(LOGROWS, tmp_path, "local", make=CEREMONY)
     with pytest.raises(SrsError, match=r"not a trusted SRS.*no route to host.*set omron_srs_file"):
         ensure_srs(LOGROWS, tmp_path, "finney", make=without_network)

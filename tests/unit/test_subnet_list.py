@@ -46,7 +46,7 @@ def start(network: Network, subtensor: FakeSubtensor, lines: Lines | None = None
     return read_chain(chain, constants, OWN, log), chain
 
 
-def test_a_start_without_the_chain_uses_the_last_list_and_says_so(network: Network) -> None:
+def test_a_start_without_the_chain_uses_the_last_list_and_reports_it(network: Network) -> None:
     fresh, first = start(network, FakeSubtensor())
     assert fresh
     lines = Lines()

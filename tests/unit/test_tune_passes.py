@@ -243,7 +243,7 @@ def test_the_competitions_model_keeps_its_answers(rewrite: Callable[[Graph], int
     assert not {"Conv", "BatchNormalization"} & set(ops(after))
 
 
-def test_a_file_that_is_no_model_of_floats_is_refused_in_words(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_model_of_floats_is_refused_with_the_reason(tmp_path: Path) -> None:
     path = tmp_path / "junk.onnx"
     with pytest.raises(ConfigError, match="cannot read the model"):
         read_graph(path)

@@ -139,7 +139,7 @@ def test_a_missing_model_is_a_usage_error(tmp_path: Path) -> None:
     assert CliRunner().invoke(main, [*given, "--reference", "beaten.json"]).exit_code == 2, "only with --goal score"
 
 
-def test_what_is_too_coarse_is_passed_over_in_every_layout_until_one_is_accurate(tmp_path: Path) -> None:
+def test_a_coarse_arithmetic_is_skipped_in_every_layout_until_one_is_accurate(tmp_path: Path) -> None:
     asked = []
 
     def take(one: Trial) -> None:

@@ -46,7 +46,7 @@ def test_a_peer_with_too_many_connections_loses_its_own_oldest(held: Unauthentic
     assert len(held) == 4
 
 
-def test_one_that_begins_again_has_not_waited_longest(held: UnauthenticatedConnections) -> None:
+def test_a_peer_that_restarts_has_not_waited_longest(held: UnauthenticatedConnections) -> None:
     callers = enter(held, *(Caller("a") for _ in range(3)))
     held.enter(callers[0])
     callers += enter(held, Caller("a"))
@@ -102,7 +102,7 @@ def test_a_newcomer_is_served_however_many_peers_hold_as_much(held: Unauthentica
     assert closed([*enter(held, Caller("honest", "named"), size=60), *attackers]) == [False, True, *[False] * 4]
 
 
-def test_a_body_that_is_thrown_away_takes_no_room(held: UnauthenticatedConnections) -> None:
+def test_a_discarded_body_uses_no_memory(held: UnauthenticatedConnections) -> None:
     callers = enter(held, Caller("a"), size=90)
     held.forget_bytes(callers[0])
     assert closed([*callers, *enter(held, Caller("a"), size=90)]) == [False, False]

@@ -155,7 +155,7 @@ def test_a_stranger_is_refused_and_no_event_counts_it(miner: Miner) -> None:
     assert len(miner.requests()) == before
 
 
-def test_a_blacklist_that_fails_lets_nobody_in(miner: Miner, chain: BreakableChain) -> None:
+def test_a_blacklist_that_fails_refuses_all_callers(miner: Miner, chain: BreakableChain) -> None:
     chain.broken = True
     try:
         [answer] = miner.ask_for_proof([0.0] * 4)
@@ -277,7 +277,7 @@ def test_what_an_unsigned_body_claims_is_not_believed(miner: Miner) -> None:
     assert miner.event_after(before).validator_hotkey == VALIDATOR.ss58_address
 
 
-def test_two_validators_at_once_are_both_served(miner: Miner) -> None:
+def test_two_concurrent_validators_are_both_served(miner: Miner) -> None:
     rows = [row_of(miner.circuit, seed) for seed in (4, 5)]
     answers = miner.ask_for_proof(*rows, by=[VALIDATOR, OTHER_VALIDATOR])
     assert all(miner.verified(row, answer.query_output) for row, answer in zip(rows, answers, strict=True))

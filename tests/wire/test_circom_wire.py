@@ -83,7 +83,7 @@ def test_the_signed_http_transport_answers_both_routes(miner: Miner) -> None:
 
 
 @pytest.mark.parametrize("value", [0.5, "many", None, [1, 2]])
-def test_inputs_that_are_no_integers_are_refused_before_a_prover_is_asked(miner: Miner, value: Any) -> None:
+def test_inputs_that_are_not_integers_are_refused_before_proving(miner: Miner, value: Any) -> None:
     content = json.dumps({"model_id": miner.circuit.id, "query_input": {"scaling": value}}).encode()
     status, text = miner.post("query-zk-proof", content, signed_headers(VALIDATOR, miner.hotkey, content))
     assert status == 422

@@ -114,7 +114,7 @@ def test_each_synapse_is_answered_as_its_validator_reads_it(asker: Asker, miner:
     assert 0 < computation["process_time"] < 60
 
 
-def test_a_competition_call_is_answered_at_once_and_never_hangs(asker: Asker, miner: Miner) -> None:
+def test_a_competition_call_is_answered_immediately_and_never_hangs(asker: Asker, miner: Miner) -> None:
     """Of a miner that takes part in none."""
     call = ("Competition", {"id": 1, "hash": "ab" * 32, "file_name": "commitment"}, "error")
     [answer] = ask(asker, miner, call)

@@ -148,7 +148,7 @@ def change_version(folder: Path, _twin: Path) -> None:
         (swap_vk_and_hide_it, FailureKind.VERIFICATION_FAILED, "An error occurred", 2, "Proof verification failed"),
     ],
 )
-def test_a_spoilt_circuit_fails_its_own_requests_only(
+def test_a_corrupt_circuit_fails_only_its_own_requests(
     miner: Miner,
     altered_circuit: Circuit,
     spoil: Callable[[Path, Path], None],
@@ -202,7 +202,7 @@ def test_a_worker_killed_while_proving_costs_neither_its_request_nor_the_waiting
 # --- too much at once -------------------------------------------------------------------------------------------------
 
 
-def test_many_requests_at_once_are_all_answered_and_the_axon_goes_on(miner: Miner, long_forms: bool) -> None:
+def test_many_concurrent_requests_are_all_answered_and_the_axon_keeps_serving(miner: Miner, long_forms: bool) -> None:
     count = 50 if long_forms else 20
     before, rows = len(miner.requests()), [row_of(miner.circuit, seed) for seed in range(count)]
     with ThreadPoolExecutor() as threads:
@@ -221,7 +221,7 @@ def test_many_requests_at_once_are_all_answered_and_the_axon_goes_on(miner: Mine
     assert [event.verified for event in miner.requests()[before:]] == [True] * count
 
 
-def test_four_requests_at_once_are_all_proved_though_none_may_wait(
+def test_four_concurrent_requests_are_all_proved_though_none_may_wait(
     tmp_path: Path, proving_constants: Constants, tiny_circuit: Circuit
 ) -> None:
     """Rather than refuse the later ones the miner proves them next to the first, since there is time for all."""
@@ -237,7 +237,7 @@ def test_four_requests_at_once_are_all_proved_though_none_may_wait(
         assert all(miner.verified(row, answer.query_output) for row, answer in zip(rows, answers, strict=True))
 
 
-def test_small_requests_are_answered_at_once_while_proofs_run(miner: Miner) -> None:
+def test_small_requests_are_answered_immediately_while_proofs_run(miner: Miner) -> None:
     """Each of four proofs comes about, and half of the pings and capacity requests take below 50 ms in the miner."""
     rows = [row_of(miner.circuit, seed) for seed in range(4)]
     seconds: dict[str, list[float]] = {"Synapse": [], "QueryForCapacities": []}

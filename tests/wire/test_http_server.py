@@ -336,7 +336,7 @@ def test_who_takes_time_between_requests_is_not_cut_off(hasty_door: Door) -> Non
     "path", ["/", "/none", "/%ff", "/%00", "/QueryForCapacities/", "/Synapse/%ff", "/a%0d%0ab", "*"]
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_path_that_nobody_serves_is_a_404(door: Door, path: str, method: str) -> None:
+def test_an_unknown_path_is_a_404(door: Door, path: str, method: str) -> None:
     with closing(http.client.HTTPConnection(door.host, door.port, timeout=10)) as connection:
         connection.request(method, path)
         answer = connection.getresponse()
@@ -367,7 +367,7 @@ def test_a_websocket_handshake_is_a_request_like_others_and_counted(door: Door, 
         b"GET /none HTTP/1.1\r\n" + b"x: y\r\n" * 20_000,
     ],
 )
-def test_what_is_no_http_is_closed_without_a_word_in_the_log(
+def test_a_connection_that_is_not_http_is_closed_without_a_log_line(
     door: Door, caplog: pytest.LogCaptureFixture, text: bytes
 ) -> None:
     with door.connect() as caller:

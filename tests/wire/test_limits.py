@@ -52,7 +52,7 @@ def test_requests_in_progress_are_given_back() -> None:
     assert allowances.take("a") == "More than 2 requests in progress"
 
 
-def test_hotkeys_nobody_hears_of_again_are_forgotten_but_never_one_that_is_served() -> None:
+def test_inactive_hotkeys_are_forgotten_but_never_one_that_is_being_served() -> None:
     allowances = Allowances(1, 1)
     assert allowances.take("served") is None
     for number in range(10_000):

@@ -202,7 +202,7 @@ def test_a_proof_of_a_killed_host_is_made_by_the_other(pool: MultiHostPool, flee
     wait_for_hosts(pool, *PROVERS)
 
 
-def test_a_host_that_is_paused_is_left_out_and_let_in_again(pool: MultiHostPool, fleet: Fleet, lost: list[str]) -> None:
+def test_a_paused_host_gets_no_work_until_it_answers_again(pool: MultiHostPool, fleet: Fleet, lost: list[str]) -> None:
     answer = submit(pool, 1.0)
     paused = busy(pool)
     [other] = set(PROVERS) - {paused}
@@ -253,7 +253,7 @@ def test_a_host_that_is_told_to_stop_finishes_what_it_has(pool: MultiHostPool, f
     assert process.wait(20) == 0
 
 
-def test_nobody_gets_in_without_a_certificate_of_the_fleets_ca(pool: MultiHostPool, fleet: Fleet) -> None:
+def test_no_client_connects_without_a_certificate_of_the_fleets_ca(pool: MultiHostPool, fleet: Fleet) -> None:
     """Neither to the scheduler nor to a prover host; both listen on what they were told alone, and nothing else."""
     stranger = Authority().issue(fleet.place / "stranger")
     addresses = [fleet.scheduler_port, *(fleet.constants(name).provers.port for name in PROVERS)]

@@ -82,7 +82,7 @@ def test_a_stranger_is_told_that_it_may_not_ask(served: Constants, tmp_path: Pat
 
 
 @pytest.mark.parametrize("transport", ["axon", "http"])
-def test_asking_with_another_miners_hotkey_is_told_apart(served: Constants, transport: str) -> None:
+def test_a_request_for_another_miners_hotkey_is_reported(served: Constants, transport: str) -> None:
     done = command(served, "query", "--json", "--transport", transport, "--miner-hotkey", VALIDATOR.ss58_address)
     assert (done.returncode, json.loads(done.stdout)["status"]) == (1, 401)
     assert "--miner-hotkey" in done.stderr
@@ -96,12 +96,12 @@ def test_closed_port_is_reported(served: Constants, transport: str) -> None:
 
 
 @pytest.mark.parametrize("transport", ["axon", "http"])
-def test_no_answer_in_time_is_told_apart(served: Constants, transport: str) -> None:
+def test_a_timeout_is_reported(served: Constants, transport: str) -> None:
     done = command(served, "query", "--json", "--transport", transport, "--timeout", "0.02")
     assert (done.returncode, json.loads(done.stdout)["status"]) == (1, 408)
 
 
-def test_a_second_miner_on_the_port_says_so_and_starts_nothing(served: Constants, tmp_path: Path) -> None:
+def test_a_second_miner_on_the_port_reports_it_and_starts_nothing(served: Constants, tmp_path: Path) -> None:
     second = constants_in(tmp_path, served.circuits).model_copy(update={"axon": served.axon})
     assert "cannot open the axon's port" in refuses_to_serve(second)
     assert life(second) == []
@@ -114,12 +114,12 @@ def test_a_miner_without_a_usable_circuit_says_why(tmp_path: Path, proving_const
     assert "metadata.json is missing" in refuses_to_serve(constants_in(tmp_path, circuits))
 
 
-def test_a_miner_without_the_srs_of_its_circuit_says_so(tmp_path: Path, proving_constants: Constants) -> None:
+def test_a_miner_without_the_srs_of_its_circuit_reports_it(tmp_path: Path, proving_constants: Constants) -> None:
     circuits = proving_constants.circuits.model_copy(update={"srs_directory": tmp_path})
     assert "SRS" in refuses_to_serve(constants_in(tmp_path, circuits))
 
 
-def test_a_coldkey_beside_the_hotkey_is_refused(tmp_path: Path, proving_constants: Constants) -> None:
+def test_a_coldkey_next_to_the_hotkey_is_refused(tmp_path: Path, proving_constants: Constants) -> None:
     constants = constants_in(tmp_path, proving_constants.circuits)
     (constants.wallet.directory / "coldkey").write_text("{}")
     assert "coldkey" in refuses_to_serve(constants)

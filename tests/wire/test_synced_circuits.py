@@ -46,7 +46,7 @@ def ship(circuit: Circuit, directory: Path, url: str) -> Path:
     return folder
 
 
-def test_a_synced_circuit_is_served_at_once_and_a_removed_one_refused_politely(
+def test_a_synced_circuit_is_served_immediately_and_a_removed_one_refused(
     constants: Constants, tiny_circuit: Circuit, altered_circuit: Circuit
 ) -> None:
     key = altered_circuit.pk.read_bytes()
