@@ -2,7 +2,7 @@
 
     .venv/bin/python bench/needs.py [--circuit NAME ...] [--proofs 5] [--json FILE|-]
 
-Each circuit is built first (reported too), then proved in two processes of its own: one as EZKL
+Each circuit is built first (reported too), then proved in two separate processes: one as EZKL
 leaves it, once, and one that keeps its memory as the miner's workers do, `--proofs` times. Told are the most resident
 memory of each, and the bytes of a request's session files. `omron_miner/circuits/needs.json` holds what was made of it.
 """

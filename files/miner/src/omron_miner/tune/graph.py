@@ -91,7 +91,7 @@ class Graph:
         return [node for node in self.nodes if name in node.input]
 
     def used_only_by(self, name: str, node: onnx.NodeProto) -> bool:
-        """Whether a tensor is no output of the model and used by this node alone."""
+        """Whether a tensor is not an output of the model and is used by this node alone."""
         return self.consumers(name) == [node] and name not in self.output_names
 
     def constant_inputs(self, node: onnx.NodeProto, first: int = 1) -> bool:
