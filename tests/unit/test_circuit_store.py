@@ -162,7 +162,7 @@ def test_an_invalid_id_is_never_searched_on_disk(tmp_path: Path, circuit_id: str
 
 def test_an_unknown_or_ignored_circuit_is_an_error_with_its_reason(tmp_path: Path) -> None:
     write_circuit(tmp_path)
-    with pytest.raises(CircuitError, match="not here"):
+    with pytest.raises(CircuitError, match="not on this host"):
         store_of(tmp_path).get(B)
     store = store_of(tmp_path, ignored=(A,))
     with pytest.raises(CircuitError, match="ignored"):
