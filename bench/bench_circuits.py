@@ -1,7 +1,7 @@
-"""The circuits that are measured: built once, by the product's own builder, and kept in ``.cache/bench``.
+"""The circuits to measure: built once, by the product's own builder, and kept in ``.cache/bench``.
 
-They are made with an SRS generated here (the local network's), so their proofs are worth nothing elsewhere; what they
-cost is the same. Each has a folder of its own, because a miner serves every circuit of the folder it is given.
+They use an SRS generated here (the local network's), so their proofs are invalid elsewhere; their cost is the same.
+Each has a separate folder, because a miner serves every circuit of its folder.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class BenchCircuit:
     pk_bytes: int
 
     def facts(self) -> dict[str, Any]:
-        """What a reader of the results should know of it."""
+        """Facts about it that a reader of the results should know."""
         return {
             "id": self.circuit.id,
             "logrows": self.circuit.settings.logrows,

@@ -1,4 +1,4 @@
-"""A bare HTTP server with one answer to everything: what is left of a call's time when the miner costs nothing.
+"""A bare HTTP server with a fixed answer: measures a call's time without the miner.
 
     .venv/bin/python bench/canned_server.py PORT REPLY_FILE
 

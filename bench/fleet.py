@@ -4,7 +4,7 @@
 
 The hosts are folders on this machine with a summary each, made from the tests' samples and of every verdict. They are
 read over Ansible's local connection or, with --ssh, over SSH from a server that is started here on a loopback port with
-keys of its own (Debian: openssh-server). So this machine does the hosts' part as well; yours would not. Some hosts have
+its own keys (Debian: openssh-server). So this machine does the hosts' part as well; yours would not. Some hosts have
 a closed port. Timed is the whole command, as an operator runs it.
 """
 

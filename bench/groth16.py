@@ -1,4 +1,4 @@
-"""A Groth16 proof of a CIRCOM circuit: ours with the keys in memory, against one `snarkjs g16f` process per request.
+"""A Groth16 proof of a CIRCOM circuit: ours, with the keys in memory, against one `snarkjs g16f` process per request.
 
     .venv/bin/python bench/groth16.py [--items 256] [--bits 190] [--power 16] [--rounds 5] [--json FILE|-]
 

@@ -1,4 +1,4 @@
-"""How exact the proving key's estimated size is: keys of many small circuits against `circuits.fit.pk_estimate_bytes`.
+"""Accuracy of the proving key's estimated size: keys of many small circuits against `circuits.fit.pk_estimate_bytes`.
 
     .venv/bin/python bench/keys.py [--count 100] [--seed 7] [--json FILE|-]
 
@@ -36,7 +36,7 @@ TABULATED = ("Tanh", "Sigmoid", "Erf", "Sin")
 MOST_BLOCKS = 9
 """More are never cheapest, and were not fitted."""
 Case = tuple[int, int, int, int]
-"""Products, sums, tables, and EZKL's scale: above 0 products are taken apart, which needs range checks."""
+"""Products, sums, tables, and EZKL's scale: above 0 products are decomposed, which needs range checks."""
 CASES: list[Case] = list(itertools.product((0, 1, 3, 6), (1, 6, 14, 24), (0, 1, 2, 4), (0, 4)))
 
 

@@ -2,7 +2,7 @@
 
     .venv/bin/python bench/live.py [--json FILE]
 
-The other side is our stand-in for sn2-miner in a process of its own, on loopback, so these are costs of our client and
+The other side is our stand-in for sn2-miner in a separate process, on loopback, so these are costs of our client and
 of Python's QUIC at both ends, not of the real miner. The repository is a stand-in as well; it waits before each answer,
 as one across the Internet does.
 """
@@ -78,7 +78,7 @@ def stand_in(place: Path) -> Iterator[int]:
 
 
 def probes(port: int, count: int) -> dict[str, list[float]]:
-    """Seconds of whole probes and of their steps, each a connection of its own. At most 30 handshakes a minute."""
+    """Seconds of whole probes and of their steps, each with its own connection. At most 30 handshakes a minute."""
     found: dict[str, list[float]] = {"probe": []}
     for _ in range(count):
         begun = time.perf_counter()
@@ -184,7 +184,7 @@ def monitor_runs(place: Path, log: Path, slices: int) -> dict[str, list[float]]:
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     def runs(path: Path) -> list[float]:
-        run(path)  # the first run makes the history, and looks at the processors twice
+        run(path)  # the first run creates the history, and reads the processors' counters twice
         return [run(path) for _ in range(5)]
 
     alone = runs(place / "none.log")

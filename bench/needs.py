@@ -2,7 +2,7 @@
 
     .venv/bin/python bench/needs.py [--circuit NAME ...] [--proofs 5] [--json FILE|-]
 
-Each circuit is built first (what that took is told as well), then proved in two processes of its own: one as EZKL
+Each circuit is built first (reported too), then proved in two separate processes: one as EZKL
 leaves it, once, and one that keeps its memory as the miner's workers do, `--proofs` times. Told are the most resident
 memory of each, and the bytes of a request's session files. `omron_miner/circuits/needs.json` holds what was made of it.
 """
@@ -56,7 +56,7 @@ class Need:
     folder_bytes: int
     build_peak_bytes: int
     peak_bytes: int
-    """Of a process that proved once, memory handled as glibc does by itself."""
+    """Memory of a process that proved once, with glibc's default memory handling."""
     kept_first_bytes: int
     """Of one that keeps its memory, after the first proof."""
     kept_peak_bytes: int
@@ -118,7 +118,7 @@ def _measure(name: str, proofs: int) -> Need:
 @click.option("--proofs", type=click.IntRange(min=1), default=5, show_default=True, help="In one process.")
 @json_option
 def main(names: tuple[str, ...], proofs: int, json_file: str | None) -> None:
-    """Measures one circuit after another and tells of each at once."""
+    """Measures one circuit after another and reports each immediately."""
     found: dict[str, Need] = {}
     for name in names or CIRCUITS:
         found[name] = _measure(name, proofs)

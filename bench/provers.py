@@ -129,7 +129,7 @@ def opened(pool: Any) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def processes(*commands: list[str]) -> Iterator[None]:
-    """Runs commands in the background, and ends them."""
+    """Runs commands in the background, and stops them."""
     paths = os.pathsep.join([str(ROOT / "bench"), str(ROOT / "tests"), str(ROOT / "tests/unit")])
     running = [subprocess.Popen(one, env={**os.environ, "PYTHONPATH": paths}, stdout=2) for one in commands]
     try:

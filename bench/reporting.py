@@ -1,4 +1,4 @@
-"""What the benches share in telling: percentiles, host facts, a table for people, JSON for machines, the options."""
+"""Reporting shared by the benches: percentiles, host facts, a table for people, JSON for machines, the options."""
 
 from __future__ import annotations
 
@@ -33,7 +33,11 @@ json_option = click.option(
     "--json", "json_file", metavar="FILE|-", help="Write everything measured there; - is stdout."
 )
 set_option = click.option(
-    "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="A constant of ours, e.g. prover.workers=2."
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="SECTION.KEY=VALUE",
+    help="A constant of our miner, e.g. prover.workers=2.",
 )
 
 
@@ -44,10 +48,10 @@ def deadline_option(seconds: float) -> Callable[[Callable[..., None]], Callable[
 
 
 class Command(click.Command):
-    """Errors of ours in one line, as `omron-miner` has them."""
+    """Prints the package's errors in one line, as `omron-miner` does."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """See click. A SIGTERM ends the bench in good order, its miners and its temporary files with it.
+        """See click. A SIGTERM stops the bench cleanly, with its miners, and removes its temporary files.
 
         Progress of the package is shown as `omron-miner` shows it.
         """
@@ -103,7 +107,7 @@ def say_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def host_facts() -> dict[str, Any]:
-    """The machine and the versions; the load when the bench began, since other work makes every figure doubtful."""
+    """The machine and the versions; the load at the start, since other work makes every figure unreliable."""
     model = next(
         (
             line.partition(":")[2].strip()
@@ -130,7 +134,7 @@ def say_host(facts: dict[str, Any]) -> None:
         f"bittensor {facts['bittensor']}, load before {facts['load_1m_before']}"
     )
     if facts["load_1m_before"] > 0.5:
-        say("WARNING: the machine is busy with something else; believe ratios more than seconds, and neither much")
+        say("WARNING: other processes use the CPU; ratios are more reliable than seconds, and neither is accurate")
 
 
 def write_json(content: dict[str, Any], file: str | None) -> None:

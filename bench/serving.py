@@ -1,8 +1,8 @@
-"""Ours and the stock miner as processes of their own on loopback, and validators to ask them.
+"""Ours and the stock miner as separate processes on loopback, and validators to query them.
 
 Both get the same constants.toml but for port and folders: the same circuit files, SRS, EZKL and number of threads.
-Everything they write is below one temporary directory (sessions of ours: on the RAM disk, as on a host), which is gone
-afterwards. The validators are real dendrites that keep their connection, signed with test keys everybody knows.
+Everything they write is below one temporary directory (our sessions: on the RAM disk, as on a host), which is removed
+afterwards. The validators are real dendrites that keep their connection, signed with public test keys.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Miner:
         return []
 
     def session_files(self) -> list[Path]:
-        """Files of requests, and folders of them, that lie around."""
+        """Leftover files and folders of requests."""
         both = (self.constants.sessions.directory, self.constants.sessions.fallback_directory)
         return [path for directory in both if directory.exists() for path in directory.rglob("*")]
 
@@ -174,7 +174,7 @@ class Validators:
     async def check(self, seed: int, answer: Answer) -> None:
         """Verifies an answer as a validator would. Raises OmronError when it does not verify."""
         inputs = example_inputs(self._bench.circuit, seed)
-        # In a thread: the loop must go on seeing which connections the miners close.
+        # In a thread: the event loop must keep noticing which connections the miners close.
         verdict = await asyncio.to_thread(
             verify_elsewhere, self._bench.circuit, inputs, answer.proof, self._bench.circuits
         )
@@ -193,7 +193,7 @@ class Validators:
 
 @contextmanager
 def workplace() -> Iterator[Path]:
-    """A temporary directory for everything the miners write but ours' sessions. Gone at the end."""
+    """A temporary directory for everything the miners write except our sessions. Removed at the end."""
     directory = Path(tempfile.mkdtemp(prefix="omron-bench-"))
     try:
         yield directory
@@ -334,7 +334,7 @@ def _wait(true: Any, process: subprocess.Popen[bytes], name: str, output: Path |
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ends the miner; whatever it has started that does not end with it is killed."""
+    """Stops the miner; kills any of its child processes that do not stop with it."""
     try:
         below = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:

@@ -1,12 +1,13 @@
-"""Every setting that is said to make proving faster, one by one against plain EZKL in a warm process.
+"""Every setting that is claimed to make proving faster, one by one against plain EZKL in a warm process.
 
     .venv/bin/python bench/settings.py [--circuit tiny demo large] [--rounds 7] [--only NAME ...] [--json FILE|-]
 
-Each setting has a process of its own that stays; all prove in turn, one at a time. Every proof with a setting has a
+Each setting has its own process, which stays; all prove in turn, one at a time. Every proof with a setting has a
 plain one of the same inputs, before it and after it by turns, and a setting's ratio is the median of such
-pairs; plain's own row holds each plain proof against the one before. First proofs are told apart and not in the ratios.
-Told are witness and prove together in wall-clock seconds and in CPU seconds (which other work on the machine disturbs
-less), page faults, and the memory the process keeps. Everything is in the page cache unless the setting says otherwise.
+pairs; plain's own row compares each plain proof with the one before. First proofs are listed
+separately, not in the ratios. Reported are witness and prove together in wall-clock seconds and in CPU seconds (which
+other work on the machine disturbs less), page faults, and the memory the process keeps. Everything is in the page cache
+unless the setting says otherwise.
 
 `--at-a-time N` measures instead how many proofs a minute N processes make at a time, by how they share the cores.
 
@@ -162,7 +163,7 @@ class Prover:
 
 @contextlib.contextmanager
 def provers(bench: BenchCircuit, wanted: dict[str, tuple[Setting, tuple[int, ...]]]) -> Iterator[dict[str, Prover]]:
-    """One process each, with a place of its own on the RAM disk."""
+    """One process each, with its own folder on the RAM disk."""
     running: dict[str, Prover] = {}
     with contextlib.ExitStack() as stack:
         for name, (setting, cores) in wanted.items():
@@ -209,7 +210,7 @@ def one_by_one(bench: BenchCircuit, only: tuple[str, ...], rounds: int) -> dict[
     wanted = {name: one for name, one in SETTINGS.items() if name == "plain" or not only or name in only}
     absent = [name for name, one in wanted.items() if one.library and not find_library(one.library)]
     for name in absent:
-        say(f"{name} is left out: {wanted.pop(name).library} is not installed")
+        say(f"{name} is skipped: {wanted.pop(name).library} is not installed")
     show = progress(bench.name)
     with provers(bench, {name: (one, ()) for name, one in wanted.items()}) as running:
         plain = running.pop("plain")
@@ -302,7 +303,7 @@ def side_by_side(bench: BenchCircuit, at_a_time: int, rounds: int) -> dict[str, 
     return {"at_a_time": at_a_time, "sharing": told}
 
 
-# --- in a process of its own ------------------------------------------------------------------------------------------
+# --- in a separate process --------------------------------------------------------------------------------------------
 
 
 def _prepare(steps: list[str], cores: list[int]) -> None:
@@ -358,7 +359,7 @@ def _prove_on_demand(circuit: str, srs: str, files: str, steps: list[str], cores
             for number, thread in enumerate(sorted(Path("/proc/self/task").iterdir())):
                 with contextlib.suppress(ProcessLookupError):
                     os.sched_setaffinity(int(thread.name), {number % CORES})
-    os._exit(0)  # EZKL 22 may crash an interpreter that takes itself apart
+    os._exit(0)  # EZKL 22 may crash the interpreter during finalization
 
 
 def _in_a_fork(prove: Any, seed: int) -> None:

@@ -35,7 +35,7 @@ class OneCircuit:
 
 
 def warm_up(_constants: Constants) -> None:
-    """Ready at once."""
+    """Ready immediately."""
 
 
 def prove(circuit_id: str, rows: Any, _deadline: float) -> ProofResult:

@@ -4,12 +4,12 @@
 
 One miner after the other answers the same number of proofs. Memory is the resident memory of the miner and all its
 processes together, taken after every proof ("idle"; pages shared by forks count once for each) and every 0.05 s while
-proofs run ("peak"). What grows is told as the median of the last fifth of the proofs over that of the first fifth after
+proofs run ("peak"). Growth is reported as the median of the last fifth of the proofs over that of the first fifth after
 the warm-up; ours replaces a worker every prover.recycle_after_tasks proofs, which a soak should cover several times.
 
 Every `--trouble-every` proofs a caller leaves after a fifth of a proof's time, and another sends an input that cannot
 be quantised. Neither is counted as a proof. At the end, when all is quiet, leftover session files and folders are
-counted, open files and threads of the miner compared with the beginning. Stock goes on proving for the caller who left.
+counted, open files and threads of the miner compared with the start. Stock continues proving for the caller who left.
 """
 
 from __future__ import annotations

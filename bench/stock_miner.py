@@ -10,7 +10,7 @@ SRS again, parse the proof file, reply JSON. Nothing is verified. The folder is 
 Upstream's two steps are calls of the ``ezkl`` program. There is none on this host, so each step is a process forked
 from one that has imported EZKL's Python library but never used it (forking one that has used it would hang). That is
 kinder to stock than the truth: no program is loaded, no interpreter started, and nothing is printed and read back.
-Also left out, in stock's favour: upstream's debug lines and its look into a metagraph.
+Also omitted, in stock's favour: upstream's debug lines and its metagraph lookup.
 
 It reads the same constants.toml as ``omron-miner serve``, and leaves an event of the same form for each request, whose
 witness_s and prove_s are EZKL's calls alone and whose total_s is the handler's time, as upstream logs it. A request for
@@ -81,12 +81,12 @@ class StockMiner:
         self.axon.attach(forward_fn=self.query_for_capacities, blacklist_fn=self.capacities_blacklist)
 
     def start(self) -> None:
-        """Listens, in the SDK's thread, and says so in the events."""
+        """Listens, in the SDK's thread, and logs an event."""
         self.axon.start()
         self._events.write(to_json(LifecycleEvent(time.time(), "started")) + "\n")
 
     def query_zk_proof(self, synapse: QueryZkProof) -> QueryZkProof:
-        """Proves on the event loop's thread; everybody else waits."""
+        """Proves on the event loop's thread; all other requests wait."""
         began = time.perf_counter()
         query = synapse.query_input or {}
         circuit, timings, output, detail = self._circuits.get(query.get("model_id", "")), Timings(), "", ""
@@ -117,7 +117,7 @@ class StockMiner:
         return synapse
 
     def query_for_capacities(self, synapse: QueryForCapacities) -> QueryForCapacities:
-        """Upstream answers from a configuration file; this is what stands in it."""
+        """Upstream answers from a configuration file; this is its content."""
         synapse.capacities = dict.fromkeys(self._circuits, 400)
         return synapse
 
@@ -188,7 +188,7 @@ def _in_a_fresh_process(step: Callable[[], object]) -> float:
             began = time.perf_counter()
             step()
             os.write(writing, pickle.dumps(time.perf_counter() - began))
-            os._exit(0)  # EZKL's threads crash an interpreter that takes itself apart
+            os._exit(0)  # EZKL's threads crash the interpreter during finalization
         except BaseException as error:
             traceback.print_exc()
             os.write(writing, pickle.dumps(repr(error)[:1000]))

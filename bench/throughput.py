@@ -5,12 +5,12 @@
 Every burst is `--at-once` requests sent at the same moment by as many validators (each its own hotkey and connection),
 with fresh inputs. Bursts go to both miners in turn, never at the same time; who is first changes with every round. A
 burst lasts until its last answer. Validators would wait 60 s; these wait as long as it takes, so that every proof made
-is counted, and whether it came before --deadline is counted apart.
+is counted, and whether it came before --deadline is counted separately.
 
-Ours knows the deadline: a request it cannot meet is refused rather than proved for nobody, and in real life the time so
+Ours knows the deadline: a request it cannot meet is refused rather than proved in vain, and in real life the time so
 saved goes to the next request. Its limit on waiting for a prover, 5 s on a host, is raised to the deadline here, or
-most of a burst would be refused at once. Stock knows neither. Give ours more workers with --set prover.workers=2; stock
-always has one proof at a time, with all the threads ours has together.
+most of a burst would be refused immediately. Stock knows neither. Give ours more workers with --set prover.workers=2;
+stock always has one proof at a time, with all the threads ours has together.
 """
 
 from __future__ import annotations

@@ -49,9 +49,9 @@ FAMILIES = {"mlp": mlp, "conv-net": conv_net}
     type=click.Choice(("all", "given")),
     default="all",
     show_default=True,
-    help="given: only the run args it begins with.",
+    help="given: only the run args it starts with.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Keep what is made here; go on with what is there.")
+@click.option("--out", type=click.Path(path_type=Path), help="Keep results here; continue from those already there.")
 @json_option
 def main(
     model: str,

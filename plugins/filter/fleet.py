@@ -145,7 +145,7 @@ def _provers(provers: Any) -> list[str]:
         for one in provers["hosts"][:_MOST_PROVERS]
         if one["address"]
     ]
-    return [*([f"NOT KNOWN NOW: {_clean(provers['problem'])}"] if provers["problem"] else []), *lines]
+    return [*([f"STALE: {_clean(provers['problem'])}"] if provers["problem"] else []), *lines]
 
 
 def _target(one: dict[str, Any]) -> str:

@@ -56,7 +56,7 @@ def test_the_worst_host_comes_first_and_none_is_lost() -> None:
 
 def test_a_host_in_trouble_says_why_and_what_to_run_next() -> None:
     row = only(read(to_json(bad_summary())))
-    assert (row["cause"], row["command"]) == ("the processors are busy with something else", "top -o %CPU")
+    assert (row["cause"], row["command"]) == ("other processes use the CPU", "top -o %CPU")
     assert row["targets"]["total p95"] == "58.2 < 45 s"
     assert row["failures"] == {"timeout": 40, "verification_failed": 15, "queue_full": 5}
     assert "swap on, governor powersave" in row["host"]

@@ -182,7 +182,7 @@ def test_the_cache_and_todays_circuits(tmp_path: Path, miner: StandIn) -> None:
         assert status(sn2.cached(cache)) == {"circuit cache": Status.FAIL}
         repository.add_circuit("net", [repository.add_component("one", bundle_files("one"))])
         empty = status(sn2.today(ours, Constants(), host, outside))
-        assert empty == {"circuits of today": Status.WARN, "room for circuits": Status.UNKNOWN}
+        assert empty == {"listed circuits": Status.WARN, "room for circuits": Status.UNKNOWN}
         assert sync(Settings(url=repository.url, cache=cache, keep_free_bytes=0, rules=RULES)).ok
         assert set(status(sn2.cached(cache)).values()) == {Status.OK}
         assert set(status(sn2.today(ours, Constants(), host, outside)).values()) == {Status.OK}

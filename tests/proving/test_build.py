@@ -108,7 +108,7 @@ def test_the_test_only_srs_is_announced(run_args_file: RunArgsFile, empty: Const
     assert any(line.endswith(" s") for line in progress)
 
 
-def test_a_logrows_too_small_is_refused_in_words_and_nothing_is_left(
+def test_a_logrows_too_small_is_refused_with_the_reason_and_nothing_is_left(
     run_args_file: RunArgsFile, empty: Constants
 ) -> None:
     settings = run_args_file("demo", logrows=12, lookup_range=[-1000, 1000], decomp_base=1024)
@@ -173,13 +173,13 @@ def test_a_circuit_that_does_not_answer_as_its_model_is_refused_before_any_key_i
     run_args_file: RunArgsFile, empty: Constants, tmp_path: Path, progress: list[str]
 ) -> None:
     model = per_channel(tmp_path / "channels.onnx")
-    with pytest.raises(CircuitError, match=r"does not answer as its model: accuracy 0\.\d+ over 8 samples"):
+    with pytest.raises(CircuitError, match=r"does not match its model: accuracy 0\.\d+ over 8 samples"):
         build_circuit("channels", model, run_args_file("tiny"), empty)
     assert not any("setup" in line for line in progress)
     assert folders(empty) == []
 
 
-def test_an_accurate_circuit_is_reported_and_one_never_compared_is_compared_later_without_a_build(
+def test_an_accurate_circuit_reports_it_and_one_never_compared_is_compared_later_without_a_build(
     run_args_file: RunArgsFile, empty: Constants, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, progress: list[str]
 ) -> None:
     model = tmp_path / "tiny.onnx"  # without the answers that are shipped with it
@@ -339,9 +339,7 @@ def test_a_full_disk_is_a_message_and_leaves_nothing(
     assert folders(empty) == []
 
 
-def test_two_concurrent_builds_wait_for_each_other(
-    run_args_file: RunArgsFile, empty: Constants, tmp_path: Path
-) -> None:
+def test_concurrent_builds_wait_for_each_other(run_args_file: RunArgsFile, empty: Constants, tmp_path: Path) -> None:
     arguments = command(empty, tmp_path, run_args_file("tiny"), "tiny")
     both = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     answers = [json.loads(one.communicate(timeout=60)[0]) for one in both]

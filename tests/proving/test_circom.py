@@ -202,7 +202,7 @@ def test_a_proof_of_weights_needs_no_example_to_be_checked(
     assert check_circuit(load_circuit(bare), constants).circuit_id == circuit.id
 
 
-def test_a_key_with_corrupt_points_gives_no_proof_and_kills_nothing(
+def test_a_key_with_corrupt_points_gives_no_proof_and_kills_no_process(
     circuit: Circuit, constants: Constants, tmp_path: Path
 ) -> None:
     broken = tmp_path / circuit.directory.name

@@ -172,7 +172,7 @@ def test_keys_that_take_too_long_or_too_much_are_a_rejection(folder: Path, provi
 
 
 @pytest.mark.slow
-def test_a_step_over_its_time_limit_is_killed_and_the_next_run_continues(
+def test_a_step_beyond_its_time_limit_is_killed_and_the_next_run_continues(
     folder: Path, proving_constants: Constants
 ) -> None:
     report = judge(folder, proving_constants, count=2, limits=Limits(step_seconds=1e-4))
@@ -248,10 +248,10 @@ def test_what_is_no_circuit_of_our_ezkl_is_refused_before_ezkl_opens_it(
         judge(tmp_path, proving_constants)
     (tmp_path / "model.compiled").write_bytes(b"anything")
     (tmp_path / "settings.json").write_text("{}")
-    with pytest.raises(ConfigError, match="is not EZKL's"):
+    with pytest.raises(ConfigError, match="was not written by EZKL"):
         judge(tmp_path, proving_constants)
     (tmp_path / "settings.json").write_text('{"run_args": {"logrows": 11}, "version": "1.2.3"}')
-    with pytest.raises(ConfigError, match=r"made by EZKL 1\.2\.3, installed is"):
+    with pytest.raises(ConfigError, match=r"made by EZKL 1\.2\.3, but .* is installed"):
         judge(tmp_path, proving_constants)
 
 

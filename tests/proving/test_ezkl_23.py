@@ -141,7 +141,7 @@ def test_a_circuit_of_the_other_version_is_refused_before_any_key_is_opened(
         (sys.executable, theirs, VERSION, "22.0.1"),
     ):
         told = load_and_tell(python, folder)
-        assert f"was made by EZKL {made}, installed is {here}" in told["refusal"]
+        assert f"was made by EZKL {made}, but {here} is installed" in told["refusal"]
         assert told["opened"] == ["metadata.json", "settings.json"], "a key or the compiled model was opened"
         assert told["ezkl"] is False
 
@@ -151,7 +151,7 @@ def test_the_command_reports_it_and_survives(installed: Installed, tiny_circuit:
     shutil.copytree(tiny_circuit.directory, constants.circuits.directory / tiny_circuit.directory.name)
     done = installed.run("prove", "--circuit", tiny_circuit.id, constants=constants)
     assert done.returncode == 1
-    assert f"was made by EZKL 22.0.1, installed is {VERSION}" in done.stderr
+    assert f"was made by EZKL 22.0.1, but {VERSION} is installed" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -76,7 +76,7 @@ def left(host: Constants) -> list[str]:
     return sorted(path.name for path in host.circuits.directory.glob(".sync-*/*") if path.name != "lock")
 
 
-def test_a_key_is_fetched_proved_recorded_and_then_left_alone(
+def test_a_key_is_downloaded_proved_recorded_and_then_left_alone(
     host: Constants, ship: Callable[[str], Path], tiny_circuit: Circuit
 ) -> None:
     key = tiny_circuit.pk.read_bytes()
@@ -114,7 +114,7 @@ def spoilt(key: bytes) -> bytes:
     return key[:middle] + bytes(byte ^ 0x55 for byte in key[middle : middle + 4096]) + key[middle + 4096 :]
 
 
-def test_a_broken_key_is_never_used_and_a_mended_one_is(
+def test_a_broken_key_is_never_used_and_a_repaired_one_is(
     host: Constants, ship: Callable[[str], Path], tiny_circuit: Circuit
 ) -> None:
     key = tiny_circuit.pk.read_bytes()
@@ -128,7 +128,7 @@ def test_a_broken_key_is_never_used_and_a_mended_one_is(
         assert synced(host).key_sha256 == sha256(tiny_circuit.pk)
 
 
-def test_a_corrupt_partial_download_is_retried_once_from_the_first_byte(
+def test_a_corrupt_part_is_downloaded_once_more_from_the_first_byte(
     host: Constants, ship: Callable[[str], Path], tiny_circuit: Circuit
 ) -> None:
     key = tiny_circuit.pk.read_bytes()
@@ -159,7 +159,7 @@ def test_a_key_cut_short_by_an_earlier_download_is_replaced(
         assert synced(host).received_bytes == len(key)
 
 
-def test_a_whole_key_that_was_copied_is_proved_and_not_fetched(
+def test_a_complete_copied_key_is_proved_and_not_downloaded(
     host: Constants, ship: Callable[[str], Path], tiny_circuit: Circuit
 ) -> None:
     with serving(b"") as server:
@@ -168,7 +168,7 @@ def test_a_whole_key_that_was_copied_is_proved_and_not_fetched(
     assert (one.changed, one.received_bytes, server.requests) == (True, 0, [])
 
 
-def test_a_recorded_key_is_rechecked_on_request_and_repaired_if_corrupt(
+def test_a_recorded_key_is_proved_again_on_request_and_replaced_if_corrupt(
     host: Constants, ship: Callable[[str], Path], tiny_circuit: Circuit
 ) -> None:
     key = tiny_circuit.pk.read_bytes()
@@ -240,7 +240,7 @@ def test_a_run_that_is_ended_leaves_its_part_to_the_next(
         assert server.ranges == [None, f"bytes={len(key) // 2}-"]
     report: dict[str, Any] = json.loads(done.stdout)
     assert [one["key_bytes"] for one in report["circuits"]] == [len(key)]
-    assert "MiB are here" in done.stderr
+    assert "MiB downloaded" in done.stderr
     assert load_circuit(directory).id == tiny_circuit.id
 
 

@@ -93,7 +93,7 @@ def test_lookup_tables_cover_all_inputs_and_the_compact_arithmetic_is_measured_o
     assert compact["ranges"] != "exceeded"
 
 
-def test_run_args_that_need_a_larger_srs_than_ones_own_are_out(tmp_path: Path) -> None:
+def test_run_args_that_need_a_larger_srs_than_given_are_rejected(tmp_path: Path) -> None:
     constants = constants_below(tmp_path / "host")
     srs = Source(ensure_srs(6, tmp_path / "own", "local"), None)
     job = Job(
@@ -102,7 +102,7 @@ def test_run_args_that_need_a_larger_srs_than_ones_own_are_out(tmp_path: Path) -
     tuned = tune(job, constants)
     (one,) = tuned.trials
     assert (one.name, tuned.winner) == ("as given", None)
-    assert "is for logrows 6, needed is 12" in one.failure
+    assert "is for logrows 6, but 12 is needed" in one.failure
 
 
 def test_a_step_over_its_time_limit_is_killed_and_reported(tmp_path: Path) -> None:
@@ -138,13 +138,13 @@ def test_a_forgery_that_verifies_is_refused_loudly(tmp_path: Path, progress: lis
     tuned = tune(again, constants)
     assert (tuned.winner, tuned.built) == (None, None)
     failures = {one.name == winner.name: one.failure for one in tuned.trials}
-    assert "an answer by other weights" in failures[True]
+    assert "a proof verifies with other weights" in failures[True]
     assert "the first output changed" in failures[False]
     assert sum("WARNING" in line and "UNSOUND" in line for line in progress) >= 2
     assert not (again.out / "run_args.json").exists()
 
 
-def test_an_answer_by_other_weights_is_found_out_and_so_is_a_key_that_lets_it_pass(tmp_path: Path) -> None:
+def test_a_proof_with_other_weights_is_detected_and_so_is_a_key_that_accepts_it(tmp_path: Path) -> None:
     """Such a key is made here of the very weights that the answer is forged with."""
     constants, limits = constants_below(tmp_path / "host"), trial.Limits()
     mlp(tmp_path / "mlp.onnx")
@@ -167,5 +167,5 @@ def test_a_model_that_answers_always_the_same_is_refused(tmp_path: Path) -> None
     path = tmp_path / "constant.onnx"
     path.write_bytes(constant.to_model().SerializeToString())
     job = Job(path, tmp_path / "out", baselines=Baselines(calibrations=()))
-    with pytest.raises(ConfigError, match="the same to every sample"):
+    with pytest.raises(ConfigError, match="the same output for every sample"):
         tune(job, constants_below(tmp_path / "host"))

@@ -113,7 +113,9 @@ def sample_summary(name: str = "prover-1", seed: int = 1) -> Summary:
         answers=[
             Answer("slow", "Why are answers slow?", False, "no: total p95 is 23.1 s in the last hour", [], ""),
             Answer("failed", "Why does verification fail?", False, "no failure in the window", [], ""),
-            Answer("memory", "What does memory do?", False, "steady: the main process grew by 3.0 MiB in 24 h", [], ""),
+            Answer(
+                "memory", "Is memory sufficient?", False, "steady: the main process grew by 3.0 MiB in 24 h", [], ""
+            ),
         ],
         alerts=[
             Alert("verification_failed", False, "no failed verification for 10 min", "2026-01-03T08:00:00Z", ""),
@@ -177,7 +179,7 @@ def bad_summary(name: str = "prover-2", seed: int = 2) -> Summary:
                 [
                     Cause(
                         "cpu_busy",
-                        "the processors are busy with something else",
+                        "other processes use the CPU",
                         ["99 % of 8 cores busy over the last minute, the miner used 41 %"],
                         "top -o %CPU",
                     ),

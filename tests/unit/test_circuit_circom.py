@@ -157,22 +157,22 @@ def public_inputs(order: Any, sizes: Any) -> str:
     [
         (cut, "ends within section 9"),
         (puff, "ends within section 5"),
-        (shorten, "section 4 has 136 bytes, 180 belong there"),
-        (replace("circuit.zkey", b"zkey"), "circuit.zkey is not a whole proving key"),
-        (replace("circuit.zkey", b""), "does not begin with zkey"),
+        (shorten, "section 4 has 136 bytes, expected 180"),
+        (replace("circuit.zkey", b"zkey"), "circuit.zkey is not a complete proving key"),
+        (replace("circuit.zkey", b""), "does not start with zkey"),
         (replace("circuit.zkey", zkey(protocol=2)), "not a Groth16 key"),
-        (replace("circuit.zkey", zkey(prime=BASE_MODULUS - 1)), "another curve"),
+        (replace("circuit.zkey", zkey(prime=BASE_MODULUS - 1)), "its curve is not BN254"),
         (replace("circuit.zkey", zkey(public=4)), "circuit.zkey has 4 public signals, settings.json names 5"),
         (replace("circuit.zkey", zkey(alpha=(2, 1))), "do not belong together"),
         (replace("circuit.wasm", b"MZ"), "not a WebAssembly module"),
         (replace("verification_key.json", vk(protocol="plonk")), "is for plonk on bn128"),
         (replace("verification_key.json", vk(nPublic=6)), "not complete"),
-        (replace("verification_key.json", "[]"), "is not snarkjs'"),
+        (replace("verification_key.json", "[]"), "was not written by snarkjs"),
         (replace("verification_key.json", vk(vk_alpha_1=["7", "2", "1"])), "do not belong together"),
-        (replace("settings.json", "{}"), "does not say public_inputs"),
-        (replace("settings.json", public_inputs(["a"], {})), "does not say public_inputs"),
+        (replace("settings.json", "{}"), "lacks public_inputs"),
+        (replace("settings.json", public_inputs(["a"], {})), "lacks public_inputs"),
         (replace("settings.json", public_inputs(["a", "a"], {"a": 1})), "twice"),
-        (replace("settings.json", public_inputs(["a"], {"a": 0})), "of no size"),
+        (replace("settings.json", public_inputs(["a"], {"a": 0})), "of size 0"),
         (replace("settings.json", public_inputs(["a"], {"a": 6})), "has 5 public signals, settings.json names 6"),
     ],
 )
@@ -204,8 +204,8 @@ def test_inputs_keep_their_names_and_order(circuit: Circuit) -> None:
     "value",
     [0.5, math.nan, math.inf, 1e300, "1.0", "0x1", "", "١", None, {}, FIELD_MODULUS, -FIELD_MODULUS, "9" * 80],
 )
-def test_a_value_that_is_no_integer_of_the_field_is_refused(circuit: Circuit, value: Any) -> None:
-    with pytest.raises(InputError, match="no integer of the field"):
+def test_a_value_that_is_not_an_integer_of_the_field_is_refused(circuit: Circuit, value: Any) -> None:
+    with pytest.raises(InputError, match="not an integer of the field"):
         validate_inputs(circuit, {"scaling": value})
 
 

@@ -25,7 +25,7 @@ def changed(**run_args: Any) -> RunArgs:
     return RUN_ARGS.model_copy(update=run_args)
 
 
-def test_what_fits_is_passed_without_a_word() -> None:
+def test_a_circuit_that_fits_gives_no_warning() -> None:
     assert check_fit("demo", RUN_ARGS, DEMO, PLENTY, PLENTY) == []
 
 
@@ -66,7 +66,7 @@ def test_what_exceeds_memory_or_disk_is_refused_before_it_is_killed_for_it() -> 
     huge = {**DEMO, "num_rows": 24_343_506}  # the stock age model
     with pytest.raises(CircuitError, match=r"does not fit this host: 24343506 rows .* memory is 24\.0 GiB"):
         check_fit("age", RUN_ARGS, huge, 24 << 30, PLENTY)
-    with pytest.raises(CircuitError, match=r"does not fit the disk: .* free are 95\.4 MiB"):
+    with pytest.raises(CircuitError, match=r"does not fit the disk: .* 95\.4 MiB are free"):
         check_fit("demo", RUN_ARGS, DEMO, PLENTY, 100 * MB)
 
 

@@ -53,7 +53,7 @@ def test_a_circuits_needs_are_those_of_its_key_its_logrows_and_its_instances() -
     assert circuit_needs.needs_of(circuit(5 * MB, ProofSystem.CIRCOM)) is None
 
 
-def test_a_misfit_is_reported_with_required_and_available_memory() -> None:
+def test_a_memory_problem_is_reported_with_the_needed_and_the_available_size() -> None:
     needed = circuit_needs.needs(5000 * MB, 17, 0)
     assert circuit_needs.memory_problem("x", needed, 32_000 * MB) is None
     assert circuit_needs.memory_problem("x", needed, 16_000 * MB) == (

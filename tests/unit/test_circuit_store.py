@@ -118,7 +118,7 @@ def spoil(srs: Path, how: str) -> None:
 
 @pytest.mark.parametrize("network", ["test", "finney"])
 @pytest.mark.parametrize("how", ["missing", "for tests only", "of unknown origin", "cut off"])
-def test_a_circuit_whose_srs_a_real_network_rejects_is_not_served(tmp_path: Path, network: Name, how: str) -> None:
+def test_a_circuit_whose_srs_a_real_network_refuses_is_never_returned(tmp_path: Path, network: Name, how: str) -> None:
     write_circuit(tmp_path)
     store = store_of(tmp_path, network=network)
     assert store.get(A).id == A
@@ -143,7 +143,7 @@ def test_the_local_network_takes_a_generated_srs_but_not_a_missing_one(tmp_path:
     assert store.ids() == []
 
 
-def test_checking_the_srs_does_not_reopen_the_circuit(tmp_path: Path, read: list[str]) -> None:
+def test_checking_the_srs_does_not_open_the_circuit_again(tmp_path: Path, read: list[str]) -> None:
     write_circuit(tmp_path)
     store = store_of(tmp_path, read=read, network="finney")
     spoil(tmp_path / "srs/kzg11.srs", "missing")
@@ -155,14 +155,14 @@ def test_checking_the_srs_does_not_reopen_the_circuit(tmp_path: Path, read: list
 
 
 @pytest.mark.parametrize("circuit_id", ["", "a", "A" * 64, "../" + "a" * 61, "a" * 65, "a" * 64 + "\n"])
-def test_an_invalid_id_is_never_searched_for(tmp_path: Path, circuit_id: str) -> None:
+def test_an_invalid_id_is_never_searched_on_disk(tmp_path: Path, circuit_id: str) -> None:
     with pytest.raises(CircuitError, match="64 lower-case hex digits"):
         store_of(tmp_path).get(circuit_id)
 
 
-def test_an_unknown_or_ignored_circuit_is_reported(tmp_path: Path) -> None:
+def test_an_unknown_or_ignored_circuit_is_an_error_with_its_reason(tmp_path: Path) -> None:
     write_circuit(tmp_path)
-    with pytest.raises(CircuitError, match="not here"):
+    with pytest.raises(CircuitError, match="not on this host"):
         store_of(tmp_path).get(B)
     store = store_of(tmp_path, ignored=(A,))
     with pytest.raises(CircuitError, match="ignored"):

@@ -68,7 +68,7 @@ def test_an_ignored_circuit_is_left_alone_and_refused_when_asked_for(constants: 
     assert server.requests == []
 
 
-def test_a_circuit_of_another_ezkl_is_refused_before_its_key_is_fetched(
+def test_a_circuit_of_another_ezkl_is_refused_before_its_key_is_downloaded(
     constants: Constants, server: FileServer
 ) -> None:
     directory = keyless(constants, server.url, version="19.0.7")
@@ -83,11 +83,11 @@ def test_a_circuit_of_another_ezkl_is_refused_before_its_key_is_fetched(
 def test_a_name_with_a_path_in_it_is_refused(constants: Constants, server: FileServer, name: str) -> None:
     files = {"pk.key": server.url, name: server.url}
     (write_circuit(constants.circuits.directory, metadata={"external_files": files}) / "pk.key").unlink()
-    assert "which is no file name" in refusal(constants)
+    assert "which is not a file name" in refusal(constants)
     assert server.requests == []
 
 
-def test_files_that_only_validators_need_are_not_fetched(constants: Constants, server: FileServer) -> None:
+def test_files_that_only_validators_need_are_not_downloaded(constants: Constants, server: FileServer) -> None:
     directory = keyless(constants, server.url)
     metadata = json.loads((directory / "metadata.json").read_text())
     metadata["external_files"]["circuit.zkey"] = server.url + "?other"
@@ -97,7 +97,7 @@ def test_files_that_only_validators_need_are_not_fetched(constants: Constants, s
     assert [one["path"] for one in server.requests] == ["/files/pk.key"]
 
 
-def test_a_key_without_an_address_says_what_to_do(constants: Constants) -> None:
+def test_a_key_without_a_url_is_an_error_with_a_hint(constants: Constants) -> None:
     (write_circuit(constants.circuits.directory, metadata={"external_files": {}}) / "pk.key").unlink()
     assert "copy pk.key into the folder" in refusal(constants)
 
@@ -105,16 +105,16 @@ def test_a_key_without_an_address_says_what_to_do(constants: Constants) -> None:
 def test_an_unencrypted_address_is_refused_unless_allowed(constants: Constants, server: FileServer) -> None:
     keyless(constants, server.url)
     assert "is not encrypted" in refusal(with_circuits(constants, download_plain_http=False))
-    assert "not among circuits.download_hosts" in refusal(with_circuits(constants, download_hosts=("storage.example",)))
+    assert "not in circuits.download_hosts" in refusal(with_circuits(constants, download_hosts=("storage.example",)))
     assert server.requests == []
 
 
-def test_a_key_of_another_size_than_the_folders_checksum_is_not_fetched(
+def test_a_key_whose_size_differs_from_the_folders_checksums_is_not_downloaded(
     constants: Constants, server: FileServer
 ) -> None:
     directory = keyless(constants, server.url)
     (directory / "checksums.json").write_text(json.dumps({"pk.key": {"bytes": 5, "sha256": "0" * 64}}))
-    assert f"has {len(server.content)} bytes, wanted are 5" in refusal(constants)
+    assert f"has {len(server.content)} bytes, expected 5" in refusal(constants)
     assert not (directory / "pk.key").exists()
 
 
@@ -162,7 +162,7 @@ def test_two_syncs_of_one_circuit_do_not_meet(constants: Constants) -> None:
         first.join(10)
 
 
-def test_what_was_begun_for_a_circuit_that_is_gone_is_cleared(constants: Constants) -> None:
+def test_partial_downloads_of_removed_circuits_are_deleted(constants: Constants) -> None:
     left = constants.circuits.directory / f".sync-model_{A}"
     left.mkdir(parents=True)
     (left / "pk.key").write_bytes(b"part")

@@ -70,7 +70,7 @@ def test_a_model_that_answers_no_number_is_refused(tmp_path: Path, value: float)
 def test_what_onnxruntime_does_not_take_is_not_compared_and_says_why(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"junk")
-    with pytest.raises(NotComparedError, match="onnxruntime does not take the model"):
+    with pytest.raises(NotComparedError, match="onnxruntime rejects the model"):
         find_reference(path, {})
 
 
@@ -87,7 +87,7 @@ def test_a_file_of_another_models_answers_or_of_none_is_refused(tmp_path: Path) 
     ]
     for text in ("", "[]", "{}", "[" * 100_000, *(json.dumps({**good, **change}) for change in changes)):
         path.write_text(text)
-        with pytest.raises(ConfigError, match="is no model's reference"):
+        with pytest.raises(ConfigError, match="is not a model reference"):
             read_reference(path, MODELS / "tiny.onnx")
 
 
@@ -102,7 +102,7 @@ def test_a_circuit_as_exact_as_its_model_passes_and_one_that_is_not_is_refused()
     assert off.accuracy == pytest.approx((np.exp(-0.25) + 1) / 2)
     assert off.largest_difference == 0.5
     check_accuracy("a", off, 0.8)
-    with pytest.raises(CircuitError, match=r"a does not answer as its model: accuracy 0\.8894 over 2 samples.*0\.99"):
+    with pytest.raises(CircuitError, match=r"a does not match its model: accuracy 0\.8894 over 2 samples.*0\.99"):
         check_accuracy("a", off, 0.99)
 
 

@@ -165,7 +165,7 @@ def test_a_broken_circuit_is_reported_and_the_previous_one_stays(scene: Scene) -
     scene.watch.start()
     scene.wait_for(lambda: scene.offers(content))
     (scene.folder / "model.compiled").write_bytes(content[:5])
-    scene.wait_for(lambda: "is not whole" in (scene.watch.status().problem or ""))
+    scene.wait_for(lambda: "is incomplete" in (scene.watch.status().problem or ""))
     assert scene.offers(content)
     (scene.folder / "model.compiled").unlink()
     scene.wait_for(lambda: "No such file" in (scene.watch.status().problem or ""))
@@ -182,7 +182,7 @@ def test_soon_after_a_commitment_one_that_something_else_replaced_is_made_again(
     scene.wait_for(lambda: scene.offers(content))
 
 
-def test_an_unreachable_chain_causes_an_error_and_blocks_no_caller(scene: Scene) -> None:
+def test_an_unreachable_chain_is_an_error_and_blocks_no_caller(scene: Scene) -> None:
     scene.chain.switch = "hang"
     write_circuit(scene.folder)
     scene.watch.start()
@@ -280,5 +280,5 @@ def test_status_and_log_tell_all_but_secrets(scene: Scene, caplog: pytest.LogCap
     assert SECRET_KEY not in told + caplog.text
     left_behind = scene.competition.model_copy(update={"status_file": scene.folder.parent / "stale.json"})
     write_status(left_behind.status_file, replace(status, written=status.written - 3600))
-    with pytest.raises(OmronError, match="no miner keeps it up to date"):
+    with pytest.raises(OmronError, match="no running miner updates it"):
         read_status(left_behind)

@@ -52,7 +52,7 @@ def test_half_a_model_or_one_of_another_compilation_is_refused(tmp_path: Path) -
     content = write_circuit(tmp_path)
     for half in (b"", content[: len(content) // 2], b"weights" + version_mark("23.0.5")):
         (tmp_path / "model.compiled").write_bytes(half)
-        with pytest.raises(CompetitionError, match=r"is not whole, or was not made by EZKL 22\.0\.1"):
+        with pytest.raises(CompetitionError, match=r"is incomplete, or was not made by EZKL 22\.0\.1"):
             read_circuit(tmp_path)
 
 
@@ -62,7 +62,7 @@ def test_half_a_model_or_one_of_another_compilation_is_refused(tmp_path: Path) -
 def test_settings_that_are_not_ezkls_are_refused(tmp_path: Path, text: str) -> None:
     write_circuit(tmp_path)
     (tmp_path / "settings.json").write_text(text)
-    with pytest.raises(CompetitionError, match=r"settings\.json is not EZKL's"):
+    with pytest.raises(CompetitionError, match=r"settings\.json was not written by EZKL"):
         read_circuit(tmp_path)
 
 

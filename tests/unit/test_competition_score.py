@@ -131,8 +131,8 @@ def test_a_reference_is_an_accepted_circuits_report(tmp_path: Path) -> None:
     [
         (None, "is not the report"),
         ("[]", "is not the report"),
-        ('{"schema_version": 2, "accepted": true}', "known is 1"),
-        ('{"schema_version": 1, "accepted": false, "standing": null}', "was rejected itself"),
+        ('{"schema_version": 2, "accepted": true}', "expected 1"),
+        ('{"schema_version": 1, "accepted": false, "standing": null}', "was itself rejected"),
         ('{"schema_version": 1, "accepted": true, "standing": null}', "is not the report"),
         (
             '{"schema_version": 1, "accepted": true, "standing": {"accuracy": 1, "proof_bytes": 1, "response_s": 0}}',
@@ -208,13 +208,13 @@ def test_inputs_come_from_a_file_or_a_folder_in_the_order_of_names(tmp_path: Pat
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.json", b'{"input_data": [[1, 2]]}', "holds 2 numbers, the model takes 192"),
-        ("a.json", b'{"input_data": [[1], [2]]}', "holds 2 inputs"),
+        ("a.json", b'{"input_data": [[1, 2]]}', "has 2 numbers, the model takes 192"),
+        ("a.json", b'{"input_data": [[1], [2]]}', "has 2 inputs"),
         ("a.json", b'{"input_data": [["x"]]}', "cannot read"),
         ("a.json", b"{", "cannot read"),
         ("a.json", b'{"input_data": [[' + b"1, " * 191 + b"NaN]]}", "NaN"),
         ("a.npy", b"junk", "cannot read"),
-        ("a.txt", b"", "holds no inputs"),
+        ("a.txt", b"", "contains no inputs"),
     ],
 )
 def test_inputs_of_another_kind_are_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:

@@ -57,7 +57,7 @@ def status_of(url: str) -> int:
 
 
 @pytest.mark.slow
-def test_what_was_put_is_held_and_fetched_by_its_url_alone(server: S3Server) -> None:
+def test_an_uploaded_object_is_found_and_downloaded_by_its_url_alone(server: S3Server) -> None:
     storage, content = storage_at(server), b"a circuit"
     assert not storage.holds("ab/model.compiled", len(content), "ab")
     digest = put(storage, "ab/model.compiled", content)
@@ -140,7 +140,7 @@ def test_an_endpoint_that_validators_refuse_is_reported(endpoint: str) -> None:
     assert str(urlsplit(endpoint).hostname) in problem
 
 
-def test_credentials_are_read_only_from_a_file_of_ours_that_nobody_else_may_read(tmp_path: Path) -> None:
+def test_credentials_are_read_only_from_a_private_file_of_the_same_user(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     S3Server().write_credentials(path)
     assert read_credentials(path) == CREDENTIALS
@@ -159,7 +159,7 @@ def test_credentials_are_read_only_from_a_file_of_ours_that_nobody_else_may_read
 @pytest.mark.parametrize(
     "text", ["", "hush", "[default]\naws_secret_access_key = hush\n", "[other]\nx = hush", "[default\nhush", "\xff\xfe"]
 )
-def test_credentials_that_cannot_be_used_are_refused_without_a_word_of_them(tmp_path: Path, text: str) -> None:
+def test_invalid_credentials_are_refused_without_showing_them(tmp_path: Path, text: str) -> None:
     path = tmp_path / "keys"
     path.write_bytes(text.encode("latin-1"))
     path.chmod(0o600)

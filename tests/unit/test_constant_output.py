@@ -37,12 +37,12 @@ def test_the_tolerance_is_the_validators() -> None:
     ],
 )
 @pytest.mark.parametrize("size", [2, 64, 3000])
-def test_spread_inputs_tell_apart_what_has_few_answers(answer, size: int) -> None:  # type: ignore[no-untyped-def]
+def test_spread_inputs_distinguish_circuits_with_few_answers(answer, size: int) -> None:  # type: ignore[no-untyped-def]
     outputs = [[answer(row)] for inputs in spread_inputs([size], ["F32"]) for row in inputs.values()]
     assert not is_constant(outputs)
 
 
-def test_spread_inputs_keep_to_their_types_and_begin_with_what_tables_hold() -> None:
+def test_spread_inputs_keep_to_their_types_and_start_within_the_tables() -> None:
     every = list(spread_inputs([3, 2, 1], ["F32", "Bool", "Int"]))
     assert [len(row) for row in every[0].values()] == [3, 2, 1]
     assert all(abs(number) <= 1 for inputs in every[: 2 * JUDGED_OVER - 1] for row in inputs.values() for number in row)

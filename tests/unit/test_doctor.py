@@ -311,7 +311,7 @@ def circuit_with_checksums(directory: Path, name: str) -> Path:
     return folder
 
 
-def test_a_key_of_which_a_byte_is_spoilt_is_found(tmp_path: Path) -> None:
+def test_a_key_with_a_corrupt_byte_is_found(tmp_path: Path) -> None:
     key = circuit_with_checksums(tmp_path, "a") / "pk.key"
     [check] = key_files(tmp_path)
     assert (check.status, "every byte" in check.live) == (Status.OK, True)
@@ -533,12 +533,12 @@ def detune(host: Host) -> None:
     )
 
 
-def test_what_host_toml_does_not_name_is_shown_and_not_judged(host: Host) -> None:
+def test_a_setting_not_in_host_toml_is_shown_and_not_checked(host: Host) -> None:
     detune(host)
     (host.root / "host.toml").write_text("[clock]\nsynchronised = true\n")
     checks = {check.name: check for check in host.checks()}
     assert {checks[name].status for name in HOST_SETTINGS} == {Status.OK}
-    assert {checks[name].wanted for name in HOST_SETTINGS} == {"as it is (not in host.toml)"}
+    assert {checks[name].wanted for name in HOST_SETTINGS} == {"any (not in host.toml)"}
     assert (checks["swap"].live, checks["CPU governor"].live) == ("on: /dev/sda2", "powersave on 1 CPU")
     assert "firewall" not in checks
     assert checks["vm.overcommit_memory"].status is Status.WARN, "2 refuses proofs"
@@ -656,7 +656,7 @@ def test_each_circuit_is_held_against_the_memory(host: Host, pk_gib: int, status
     host.set_key_size(pk_gib * GIB)
     check = host.check("memory of 00000000")
     assert check.status is status
-    assert check.wanted.endswith("GiB a proof")
+    assert check.wanted.endswith("GiB per proof")
     assert ("at a time" in check.live) is (status is Status.OK)
 
 

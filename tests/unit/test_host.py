@@ -158,7 +158,7 @@ def test_the_oldest_miner_is_found_with_its_workers_and_their_workers(tmp_path: 
 
 
 @pytest.mark.parametrize("command", ["python omron-miner query", "vim omron-miner.py serve", "serve", ""])
-def test_other_commands_of_ours_and_editors_are_no_miner(tmp_path: Path, command: str) -> None:
+def test_other_commands_and_editors_are_not_a_miner(tmp_path: Path, command: str) -> None:
     put_process(tmp_path, 10, command=command)
     assert miner_tree(tmp_path) == []
 

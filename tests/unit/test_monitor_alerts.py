@@ -105,7 +105,7 @@ def test_a_host_with_wrong_tuning_is_an_alert(tmp_path: Path, changes: dict[str,
 
 def test_a_clock_that_was_set_is_an_alert(tmp_path: Path) -> None:
     history = memory_history()
-    history.add_entries("change", 50, [(NOW - 30, ["clock", "in step with time passed", "set by +90.0 s"])])
+    history.add_entries("change", 50, [(NOW - 30, ["clock", "no step", "stepped by +90.0 s"])])
     assert bad(history, constants(tmp_path))["clock"] is True
 
 
@@ -174,7 +174,7 @@ def test_what_flickers_is_one_event(watch: Watch) -> None:
     assert watch.sent == ["firing"]
 
 
-def test_what_cannot_be_reported_changes_nothing(watch: Watch) -> None:
+def test_an_alert_that_cannot_be_sent_changes_nothing(watch: Watch) -> None:
     watch.run(None, True, *[None] * 60)
     assert watch.run(None).firing
     assert watch.sent == ["firing"]
@@ -203,7 +203,7 @@ def test_what_began_and_cleared_undelivered_is_not_reported(watch: Watch) -> Non
     assert watch.sent == []
 
 
-def test_a_clock_that_goes_back_neither_clears_at_once_nor_never(watch: Watch) -> None:
+def test_a_clock_set_back_neither_clears_an_alert_immediately_nor_keeps_it(watch: Watch) -> None:
     watch.run(True, False)
     watch.now -= 86_400
     watch.run(False, False)
@@ -305,7 +305,7 @@ def test_a_command_gets_the_alert_in_its_environment_and_on_its_input(tmp_path: 
 @pytest.mark.parametrize(
     ("command", "why"),
     [
-        ((sys.executable, "-c", "raise SystemExit(3)"), "the command ended with 3"),
+        ((sys.executable, "-c", "raise SystemExit(3)"), "the command exited with 3"),
         (("/no/such/program",), "the command cannot be run: No such file or directory"),
         ((sys.executable, "-c", "import time; time.sleep(60)"), "the command took longer than 0.5 s"),
     ],

@@ -119,7 +119,7 @@ def test_a_host_that_was_busy_only_while_nothing_was_proved_is_no_cause(tmp_path
 def test_a_symptom_without_evidence_gets_no_cause_but_a_command(tmp_path: Path) -> None:
     slow = answers(tmp_path, [request(overhead=8.0)] * 3)["slow"]
     assert slow.asked
-    assert slow.symptom == "overhead p95 is 8.0 s, wanted < 5 s"
+    assert slow.symptom == "overhead p95 is 8.0 s, target < 5 s"
     assert slow.causes == []
     assert slow.command
 
@@ -163,7 +163,7 @@ def test_a_circuit_of_another_ezkl_is_named_with_both_versions(tmp_path: Path) -
     found = failed(tmp_path, request(failure=VERIFICATION))
     assert names(found)[0] == "ezkl_version"
     assert found.causes[0].evidence == [
-        "age v0.1.0 using EZKL was compiled by EZKL 23.0.5, installed is 22.0.1"
+        "age v0.1.0 using EZKL was compiled by EZKL 23.0.5, but 22.0.1 is installed"
     ]  # fmt: skip
     (folder / "settings.json").write_text(json.dumps({"version": "22.0.1"}))
     assert "ezkl_version" not in names(failed(tmp_path, request(failure=VERIFICATION)))
@@ -240,7 +240,7 @@ def test_the_memory_a_proof_needs_is_what_the_preflight_and_the_doctor_say(tmp_p
         assert names(answers(tmp_path, [request()], there)["memory"]) == found
 
 
-def test_a_circom_key_is_not_judged_by_what_ezkl_needs(tmp_path: Path) -> None:
+def test_a_circom_key_is_not_checked_against_the_needs_of_ezkl(tmp_path: Path) -> None:
     large = host(circuit_keys_bytes={"ab" * 32: 25 * GIB})
     asked = [replace(request(), circuit="weights v1 using CIRCOM")]
     assert names(answers(tmp_path, asked, large)["memory"]) == []

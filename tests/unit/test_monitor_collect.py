@@ -130,7 +130,7 @@ def test_a_log_that_is_copied_and_truncated_is_read_once(log: Path, reading: Rea
 
 
 @pytest.mark.parametrize("appended", [(), ("new", "newer", "newest")], ids=["shorter", "grown again"])
-def test_a_log_that_was_cut_in_place_counts_nothing_twice_and_is_told(
+def test_a_log_truncated_in_place_counts_nothing_twice_and_is_reported(
     log: Path, reading: Reading, appended: tuple[str, ...]
 ) -> None:
     append(log, "a", "b", "c")
@@ -252,7 +252,7 @@ def test_a_line_without_an_end_takes_no_memory_and_hides_nothing_after_it(log: P
     assert peak < 8 * MAX_LINE_BYTES
 
 
-def test_one_run_reads_no_more_than_it_may_and_the_next_goes_on(log: Path, reading: Reading) -> None:
+def test_one_run_reads_up_to_its_limit_and_the_next_continues(log: Path, reading: Reading) -> None:
     ids = [f"{number}" for number in range(100)]
     append(log.parent / "events.jsonl.1", *ids[:50])
     append(log, *ids[50:])
@@ -265,7 +265,7 @@ def test_one_run_reads_no_more_than_it_may_and_the_next_goes_on(log: Path, readi
     assert found == ids
 
 
-def test_five_gigabytes_of_zeros_are_read_in_chunks(log: Path, reading: Reading) -> None:
+def test_a_sparse_log_of_five_gigabytes_is_read_in_pieces(log: Path, reading: Reading) -> None:
     with log.open("wb") as file:
         file.truncate(5 * 1024**3)
     tracemalloc.start()

@@ -106,7 +106,7 @@ def total(settings: Constants) -> int:
         return sum(bucket.count for bucket in history.total(0).values())
 
 
-def test_monitors_at_once_count_every_request_once(tmp_path: Path) -> None:
+def test_concurrent_monitors_count_every_request_once(tmp_path: Path) -> None:
     config = tmp_path / "constants.toml"
     config.write_text(f'log = {{directory = "{tmp_path}"}}\nmonitor = {{directory = "{tmp_path}"}}\n')
     settings = constants(tmp_path)
@@ -119,7 +119,7 @@ def test_monitors_at_once_count_every_request_once(tmp_path: Path) -> None:
     assert total(settings) == 2000
 
 
-def test_counters_only_rise_from_run_to_run_and_begin_when_the_log_was_read(tmp_path: Path) -> None:
+def test_counters_only_rise_and_start_once_the_log_was_read(tmp_path: Path) -> None:
     settings, now = constants(tmp_path), time.time()
     log = settings.log.events
 
@@ -145,7 +145,7 @@ def test_counters_only_rise_from_run_to_run_and_begin_when_the_log_was_read(tmp_
     assert run(request(time=now)).requests["verified"] == 1
 
 
-def test_a_run_that_waits_too_long_for_another_says_so(tmp_path: Path) -> None:
+def test_a_run_that_waits_too_long_for_another_fails(tmp_path: Path) -> None:
     with (
         open_history(tmp_path),
         pytest.raises(OmronError, match=r"another monitor has used .* for 0\.05 s") as refused,
@@ -222,8 +222,8 @@ def test_damaged_files_are_kept_never_over_an_earlier_one_and_only_so_many(tmp_p
     assert not (tmp_path / f"{FILE_NAME}-journal").exists()
 
 
-def test_a_history_of_a_newer_version_is_kept_and_a_new_one_begun(tmp_path: Path) -> None:
-    """After a roll-back: the summary continues, and the newer version's file is kept for its return."""
+def test_a_history_of_a_newer_version_is_kept_and_a_new_one_created(tmp_path: Path) -> None:
+    """After a roll-back: the summary goes on, and the newer version's file is there for when it comes back."""
     settings = constants(tmp_path)
     write_events(settings.log.events, [request()])
     monitor.run(settings)

@@ -128,13 +128,13 @@ def test_trouble_is_reported_with_its_cause_and_the_next_command() -> None:
     )
     assert "The message about p95_over_target could not be delivered: timed out" in words(part(page, "alerts"))
     answers = words(part(page, "answers"))
-    assert "Likely: the processors are busy with something else99 % of 8 cores busy" in answers
+    assert "Likely: other processes use the CPU99 % of 8 cores busy" in answers
     assert [one.text for one in part(page, "answers").iter("code")] == [
         "top -o %CPU",
         "ansible-playbook site.yml --tags cpu_governor",
         "omron-miner circuit check --circuit lstm",
     ]
-    assert "Nothing that is measured explains it." in answers
+    assert "No measured cause found." in answers
     assert "verification_failed 15 1.04 %" in " ".join(
         one for one in map(str.strip, part(page, "requests").itertext()) if one
     )
@@ -156,7 +156,7 @@ def test_every_period_has_its_plots_with_the_targets_drawn_in() -> None:
     assert len(page.findall(".//path[@class='shade']")) >= 6 * 3
 
 
-def test_without_a_request_the_page_says_so_and_shows_no_number() -> None:
+def test_without_a_request_the_page_shows_no_data_and_no_number() -> None:
     page = to_html(empty_summary())
     assert words(parsed(page).find(".//h1")) == "– No data yet"
     times = part(page, "times")
@@ -199,7 +199,7 @@ def test_a_histogram_parts_at_its_target_and_points_to_one_out_of_sight() -> Non
     assert (label.text, label.get("x")) == ("target ≤ 30 s →", str(RIGHT))
 
 
-def test_a_full_week_is_a_page_of_a_size_that_a_phone_loads_at_once() -> None:
+def test_the_page_of_a_full_week_is_small_enough_for_a_phone() -> None:
     assert len(to_html(bad_summary()).encode()) < 400_000
 
 

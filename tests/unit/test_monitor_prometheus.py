@@ -100,7 +100,7 @@ def test_counters_and_histograms_are_cumulative_and_there_from_the_start() -> No
     assert " counter\n" not in to_prometheus(replace(bad_summary(), totals=None))
 
 
-def test_what_has_no_value_is_left_out_and_not_0() -> None:
+def test_a_missing_value_is_omitted_and_not_0() -> None:
     text = to_prometheus(empty_summary())
     assert "omron_window_success_ratio" not in text
     assert "omron_window_proof_seconds" not in text

@@ -147,4 +147,4 @@ def test_report_page_and_metrics_show_each_host() -> None:
     assert summary.provers is not None
     stale = replace(summary, provers=replace(summary.provers, problem="the miner last wrote it 1 h ago"))
     assert "omron_prover" not in to_prometheus(stale)
-    assert "NOT KNOWN NOW, the miner last wrote it 1 h ago" in to_text(stale)
+    assert "STALE, the miner last wrote it 1 h ago" in to_text(stale)

@@ -71,7 +71,7 @@ def test_the_host_is_described_with_units() -> None:
         assert line in text.splitlines()
 
 
-def test_a_host_with_wrong_tuning_is_reported() -> None:
+def test_a_host_with_wrong_settings_is_reported() -> None:
     bare = host(
         cpu=replace(host().cpu, governors={}),
         swap=[SwapDevice("/dev/zram0", 2 * GIB, GIB)],

@@ -207,7 +207,7 @@ def test_an_unknown_version_and_lines_that_do_not_fit_are_counted_and_shown(tmp_
     assert "circuits loaded total=9" in warnings
 
 
-def test_a_restart_is_counted_and_a_crash_told_apart(tmp_path: Path) -> None:
+def test_a_restart_is_counted_and_a_crash_separately(tmp_path: Path) -> None:
     summary = look(
         tmp_path, started(5000), line(4000, "received SIGTERM, shutting down miner"), started(3990), started(1000)
     )
@@ -249,7 +249,7 @@ def test_no_request_while_a_validator_is_connected(tmp_path: Path) -> None:
 def test_validators_that_do_not_come_back_after_a_restart(tmp_path: Path) -> None:
     before = (started(9000), line(8990, ANNOUNCED), shook_hands(8900), shook_hands(8800, OTHER), alone(8000, 5.0))
     restart = (started(1000), line(990, ANNOUNCED), alone(100, 5.0))
-    assert "0 of the 2 validators" in firing(look(tmp_path, *before, *restart))["validators_gone"]
+    assert "0 of 2 validators" in firing(look(tmp_path, *before, *restart))["validators_gone"]
     back = tmp_path / "back"
     back.mkdir()
     assert "validators_gone" not in firing(look(back, *before, *restart, shook_hands(800)))

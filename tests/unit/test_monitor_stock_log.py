@@ -183,7 +183,7 @@ def test_without_a_history_this_miner_has_no_data(log: Path) -> None:
         (b"\x1f\x8b\x08 not gzip at all", "cannot read"),
     ],
 )
-def test_an_empty_log_is_an_error_with_a_reason(log: Path, content: bytes | None, why: str) -> None:
+def test_an_empty_log_is_an_error_with_its_reason(log: Path, content: bytes | None, why: str) -> None:
     if content is not None:
         log.write_bytes(content)
     done = run(log)
@@ -197,7 +197,7 @@ def test_something_that_is_no_file_does_not_block(log: Path) -> None:
     assert "not a regular file" in run(log).stderr
 
 
-def test_a_compressed_log_that_breaks_off_counts_as_far_as_it_goes_and_says_so(log: Path) -> None:
+def test_a_truncated_compressed_log_counts_as_far_as_readable_with_a_problem(log: Path) -> None:
     packed = gzip.compress("".join(f"{line}\n" for _ in range(2000) for line in answered()).encode())
     log.write_bytes(packed[: len(packed) // 2])
     stock = read(log)[0]

@@ -139,7 +139,7 @@ def test_an_operators_own_targets_are_used() -> None:
     assert summary.verdict.overall is Verdict.MET
 
 
-def test_requests_before_the_window_are_left_out_and_its_edge_is_in() -> None:
+def test_requests_before_the_window_are_excluded_and_its_edge_is_included() -> None:
     events = request(time=NOW - DAY - 0.001, failure=FailureKind.TIMEOUT), request(time=NOW - DAY)
     summary = summary_of(*events, now=NOW + 599.0)
     assert (summary.requests.count, summary.requests.timeouts, summary.last_errors) == (1, 0, [])
@@ -157,7 +157,7 @@ def test_a_date_beyond_the_calendar_counts_in_the_minute_of_the_run_that_read_it
     assert summary.requests.last_utc == summary.last_errors[0].utc == "2026-01-05T12:00:00Z"
 
 
-def test_circuits_are_counted_apart_the_busiest_first() -> None:
+def test_circuits_are_counted_separately_busiest_first() -> None:
     other: dict[str, Any] = {"circuit_id": "cd" * 32, "circuit": "tiny v1 using EZKL"}
     summary = summary_of(request(), request(**other), request(failure=FailureKind.TIMEOUT, **other), request(**other))
     assert [(one.circuit, one.requests.count, one.requests.succeeded) for one in summary.circuits] == [
@@ -197,7 +197,7 @@ def test_constant_outputs_are_counted() -> None:
         (("started", "worker_lost", "started"), 1, 1),
     ],
 )
-def test_restarts_and_crashes_are_reported_apart(whats: tuple[str, ...], restarts: int, crashes: int) -> None:
+def test_restarts_and_crashes_are_reported_separately(whats: tuple[str, ...], restarts: int, crashes: int) -> None:
     miner = summary_of(*(life(what) for what in whats)).miner
     assert (miner.restarts, miner.crashes) == (restarts, crashes)
 
@@ -250,10 +250,10 @@ def test_a_port_that_cannot_be_seen_is_no_reason_to_say_that_the_miner_is_down()
         ({"cpu": replace(host().cpu, governors={"0": "performance", "1": "powersave"})}, "governor is powersave"),
         ({"memory": replace(host().memory, available_bytes=GIB)}, "memory nearly full"),
         ({"disks": [replace(host().disks[0], free_bytes=GIB)]}, "disk nearly full: /var/lib/omron-miner"),
-        ({"ram_disk": None}, "cannot be seen"),
+        ({"ram_disk": None}, "is unknown"),
     ],
 )
-def test_what_threatens_the_targets_is_a_warning(changes: dict[str, object], warning: str) -> None:
+def test_a_threat_to_the_targets_is_a_warning(changes: dict[str, object], warning: str) -> None:
     summary = summary_of(request(), on=host(**changes))
     assert any(warning in found for found in summary.verdict.warnings)
     assert summary.verdict.overall is Verdict.MET

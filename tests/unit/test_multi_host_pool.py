@@ -240,7 +240,7 @@ def test_during_an_upgrade_a_host_of_the_previous_release_continues_and_its_proo
     assert incompatibility(host.says, verified_again=False).startswith("it runs release 0.0.9-abc, the miner")
 
 
-def test_what_is_exchanged_has_the_form_that_the_protocols_number_stands_for() -> None:
+def test_messages_have_the_form_of_the_protocols_version() -> None:
     """Has one of these changed, so that hosts of the release before cannot work with this one? Then raise PROTOCOL."""
     methods = {name: getattr(ProverActor, name) for name in ("prove", "end", "report")}
     calls = {name: [*inspect.signature(method).parameters][1:] for name, method in methods.items()}

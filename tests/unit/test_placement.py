@@ -158,7 +158,7 @@ def test_an_overdue_proof_is_expected_to_end_soon() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_no_host_gets_more_than_it_takes_and_every_request_is_begun_refused_or_waits(seed: int) -> None:
+def test_no_host_exceeds_its_limit_and_every_request_is_started_refused_or_waits(seed: int) -> None:
     """Random hosts and queues."""
     source = random.Random(seed)  # noqa: S311  tests, not secrets
     hosts = [

@@ -42,7 +42,7 @@ def planned(
     return plan(now, waiting, running, idle, known, queue_seconds=QUEUE_SECONDS, available_bytes=memory)
 
 
-def test_a_job_alone_begins_on_the_worker_whose_memory_is_there() -> None:
+def test_a_single_job_starts_on_the_worker_with_enough_memory() -> None:
     first, second = job(), job()
     made = planned([first, second], [], [FRESH, USED], pace())
     assert made.begin == [(first, USED.number)]
@@ -50,12 +50,12 @@ def test_a_job_alone_begins_on_the_worker_whose_memory_is_there() -> None:
     assert made.wake == QUEUE_SECONDS
 
 
-def test_two_begin_when_that_is_to_be_tried_or_known_to_pay() -> None:
+def test_two_jobs_start_together_when_that_is_to_be_tried_or_known_to_pay() -> None:
     for known in (pace(alone=6.0), pace(alone=6.0, pair=8.0)):
         assert len(planned([job(), job()], [], [FRESH, USED], known).begin) == 2
 
 
-def test_two_do_not_begin_when_it_does_not_pay_until_the_second_would_be_refused() -> None:
+def test_two_jobs_do_not_start_together_without_a_gain_until_the_second_would_be_refused() -> None:
     known, running = pace(alone=6.0, pair=12.0), job(deadline=90.0)
     assert planned([job(90.0)], [running], [FRESH], known, now=4.9).begin == []
     assert len(planned([job(90.0)], [running], [FRESH], known, now=5.0).begin) == 1
@@ -92,7 +92,7 @@ def test_memory_is_for_those_that_fit_and_idle_workers_give_theirs_up() -> None:
     assert (made.begin, made.release) == ([], [USED.number])
 
 
-def test_a_job_alone_is_begun_whatever_memory_there_is() -> None:
+def test_a_single_job_starts_regardless_of_memory() -> None:
     assert len(planned([job()], [], [FRESH], pace(alone=6.0, memory=1 << 60)).begin) == 1
 
 
@@ -139,7 +139,7 @@ jobs = st.lists(st.builds(job, times, times, lost=st.sampled_from(["", "lost"]))
 
 
 @given(jobs, jobs, st.integers(0, 4), st.floats(0.1, 50), times, st.integers(0, 64 * GIB))
-def test_every_waiting_job_begins_is_refused_or_has_a_time_when_it_will_be(
+def test_every_waiting_job_starts_or_is_refused_or_has_a_time_for_that(
     waiting: list[Job], running: list[Job], idle: int, alone: float, now: float, memory: int
 ) -> None:
     workers = [IdleWorker(number, number, GIB) for number in range(idle)]

@@ -79,7 +79,7 @@ def test_installing_the_same_file_again_writes_nothing(tmp_path: Path, source: P
 
 def test_a_given_file_with_another_checksum_is_refused_and_not_kept(tmp_path: Path, source: Path) -> None:
     write_srs(source)
-    with pytest.raises(SrsError, match=r"has SHA-256 .*, wanted is 0000"):
+    with pytest.raises(SrsError, match=r"has SHA-256 .*, expected 0000"):
         ensure_srs(LOGROWS, tmp_path / "srs", "test", source, "0" * 64)
     assert list((tmp_path / "srs").iterdir()) == []
 
@@ -98,14 +98,14 @@ def test_a_real_network_insists_on_a_checksum_for_a_given_file(tmp_path: Path, s
 def test_a_host_tried_on_local_gets_the_real_srs_on_a_real_network(tmp_path: Path, network: str) -> None:
     path = ensure_srs(LOGROWS, tmp_path, "local", make=CEREMONY)
     assert (filled_with(path), is_test_only(path)) == (b"t", True)
-    with pytest.raises(SrsError, match=r"TEST-ONLY.*run the play again: it fetches the public one"):
+    with pytest.raises(SrsError, match=r"TEST-ONLY.*run the play again: it downloads the public one"):
         check_srs(LOGROWS, tmp_path, network)
     assert ensure_srs(LOGROWS, tmp_path, network, make=CEREMONY) == path
     assert (filled_with(path), is_test_only(path)) == (b"c", False)
     assert check_srs(LOGROWS, tmp_path, network) == check_srs(LOGROWS, tmp_path, "local") == path
 
 
-def test_a_test_srs_stays_where_the_real_one_cannot_be_fetched(tmp_path: Path) -> None:
+def test_a_test_srs_stays_if_the_real_one_cannot_be_downloaded(tmp_path: Path) -> None:
     path = ensure_srs(LOGROWS, tmp_path, "local", make=CEREMONY)
     with pytest.raises(SrsError, match=r"not a trusted SRS.*no route to host.*set omron_srs_file"):
         ensure_srs(LOGROWS, tmp_path, "finney", make=without_network)
@@ -237,7 +237,7 @@ def test_a_killed_maker_leaves_no_file_with_anothers_origin() -> None:
 
 def test_an_srs_smaller_than_the_circuit_is_refused_and_a_larger_one_taken(tmp_path: Path) -> None:
     write_srs(srs_path(tmp_path, 7), logrows=6)
-    with pytest.raises(SrsError, match="for logrows 6, needed is 7"):
+    with pytest.raises(SrsError, match="for logrows 6, but 7 is needed"):
         check_srs(7, tmp_path, "local")
     write_srs(srs_path(tmp_path, 7), logrows=8)
     assert check_srs(7, tmp_path, "local").exists()

@@ -88,7 +88,7 @@ def test_it_answers_as_the_model_and_more_places_answer_better(
     assert foretold * 0.5 < met <= foretold * 1.02 + 2, "lookups hold what samples of the model reach"
 
 
-def test_no_number_is_taken_apart_into_digits(tmp_path: Path) -> None:
+def test_no_number_is_decomposed_into_digits(tmp_path: Path) -> None:
     of = conv_net(tmp_path / "net.onnx")
     for one in EXACT:
         one.run(of)
@@ -101,7 +101,7 @@ def test_no_number_is_taken_apart_into_digits(tmp_path: Path) -> None:
     assert shape["num_rows"] < 2500
 
 
-def test_layers_that_share_a_constant_are_told_apart() -> None:
+def test_layers_that_share_a_constant_are_kept_apart() -> None:
     """EZKL makes one of two equal constants, and of their two scales the smaller."""
     nodes = [
         node("MatMul", ["x", "w"], ["h"]),
@@ -119,7 +119,7 @@ def test_layers_that_share_a_constant_are_told_apart() -> None:
 
 def test_an_unknown_operation_is_named_and_has_no_candidates(tmp_path: Path, progress: list[str]) -> None:
     of = graph([node("Softmax", ["x"], ["y"], axis=1)], {}, (1, 4))
-    with pytest.raises(CircuitError, match="does not know Softmax"):
+    with pytest.raises(CircuitError, match="does not support Softmax"):
         compact(of, Precision())
     feeds = make_feeds(of, None, -1, 1, seed=0)
     magnitudes = Magnitudes(of, feeds, -1, 1)

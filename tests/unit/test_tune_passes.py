@@ -243,7 +243,7 @@ def test_the_competitions_model_keeps_its_answers(rewrite: Callable[[Graph], int
     assert not {"Conv", "BatchNormalization"} & set(ops(after))
 
 
-def test_a_file_that_is_no_model_of_floats_is_refused_in_words(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_model_of_floats_is_refused_with_the_reason(tmp_path: Path) -> None:
     path = tmp_path / "junk.onnx"
     with pytest.raises(ConfigError, match="cannot read the model"):
         read_graph(path)
@@ -259,7 +259,7 @@ def test_data_that_leaves_the_bounds_or_has_another_shape_is_refused(tmp_path: P
         make_feeds(of, tmp_path / "own.npy", -1, 1, seed=0)
     assert "own 1" in make_feeds(of, tmp_path / "own.npy", -1, 2, seed=0)
     np.save(tmp_path / "own.npy", np.zeros(5, np.float32))
-    with pytest.raises(ConfigError, match="holds 5 numbers, the model takes 4"):
+    with pytest.raises(ConfigError, match="has 5 numbers, the model takes 4"):
         make_feeds(of, tmp_path / "own.npy", -1, 1, seed=0)
 
 

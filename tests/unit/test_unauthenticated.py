@@ -46,7 +46,7 @@ def test_a_peer_with_too_many_connections_loses_its_own_oldest(held: Unauthentic
     assert len(held) == 4
 
 
-def test_one_that_begins_again_has_not_waited_longest(held: UnauthenticatedConnections) -> None:
+def test_a_peer_that_restarts_has_not_waited_longest(held: UnauthenticatedConnections) -> None:
     callers = enter(held, *(Caller("a") for _ in range(3)))
     held.enter(callers[0])
     callers += enter(held, Caller("a"))

@@ -149,7 +149,7 @@ def test_storage_that_refuses_or_hangs_costs_no_proof(
         wait_until(lambda: ask(miner).commitment)
 
 
-def test_a_chain_that_is_away_costs_no_proof(constants: Constants, tiny_circuit: Circuit) -> None:
+def test_an_unreachable_chain_costs_no_proof(constants: Constants, tiny_circuit: Circuit) -> None:
     chain = SwitchedChain(constants.network.local_validator_hotkeys)
     chain.away = True
     with running(constants, tiny_circuit, chain) as miner:

@@ -367,7 +367,7 @@ def test_a_websocket_handshake_is_a_request_like_others_and_counted(door: Door, 
         b"GET /none HTTP/1.1\r\n" + b"x: y\r\n" * 20_000,
     ],
 )
-def test_what_is_no_http_is_closed_without_a_word_in_the_log(
+def test_a_connection_that_is_not_http_is_closed_without_a_log_line(
     door: Door, caplog: pytest.LogCaptureFixture, text: bytes
 ) -> None:
     with door.connect() as caller:

@@ -202,7 +202,7 @@ def test_a_proof_of_a_killed_host_is_made_by_the_other(pool: MultiHostPool, flee
     wait_for_hosts(pool, *PROVERS)
 
 
-def test_a_host_that_is_paused_is_left_out_and_let_in_again(pool: MultiHostPool, fleet: Fleet, lost: list[str]) -> None:
+def test_a_paused_host_gets_no_work_until_it_answers_again(pool: MultiHostPool, fleet: Fleet, lost: list[str]) -> None:
     answer = submit(pool, 1.0)
     paused = busy(pool)
     [other] = set(PROVERS) - {paused}

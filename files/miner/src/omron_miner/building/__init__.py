@@ -1,3 +1,3 @@
-"""From a model to a circuit in place, and circuits whose missing keys are fetched."""
+"""Builds circuits from models, and downloads missing keys of circuits."""
 
 __all__ = ["build", "compare", "downloads", "sync"]

@@ -1,10 +1,10 @@
 """Builds a circuit from an ONNX model and run args, and refuses it unless a proof of it verifies.
 
-Order: settings → does it fit → compile → does it answer as the model → SRS → keys → proof of an example, verified →
-outputs that depend on the input → in place. Everything happens in a folder next to the others that is renamed at the
-very end, so an interrupted or failed build leaves nothing; EZKL runs in a process of its own, so that its aborts and a
-lack of memory become messages. A build is known by its recipe (model, run args, versions, SRS): the same recipe is not
-built twice.
+Order: settings → check that it fits → compile → compare with the model → SRS → keys → verified proof of an example →
+check that outputs depend on the input → put in place. Everything happens in a folder next to the others that is renamed
+last, so an interrupted or failed build leaves nothing behind; EZKL runs in a separate process, so that its aborts and a
+lack of memory become error messages. A build is identified by its recipe (model, run args, versions, SRS): the same
+recipe is not built twice.
 
 Also checks circuits that were built elsewhere (`check_circuit`). Not for serving requests.
 """
@@ -110,7 +110,7 @@ class BuildResult:
     largest_difference: float | None = None
     """Of one output number."""
     not_compared: str = ""
-    """Why it was not; empty when it was."""
+    """Why it was not compared; empty when it was."""
 
 
 @dataclass(frozen=True)
@@ -144,11 +144,11 @@ def build_circuit(
 ) -> BuildResult:
     """Builds the circuit `name` from the model `onnx` with the run args of `settings_file`, unless it is there already.
 
-    It must answer as the model does, with an accuracy of `floor` at least: by the file `reference`, by the one next to
-    the model, or by onnxruntime; the progress tells when there is none of these. A circuit has one name: the same one
-    under another name is refused if that is `in_use` (None: any is), else renamed. Raises ConfigError for wrong run
-    args or a wrong reference, CircuitError when the circuit cannot be built, is less accurate, or its proof does not
-    verify, SrsError.
+    Its outputs must match the model's with an accuracy of at least `floor`: by the file `reference`, by the one next to
+    the model, or by onnxruntime; the progress reports when none of these is available. A circuit has one name: the same
+    circuit under another name is refused if that name is `in_use` (None: any is), else renamed. Raises ConfigError for
+    wrong run args or a wrong reference, CircuitError when the circuit cannot be built, is less accurate, or its proof
+    does not verify, SrsError.
     """
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{name!r} is not a circuit name", "use letters, digits, dots, dashes and underscores")
@@ -167,7 +167,7 @@ def build_circuit(
                 check_accuracy(name, _comparison(found), floor)
                 say(f"{name}: already built with this recipe, {found.circuit_id}; {_comparison(found).text}")
                 return found
-            say(f"{name}: was named {found.name} so far")
+            say(f"{name}: was previously named {found.name}")
         with _temporary(directory) as place:
             asked = (name, onnx, run_args, constants, place, floor, reference)
             built: BuildResult = _isolated(name, constants, _build, *asked)
@@ -195,10 +195,10 @@ def check_circuit(circuit: Circuit, constants: Constants, srs: Source = Source()
 
 
 def prove_once(circuit: Circuit, inputs: Mapping[str, object], constants: Constants) -> ProofResult:
-    """One proof by the same code as a worker's, in a process of its own, without a deadline.
+    """One proof by the same code as a worker's, in a separate process, without a deadline.
 
-    Raises InputError for inputs it does not take, SrsError when there is no SRS to prove with, CircuitError when EZKL's
-    process is lost.
+    Raises InputError for invalid inputs, SrsError when there is no SRS to prove with, CircuitError when EZKL's process
+    dies.
     """
     if circuit.logrows is not None:
         check_srs(circuit.logrows, constants.circuits.srs_directory, constants.network.name)
@@ -209,7 +209,7 @@ def prove_once(circuit: Circuit, inputs: Mapping[str, object], constants: Consta
     return result
 
 
-# --- in the process of its own --------------------------------------------------------------------------------------
+# --- in the separate process ----------------------------------------------------------------------------------------
 
 
 def _build(
@@ -221,7 +221,7 @@ def _build(
     floor: float,
     reference: Path | None,
 ) -> BuildResult:
-    """Everything EZKL does, in `place`. Raises CircuitError."""
+    """All EZKL steps of a build, in the folder `place`. Raises CircuitError."""
     import ezkl
 
     captured = _CapturedLog()
@@ -269,7 +269,7 @@ def _build(
 
 
 def _compare(onnx: Path, run_args: RunArgs, folder: Path, reference: Path | None) -> Comparison:
-    """The compiled circuit in a folder with its model. Raises as `find_reference` does."""
+    """Compares the compiled circuit in a folder with its model. Raises as `find_reference` does."""
     try:
         expected = find_reference(onnx, dict(run_args.variables), reference)
     except NotComparedError as error:
@@ -286,7 +286,7 @@ def _compare(onnx: Path, run_args: RunArgs, folder: Path, reference: Path | None
 
 
 def _figures_of(comparison: Comparison) -> dict[str, Any]:
-    """As they stand in a BuildResult."""
+    """As fields of a BuildResult."""
     return {
         "accuracy": comparison.accuracy,
         "compared_samples": comparison.samples,
@@ -307,7 +307,7 @@ def _prove_example(circuit: Circuit, constants: Constants, srs: Source) -> tuple
 def _make_srs(logrows: int, constants: Constants, srs: Source) -> None:
     path = ensure_srs(logrows, constants.circuits.srs_directory, constants.network.name, srs.file, srs.sha256)
     if is_test_only(path):
-        say(f"WARNING: {path.name} was generated here: TEST-ONLY, its proofs convince no validator")
+        say(f"WARNING: {path.name} was generated here: TEST-ONLY, validators reject its proofs")
 
 
 def _ordered(settings: Path) -> dict[str, Any]:
@@ -372,7 +372,7 @@ def _proved(circuit: Circuit, inputs: dict[str, Any], constants: Constants) -> P
 def _check_outputs_differ(circuit: Circuit, example: dict[str, Any], first: ProofResult, constants: Constants) -> None:
     """Raises CircuitError when the outputs are the same for all inputs tried: such answers are scored as cheating.
 
-    Ends at the first that differ. Inputs that lead to values no lookup table holds are passed over.
+    Stops at the first that differ. Inputs whose values exceed a lookup table are skipped.
     """
     from omron_miner.proving.proof_handlers.ezkl_handler import EzklHandler
 
@@ -397,14 +397,14 @@ def _check_outputs_differ(circuit: Circuit, example: dict[str, Any], first: Proo
 
 
 _EXTERNAL_DATA = b"\x0a\x08location\x12"
-"""How an ONNX tensor begins to name the file that its numbers are in: the field `key` of a StringStringEntryProto."""
+"""Start of an ONNX tensor's reference to the file with its data: the field `key` of a StringStringEntryProto."""
 
 
 def model_hint(said: str, onnx: Path) -> str:
-    """What to do about a model that EZKL does not take; `said` is EZKL's error."""
+    """What to do about a model that EZKL rejects; `said` is EZKL's error."""
     if "Undetermined symbol" in said:
         return (
-            f"the model has a size by a name{_symbols(onnx)} that variables in run_args do not set: write "
+            f"the model has a symbolic size{_symbols(onnx)} that variables in run_args do not set: write "
             "`variables: [[batch_size, 1], [NAME, SIZE]]`, or export the model with fixed sizes"
         )
     if "Translating proto model" in said and _EXTERNAL_DATA in onnx.read_bytes():
@@ -420,10 +420,10 @@ def model_hint(said: str, onnx: Path) -> str:
 
 
 def _symbols(onnx: Path) -> str:
-    """The names of its inputs' sizes, where onnxruntime is here to read them."""
+    """The names of its inputs' symbolic sizes, if onnxruntime is installed to read them."""
     try:
         inputs = load_onnxruntime().InferenceSession(str(onnx), providers=["CPUExecutionProvider"]).get_inputs()
-    except Exception:  # not installed, or of a kind of its own: the hint does without
+    except Exception:  # not installed, or one of its own error types: the hint omits the names
         return ""
     names = dict.fromkeys(size for one in inputs for size in one.shape if isinstance(size, str))
     return f" ({', '.join(names)})" if names else ""
@@ -442,7 +442,7 @@ class _CapturedLog(logging.Handler):
 
     @contextlib.contextmanager
     def explain(self, name: str, run_args: RunArgs, onnx: Path) -> Iterator[None]:
-        """Turns EZKL's failures inside into a CircuitError that says what to change."""
+        """Turns EZKL's failures in the block into a CircuitError that says what to change."""
         try:
             yield
         except ProofError as error:
@@ -459,7 +459,7 @@ class _CapturedLog(logging.Handler):
 
 
 def _isolated(name: str, constants: Constants, function: Callable[..., Any], *arguments: object) -> Any:
-    """Runs a step in a process of its own. Raises CircuitError when that is lost."""
+    """Runs a step in a separate process. Raises CircuitError when the process dies."""
     try:
         return run_configured(constants, function, *arguments)
     except ProcessLostError as error:
@@ -468,7 +468,7 @@ def _isolated(name: str, constants: Constants, function: Callable[..., Any], *ar
 
 @contextlib.contextmanager
 def _writing(directory: Path, name: str) -> Iterator[None]:
-    """Holds the folder of circuits against other builds, clears what a killed one left, and explains a full disk."""
+    """Locks the folder of circuits against other builds, cleans up after a killed one, and explains a full disk."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with open_lock(directory / LOCK) as lock:
@@ -500,7 +500,7 @@ def _comparison(built: BuildResult) -> Comparison:
 def _compared(
     built: BuildResult, onnx: Path, run_args: RunArgs, constants: Constants, reference: Path | None
 ) -> BuildResult:
-    """A circuit that is in place, compared with its model now when it was not when it was built."""
+    """A circuit that is in place, compared with its model now if it was not compared when it was built."""
     if built.accuracy is not None:
         return built
     folder = Path(built.directory)
@@ -513,7 +513,7 @@ def _compared(
 
 
 def _put_in_place(made: Path, target: Path) -> None:
-    """Puts a finished folder in place. One of the same id (the same keys) serves until then, and goes with `made`."""
+    """Puts a finished folder in place. One of the same id (same keys) serves until then, and is removed with `made`."""
     made.chmod(0o750)
     put_folder(made, target)
 
@@ -541,7 +541,7 @@ def _recipe(name: str, model: bytes, run_args: RunArgs, srs_digest: str) -> str:
 
 
 def _check_name(directory: Path, name: str, in_use: Collection[str] | None) -> None:
-    """Raises CircuitError when the circuit in `directory` is there under another name that is in use."""
+    """Raises CircuitError when `directory` holds the same circuit under another name that is in use."""
     if not directory.is_dir():
         return
     try:
@@ -556,7 +556,7 @@ def _check_name(directory: Path, name: str, in_use: Collection[str] | None) -> N
 
 
 def _built(directory: Path, recipe_as: Callable[[str], str]) -> BuildResult | None:
-    """The circuit that was built with this recipe, which names it, if it is there under any name and still whole."""
+    """The circuit that was built with this recipe, under any name, if it exists and is still complete."""
     for folder in circuit_folders(directory):
         try:
             record = read_json(folder / BUILD)

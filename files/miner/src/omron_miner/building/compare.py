@@ -1,7 +1,7 @@
-"""Does a circuit answer as its model does? EZKL's witnesses of several inputs compared with the model's answers.
+"""Compares a circuit with its model: EZKL's witnesses of several inputs against the model's outputs.
 
-The model's answers come from a reference file (``<model>.reference.json``, made where onnxruntime is installed), else
-from onnxruntime here. With neither a circuit is not compared, which is said and never passed over in silence.
+The model's outputs come from a reference file (``<model>.reference.json``, made where onnxruntime is installed), else
+from onnxruntime on this host. With neither, the circuit is not compared, which is always reported.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ _KINDS = {
     "tensor(int64)": ("Int", np.int64), "tensor(int32)": ("Int", np.int32), "tensor(int16)": ("Int", np.int16),
     "tensor(int8)": ("Int", np.int8), "tensor(uint8)": ("Int", np.uint8), "tensor(bool)": ("Bool", np.bool_),
 }  # fmt: skip
-"""EZKL's name and numpy's of what onnxruntime calls an input's type."""
+"""EZKL's and numpy's names for onnxruntime's input types."""
 
 
 class NotComparedError(Exception):
-    """Why the model's answers are not known here."""
+    """Why the model's outputs are not available."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An input, a flat list per input of the model, and the model's answer, all outputs in one list."""
+    """A sample: a flat list per input of the model, and all outputs of the model in one list."""
 
     rows: Rows
     outputs: list[float]
@@ -58,7 +58,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Reference:
-    """What a model answers to several inputs, and who says so."""
+    """A model's outputs for several inputs, and their source."""
 
     samples: list[Sample]
     origin: str
@@ -68,7 +68,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How near a circuit's answers are to its model's; `reason` says why there is no `accuracy`, or it is so low."""
+    """How close a circuit's outputs are to its model's; `reason`: why there is no `accuracy`, or why it is low."""
 
     accuracy: float | None
     """Mean over the samples of exp(−Σ(difference²)), 0 to 1."""
@@ -88,10 +88,10 @@ class Comparison:
 
 
 def find_reference(model: Path, variables: Mapping[str, int], given: Path | None = None) -> Reference:
-    """The model's answers: of the file `given`, of the one next to the model, or of onnxruntime.
+    """The model's outputs: from the file `given`, from the one next to the model, or from onnxruntime.
 
-    Raises ConfigError for a `given` file that is none of this model, CircuitError when the model answers no finite
-    number, NotComparedError when nothing here knows its answers.
+    Raises ConfigError for a `given` file that is not of this model, CircuitError when no output of the model is finite,
+    NotComparedError when none of these sources is available.
     """
     if given:
         return read_reference(given, model)
@@ -102,18 +102,18 @@ def find_reference(model: Path, variables: Mapping[str, int], given: Path | None
 
 
 def ask_model(model: Path, variables: Mapping[str, int], seeds: Iterable[int] = range(SAMPLES)) -> Reference:
-    """The model's answers to random inputs, by onnxruntime; sizes named in `variables` are as there, others 1.
+    """The model's outputs for random inputs, by onnxruntime; symbolic sizes are as in `variables`, others 1.
 
-    Raises NotComparedError when it is not installed or does not take the model, CircuitError when no answer is finite.
+    Raises NotComparedError when it is not installed or rejects the model, CircuitError when no output is finite.
     """
     try:
         onnxruntime = load_onnxruntime()
     except ImportError as error:
         raise NotComparedError(
-            f"neither {model.with_suffix(SUFFIX).name} nor onnxruntime is here (pip install 'omron-miner[evaluate]')"
+            f"neither {model.with_suffix(SUFFIX).name} nor onnxruntime is there (pip install 'omron-miner[evaluate]')"
         ) from error
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # its warnings about how a model was exported are not for here
+    options.log_severity_level = 3  # no warnings about how a model was exported
     try:
         session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         inputs = [(one.name, *_KINDS[one.type], _shape(one.shape, variables)) for one in session.get_inputs()]
@@ -126,28 +126,28 @@ def ask_model(model: Path, variables: Mapping[str, int], seeds: Iterable[int] = 
             answers = session.run(None, feed)
             samples.append(Sample(rows, [float(number) for one in answers for number in np.asarray(one).ravel()], seed))
     except KeyError as error:
-        raise NotComparedError(f"the model takes {error}, which is not made here") from error
-    except Exception as error:  # onnxruntime's errors have no common class of their own
-        raise NotComparedError(f"onnxruntime does not take the model: {_brief(error)}") from error
+        raise NotComparedError(f"the model takes {error}, for which no inputs can be generated") from error
+    except Exception as error:  # onnxruntime's errors have no common base class
+        raise NotComparedError(f"onnxruntime rejects the model: {_brief(error)}") from error
     return _finite(Reference(samples, "onnxruntime", list(zip(sizes, types, strict=True))), model)
 
 
 def read_reference(path: Path, model: Path) -> Reference:
-    """The answers in a reference file. Raises ConfigError when it is none, or of another model than `model`."""
+    """The outputs in a reference file. Raises ConfigError when it is invalid or not of `model`."""
     try:
         content = read_json(path)
         if content["schema_version"] != _SCHEMA_VERSION:
-            raise ValueError(f"schema_version {content['schema_version']}, known is {_SCHEMA_VERSION}")
+            raise ValueError(f"schema_version {content['schema_version']}, expected {_SCHEMA_VERSION}")
         digest, samples = content["model_sha256"], [_sample(content, one) for one in content["samples"]]
         if not samples:
             raise ValueError("it has no samples")
     except (OSError, *NOT_OF_ITS_FORM) as error:
         raise ConfigError(
-            f"{path} is no model's reference: {error!r}"[:_LONGEST], "omron-miner circuit reference writes one"
+            f"{path} is not a model reference: {error!r}"[:_LONGEST], "omron-miner circuit reference writes one"
         ) from error
     if digest != hashlib.sha256(model.read_bytes()).hexdigest():
-        hint = "make it again with omron-miner circuit reference, or remove it"
-        raise ConfigError(f"{path} is the reference of another model than {model}", hint)
+        hint = "regenerate it with omron-miner circuit reference, or remove it"
+        raise ConfigError(f"{path} is the reference of another model, not of {model}", hint)
     return _finite(Reference(samples, path.name, []), model)
 
 
@@ -162,7 +162,7 @@ def _sample(content: Mapping[str, Any], one: Mapping[str, Any]) -> Sample:
 
 
 def reference_text(model: Path, reference: Reference) -> str:
-    """A reference file's content: of random inputs only the seed. Seven digits are what 32-bit floats have."""
+    """A reference file's content: of random inputs only the seed. 32-bit floats have seven digits."""
     samples = [
         {"inputs": one.rows, "outputs": one.outputs}
         if one.seed is None
@@ -201,7 +201,7 @@ def _shape(shape: Sequence[object], variables: Mapping[str, int]) -> tuple[int, 
 def compare(
     reference: Reference, answers: Callable[[Rows], list[float]], failed: tuple[type[Exception], ...]
 ) -> Comparison:
-    """A circuit's `answers` compared with the model's; one that raises `failed` counts as accuracy 0."""
+    """Compares a circuit's `answers` with the model's; one that raises `failed` counts as accuracy 0."""
     accuracies, largest, lost = list[float](), 0.0, ""
     for sample in reference.samples:
         try:
@@ -220,12 +220,12 @@ def compare(
 
 
 def check_accuracy(name: str, found: Comparison, floor: float) -> None:
-    """Raises CircuitError when a circuit's answers are further from its model's than `floor` allows."""
+    """Raises CircuitError when a circuit's accuracy against its model is below `floor`."""
     if found.accuracy is None or found.accuracy >= floor:
         return
     said = f"; {found.reason[:_LONGEST]}" if found.reason else ""
     raise CircuitError(
-        f"circuit {name} does not answer as its model: {found.text}, the floor is {floor:g}{said}",
+        f"circuit {name} does not match its model: {found.text}, the floor is {floor:g}{said}",
         "raise input_scale and param_scale, widen lookup_range; if that does not help, EZKL computes one of its "
         "operations differently; a lower floor lets it pass",
     )

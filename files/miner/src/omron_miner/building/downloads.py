@@ -1,9 +1,9 @@
-"""Fetches one large file over HTTP into a file that grows until it is whole; goes on where an earlier try broke off.
+"""Downloads one large file over HTTP into a partial file, and resumes interrupted downloads.
 
-Next to the growing file is a note (``NAME.json``) of the address, size and ETag it is a part of: when the server has
-another file by now, the part is thrown away. What is asked from whom is bounded by `Rules`. A name is resolved for each
+Next to the partial file is a note (``NAME.json``) with the URL, size and ETag of the whole file: when the file on the
+server has changed, the partial file is discarded. `Rules` limits hosts, time and size. A host name is resolved for each
 connection, its addresses are checked, and one of those is connected to; behind the environment's proxy, the proxy
-resolves. Knows nothing of circuits; whether the file is the right one is for the caller to prove.
+resolves. Knows nothing about circuits; the caller must verify that the file is the right one.
 """
 
 from __future__ import annotations
@@ -43,24 +43,24 @@ _MOST_REDIRECTS = 5
 _LONGEST_PAUSE_SECONDS = 30.0
 _LONGEST_RETRY_AFTER_SECONDS = 300.0
 _SLOW_BYTES = 1 << 20
-"""Connections that bring less are further and further apart."""
+"""After connections that deliver less, the pauses increase."""
 _MOST_WASTE, _LEAST_WASTE_BYTES = 2, 64 << 20
-"""How many times its size may come in vain; but for small files."""
+"""How many times its size may be downloaded for nothing; and the least such limit, for small files."""
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Statuses that may be gone when asked again."""
+"""Status codes that may be temporary."""
 _ADVICE = {
     401: "the file is not public: fetch it by hand",
-    403: "the file is not public, or the address has run out: fetch it by hand",
-    404: "the file is not there any more: look for a newer version of the circuit",
-    410: "the file is not there any more: look for a newer version of the circuit",
+    403: "the file is not public, or the URL has expired: fetch it by hand",
+    404: "the file no longer exists: look for a newer version of the circuit",
+    410: "the file no longer exists: look for a newer version of the circuit",
 }
-_CERTIFICATE_ADVICE = "behind a proxy with an authority of its own, set SSL_CERT_FILE to its certificates"
+_CERTIFICATE_ADVICE = "behind a proxy with its own CA, set SSL_CERT_FILE to that CA's certificates"
 _CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-[0-9]{1,18}|\*)/([0-9]{1,18})")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 
 
 class DownloadError(OmronError):
-    """A file cannot be fetched: an address that is not allowed, a server that refuses, no room, no time."""
+    """A file cannot be downloaded: a URL that is not allowed, a server that refuses, no space, no time."""
 
 
 @dataclass(frozen=True)
@@ -68,18 +68,18 @@ class Rules:
     """From where, how long and how much. Sizes are bytes."""
 
     hosts: tuple[str, ...]
-    """Names of hosts that may be asked, wherever they are; empty: the one the address names, if its address is public.
+    """Allowed host names, whatever their address; empty: the one in the URL, if its address is public.
     No redirect leads to another."""
     plain_http: bool
     total_seconds: float
     max_bytes: int
     stall_seconds: float = DOWNLOAD_STALL_SECONDS
     tries: int = 6
-    """So many connections in a row after which no more of the file is here than before are a failure."""
+    """This many connections in a row without progress are a failure."""
     keep_free_bytes: int = 1 << 30
-    """What the file must leave free on its file system, for logs and for the next release."""
+    """Space that must remain free on the file system, for logs and for the next release."""
     pause_seconds: float = 1.0
-    """Before the second connection; doubled with each that brings next to nothing, up to 30."""
+    """Pause before the second connection; doubled with each that delivers next to nothing, up to 30."""
     tell_seconds: float = 5.0
     """From one line of progress to the next."""
 
@@ -90,12 +90,12 @@ class Fetched:
 
     bytes: int
     received_bytes: int
-    """What this call received of it, tries that were thrown away included."""
+    """Bytes this call received, including discarded attempts."""
     seconds: float
 
 
 class _TryAgainError(Exception):
-    """Another connection may do better, but not for so many seconds."""
+    """Another connection may succeed, after this many seconds."""
 
     def __init__(self, reason: str, after_seconds: float = 0.0) -> None:
         super().__init__(reason)
@@ -113,30 +113,30 @@ class _Note:
 
     @property
     def validator(self) -> str | None:
-        """What If-Range takes: a strong ETag, else the date."""
+        """The value for If-Range: a strong ETag, else the date."""
         return self.etag if self.etag and not self.etag.startswith("W/") else self.modified
 
 
 def check_url(url: str, rules: Rules) -> None:
-    """Raises DownloadError unless `rules` allow this address."""
+    """Raises DownloadError unless `rules` allow this URL."""
     shown = without_query(url)
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
-        raise DownloadError(f"{shown} is not an address: {error}", "correct metadata.json") from error
+        raise DownloadError(f"{shown} is not a URL: {error}", "correct metadata.json") from error
     if parts.scheme not in ("https", "http") or not host:
-        raise DownloadError(f"{shown} is not an address of the web", "write https://… in metadata.json")
+        raise DownloadError(f"{shown} is not an HTTP or HTTPS URL", "write https://… in metadata.json")
     if parts.scheme == "http" and not rules.plain_http:
         raise DownloadError(f"{shown} is not encrypted", "set circuits.download_plain_http, or fetch it by hand")
     if parts.username is not None or parts.password is not None:
-        raise DownloadError(f"the address on {host} holds a user name", "fetch the file by hand")
+        raise DownloadError(f"the URL on {host} contains a user name", "fetch the file by hand")
     if rules.hosts and host not in {one.lower() for one in rules.hosts}:
-        raise DownloadError(f"{shown}: {host} is not among circuits.download_hosts", "add it, or fetch it by hand")
+        raise DownloadError(f"{shown}: {host} is not in circuits.download_hosts", "add it, or fetch it by hand")
 
 
 def without_query(url: str) -> str:
-    """The address as it may be shown: a query can hold a signature, the user's part a password."""
+    """The URL as it may be shown: a query can contain a signature, the user part a password."""
     bare = re.split(r"[?#]", url, maxsplit=1)[0]
     return re.sub(r"//[^/@]*@", "//", bare)[:200]
 
@@ -150,11 +150,11 @@ def fetch(
     quiet: bool = False,
     resolve: Resolve = socket.getaddrinfo,
 ) -> Fetched:
-    """Fetches `url` into `part`, which may hold the beginning of it, and returns when it is whole and on the disk.
+    """Downloads `url` into `part`, which may hold the start of it, and returns when it is complete and on disk.
 
-    The server's size must be `wanted_bytes` when that is known, and the file must begin with `begins_with`: both are
-    seen before gigabytes have come. On a failure `part` stays, for the next call to go on with, unless it is wrong.
-    `quiet`: without lines of progress. Raises DownloadError.
+    The server's size must be `wanted_bytes` when that is known, and the file must start with `begins_with`: both are
+    checked early, before gigabytes are downloaded. After a failure `part` stays for the next call to resume, unless it
+    is wrong. `quiet`: without lines of progress. Raises DownloadError.
     """
     check_url(url, rules)
     ask = _Ask(frozenset(one.lower() for one in rules.hosts), resolve)
@@ -219,27 +219,27 @@ class _Download:
             say(line)
 
     def _check_waste(self, wasted: int, most: int) -> None:
-        """Raises DownloadError when the file came too often in vain."""
+        """Raises DownloadError when too much of the file was downloaded for nothing."""
         if wasted > max(_MOST_WASTE * max(self._note.size or 0, most), _LEAST_WASTE_BYTES):
             raise DownloadError(
-                f"{without_query(self.url)} breaks off and begins from the first byte again and again: "
-                f"{formatting.size(wasted)} were fetched in vain",
+                f"{without_query(self.url)} keeps restarting from the first byte: "
+                f"{formatting.size(wasted)} were downloaded for nothing",
                 "fetch the file by hand",
             )
 
     def _pause(self, fruitless: int, slow: int, after: float, reason: str) -> None:
-        """Waits before the next connection. Raises DownloadError when there shall be none."""
+        """Waits before the next connection. Raises DownloadError when no further one is allowed."""
         left = self._until - time.monotonic()
         late = left <= 0
         if late or fruitless >= self.rules.tries:
             of = f" of {self._note.size}" if self._note.size else ""
             why = f"took longer than {self.rules.total_seconds:g} s" if late else f"broke off: {reason}"
             raise DownloadError(
-                f"{without_query(self.url)} {why}; {self._have()}{of} bytes are here",
-                "run it again: it goes on from there",
+                f"{without_query(self.url)} {why}; {self._have()}{of} bytes are downloaded",
+                "run it again: it resumes from there",
             )
         pause = min(max(pause_after(slow + 1, self.rules.pause_seconds, _LONGEST_PAUSE_SECONDS), after), left)
-        self._say(f"{self.part.name}: {reason}; going on in {round(pause, 2):g} s")
+        self._say(f"{self.part.name}: {reason}; resuming in {round(pause, 2):g} s")
         time.sleep(pause)
 
     def _connect(self) -> None:
@@ -252,12 +252,12 @@ class _Download:
                 headers["If-Range"] = self._note.validator
         with contextlib.ExitStack() as opened:
             response = self._open(opened, headers)
-            self._check_time()  # a connection that was shut looks like one that has ended
+            self._check_time()  # a connection that was shut down looks like one that has ended
             if not self._is_whole(response, have):
                 self._take(response)
 
     def _open(self, opened: contextlib.ExitStack, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
-        """Asks, and follows redirects to allowed places only. What is left open is closed with `opened`."""
+        """Sends the request and follows redirects to allowed hosts only. `opened` closes what stays open."""
         url, scheme = self.url, urlsplit(self.url).scheme
         for _ in range(_MOST_REDIRECTS + 1):
             left = max(self._until - time.monotonic(), 0.1)
@@ -267,13 +267,13 @@ class _Download:
             url = urljoin(url, target)
             if urlsplit(url).scheme != scheme:
                 raise DownloadError(
-                    f"{without_query(self.url)} sends us on to {without_query(url)}", "fetch the file by hand"
+                    f"{without_query(self.url)} redirects to {without_query(url)}", "fetch the file by hand"
                 )
             check_url(url, self.rules)
-        raise DownloadError(f"{without_query(self.url)} sends us round in circles", "fetch the file by hand")
+        raise DownloadError(f"redirect loop at {without_query(self.url)}", "fetch the file by hand")
 
     def _is_whole(self, response: urllib3.BaseHTTPResponse, have: int) -> bool:
-        """Whether nothing is left to fetch. Otherwise the part is ready for the body; raises when there is none."""
+        """Whether the file is complete. Otherwise the part is ready for the body; raises when there is none."""
         status = response.status
         if status == 200:
             self._restart(response)
@@ -286,7 +286,7 @@ class _Download:
             if same and status == 206 and begin == have:
                 return False
             self._restart()
-            raise _TryAgainError("the server has another file by now")
+            raise _TryAgainError("the file on the server has changed")
         if status in _AGAIN:
             raise _TryAgainError(f"the server answers {status}", _retry_after(response))
         advice = _ADVICE.get(status, "fetch the file by hand")
@@ -297,21 +297,21 @@ class _Download:
         return etag is not None and etag != self._note.etag
 
     def _restart(self, response: urllib3.BaseHTTPResponse | None = None) -> None:
-        """Throws the part away; the next is one of what `response` sends."""
+        """Discards the part; the next one is of the file that `response` sends."""
         discard(self.part)
         self._note = _Note(self.url)
         if response is None:
             return
         length = response.headers.get("Content-Length")
         if length is not None and not _LENGTH.fullmatch(length):
-            raise _TryAgainError("the server says a length that is no number")
+            raise _TryAgainError("the server sent an invalid Content-Length")
         size = None if length is None else int(length)
         self._note = _Note(self.url, size, response.headers.get("ETag"), response.headers.get("Last-Modified"))
         if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise DownloadError(f"{without_query(self.url)} comes compressed, unasked", "fetch the file by hand")
+            raise DownloadError(f"{without_query(self.url)} is sent compressed, unrequested", "fetch the file by hand")
         if size is not None and self.wanted_bytes not in (None, size):
             raise DownloadError(
-                f"{without_query(self.url)} has {size} bytes, wanted are {self.wanted_bytes}",
+                f"{without_query(self.url)} has {size} bytes, expected {self.wanted_bytes}",
                 "the server has another version: fetch the whole circuit again",
             )
         self._check_room(size or 0)
@@ -335,13 +335,13 @@ class _Download:
             )
 
     def _take(self, response: urllib3.BaseHTTPResponse) -> None:
-        """Appends the body to the part. Returns at the body's end, which urllib3 holds against Content-Length."""
+        """Appends the body to the part. Returns at the body's end, which urllib3 checks against Content-Length."""
         self._progress.start(self._have(), self._note.size)
         judged = not self.begins_with
         with self.part.open("ab") as file:
             while piece := response.read1(_PIECE_BYTES, decode_content=False):
                 file.write(piece)
-                file.flush()  # a killed run keeps what it had
+                file.flush()  # what a killed run had received is kept
                 self.received += len(piece)
                 have = file.tell()
                 if not judged and have >= len(self.begins_with):
@@ -356,14 +356,14 @@ class _Download:
             if not judged:
                 self._judge(response)
         if self._note.size not in (None, have := self._have()):
-            raise _TryAgainError(f"it ended after {have} of {self._note.size} bytes")
+            raise _TryAgainError(f"it stopped after {have} of {self._note.size} bytes")
 
     def _check_time(self) -> None:
         if time.monotonic() >= self._until:
             raise _TryAgainError("no time is left")
 
     def _judge(self, response: urllib3.BaseHTTPResponse) -> None:
-        """Throws the part away and raises DownloadError unless it begins as it should."""
+        """Discards the part and raises DownloadError unless it starts with the expected bytes."""
         with self.part.open("rb") as begun:
             if begun.read(len(self.begins_with)) == self.begins_with:
                 return
@@ -371,7 +371,7 @@ class _Download:
         self._restart()
         raise DownloadError(
             f"{without_query(self.url)} is not this circuit's {self.part.name} (the server calls it {kind})",
-            "look at the address in metadata.json, or fetch the whole circuit again",
+            "check the URL in metadata.json, or fetch the whole circuit again",
         )
 
     def _have(self) -> int:
@@ -409,7 +409,7 @@ class _Progress:
 
 @dataclass(frozen=True)
 class _Ask:
-    """One request, to an address that may be asked."""
+    """One request, to an allowed address."""
 
     listed: frozenset[str]
     """Hosts that the operator named; others must have a public address."""
@@ -421,7 +421,7 @@ class _Ask:
     ) -> Iterator[urllib3.BaseHTTPResponse]:
         """The response to a GET, its body unread. Raises DownloadError, _TryAgainError and urllib3's HTTPError.
 
-        Directly connected, it ends after `seconds` even if the server trickles.
+        Without a proxy, it is aborted after `seconds` even if the server trickles.
         """
         if proxy := _proxy(url):
             self._check_literal(url)
@@ -451,7 +451,7 @@ class _Ask:
             connection.close()
 
     def _connected(self, url: str, stall_seconds: float) -> HTTPConnection:
-        """To the first address of the host that may be asked and answers."""
+        """Connects to the host's first allowed address that answers."""
         parts, problem = urlsplit(url), OSError("no address")
         host, is_https = parts.hostname or "", parts.scheme == "https"
         for address in self._addresses(url, host, port := parts.port or (443 if is_https else 80)):
@@ -480,7 +480,7 @@ class _Ask:
         return usable
 
     def _check_literal(self, url: str) -> None:
-        """What can be said of a name that the proxy will resolve."""
+        """What can be checked of a name that the proxy will resolve."""
         host = urlsplit(url).hostname or ""
         address = literal_address(host)
         if address and host not in self.listed and not is_public(address):
@@ -500,7 +500,7 @@ def _shut(opened: socket.socket) -> None:
 
 
 def _proxy(url: str) -> urllib3.ProxyManager | None:
-    """The environment's proxy, if it names one for this address."""
+    """The environment's proxy, if it has one for this URL."""
     parts = urlsplit(url)
     proxy = urllib.request.getproxies().get(parts.scheme)
     if not proxy or urllib.request.proxy_bypass(parts.netloc):
@@ -511,13 +511,13 @@ def _proxy(url: str) -> urllib3.ProxyManager | None:
 
 
 def _retry_after(response: urllib3.BaseHTTPResponse) -> float:
-    """Seconds the server wants us to wait, within reason; 0 when it does not say, or says a date."""
+    """Seconds of the server's Retry-After, capped; 0 when it sends none, or a date."""
     said = response.headers.get("Retry-After", "")
     return min(float(said), _LONGEST_RETRY_AFTER_SECONDS) if _LENGTH.fullmatch(said) else 0.0
 
 
 def _content_range(response: urllib3.BaseHTTPResponse) -> tuple[int | None, int | None]:
-    """First byte and whole size; None for what is not said."""
+    """First byte and total size; None for what is missing."""
     match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
     if not match:
         return None, None
@@ -530,7 +530,7 @@ def _note_file(part: Path) -> Path:
 
 
 def _read_note(part: Path) -> _Note:
-    """The part's note; an empty one, which fits no address, when there is none."""
+    """The part's note; an empty one, which matches no URL, when there is none."""
     try:
         content = parse_json(_note_file(part).read_bytes())
         note = _Note(**content)
@@ -542,7 +542,7 @@ def _read_note(part: Path) -> _Note:
 
 
 def _reason(error: Exception) -> str:
-    """In few words; urllib3's own begin with an object's name, and count a refused connection as a timeout."""
+    """A short text; urllib3's own start with an object's name, and call a refused connection a timeout."""
     if isinstance(error, urllib3.exceptions.NewConnectionError) and isinstance(error.__cause__, OSError):
         return error.__cause__.strerror or str(error.__cause__)
     if isinstance(error, (urllib3.exceptions.TimeoutError, TimeoutError)):

@@ -1,11 +1,11 @@
-"""Fetches the proving keys that circuit folders come without, and lets a circuit serve only once a proof verified.
+"""Downloads missing proving keys of circuit folders, and lets a circuit serve only after a proof has verified.
 
-Validators' folders hold everything but the large key, whose address stands in metadata.json. What can be judged
-without it is judged first: the id, the ignore list, EZKL's version. The key grows in a hidden folder next to the
-circuit's, is proved with there, and is renamed into place last, so that a running miner never sees a part of one or
-one that proves nothing. A key that is here already counts once its checksum is recorded, which a proof comes before.
+Validators' folders contain everything but the large key, whose URL is in metadata.json. What can be checked without the
+key is checked first: the id, the ignore list, EZKL's version. The key is downloaded into a hidden folder next to the
+circuit's, tested there with a proof, and renamed into place last, so that a running miner never sees a partial or
+invalid key. A key that is already on disk counts once its checksum is recorded, which requires a verified proof.
 
-Not for building circuits (`building.build`), nor for how a file is fetched (`downloads`).
+Not for building circuits (`building.build`), nor for downloading a file (`downloads`).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Synced:
     key_bytes: int
     key_sha256: str
     received_bytes: int = 0
-    """What came over the network."""
+    """Bytes received over the network."""
     seconds: float = 0.0
     """Of fetching and proving."""
     proof: dict[str, float] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class Synced:
 
 @dataclass(frozen=True)
 class SyncReport:
-    """What became of each circuit: `refused` maps a folder's name to the reason."""
+    """The result for each circuit: `refused` maps a folder's name to the reason."""
 
     circuits: list[Synced]
     ignored: list[str]
@@ -85,8 +85,8 @@ class SyncReport:
 def sync(constants: Constants, wanted: Sequence[str], srs: Source, prove: bool = False) -> SyncReport:
     """Syncs the circuits with these ids or names, or when none is `wanted` all in `circuits.directory`.
 
-    With `prove`, keys that are on record are hashed and proved with once more. A circuit that is refused does not keep
-    the others from it. Raises CircuitError when a wanted one has no folder.
+    With `prove`, keys that are on record are hashed and tested with another proof. A refused circuit does not stop the
+    others. Raises CircuitError when a wanted one has no folder.
     """
     directory = constants.circuits.directory
     _clear_left(directory)
@@ -108,14 +108,15 @@ def sync(constants: Constants, wanted: Sequence[str], srs: Source, prove: bool =
 def sync_circuit(directory: Path, constants: Constants, srs: Source, prove: bool = False) -> Synced:
     """Makes sure that the circuit in `directory` has a proving key that is on record or, with `prove`, proves now.
 
-    So it does when an SRS for it had to be made or fetched.
+    It also proves when its SRS had to be generated or downloaded.
 
-    Raises CircuitError (or InputError, SrsError) when the circuit is refused, DownloadError when the key cannot be had.
+    Raises CircuitError (or InputError, SrsError) when the circuit is refused, DownloadError when the key cannot be
+    downloaded.
     """
     begun = time.perf_counter()
     circuit_id = id_of(directory)
     if circuit_id in constants.circuits.ignored:
-        raise CircuitError(f"circuit {circuit_id} is ignored", "take it out of circuits.ignored in constants.toml")
+        raise CircuitError(f"circuit {circuit_id} is ignored", "remove it from circuits.ignored in constants.toml")
     key = _key_of(directory)
     received, checked = 0, None
     with _working(directory, key) as work:
@@ -157,7 +158,7 @@ def to_text(report: SyncReport) -> str:
 
 
 def rules_of(circuits: Circuits) -> Rules:
-    """What the constants allow a download."""
+    """The constants' limits for a download."""
     return Rules(
         hosts=circuits.download_hosts,
         plain_http=circuits.download_plain_http,
@@ -190,7 +191,7 @@ class _Job:
 
     @property
     def part(self) -> Path:
-        """Where the key grows."""
+        """The partial key."""
         return self.work / self.key.name
 
     def tell(self, text: str) -> None:
@@ -199,21 +200,21 @@ class _Job:
 
 
 def _key_of(directory: Path) -> _Key:
-    """What metadata.json says of the key. Raises CircuitError for a circuit that could not serve with it either."""
+    """The key according to metadata.json. Raises CircuitError for a circuit that could not serve even with it."""
     meta = check_without_key(directory)
     _check_names(directory, meta)
     name = key_name(directory)
-    # EZKL's begins with its verification key, circom's with its kind.
+    # EZKL's key starts with its verification key, circom's with its type.
     head = (directory / VK).read_bytes() if name == PK else ZKEY_MAGIC
     return _Key(name, meta.external_files.get(name), head)
 
 
 def _check_names(directory: Path, meta: Metadata) -> None:
-    """Raises CircuitError for an external file whose name is none. The others are for validators."""
+    """Raises CircuitError for an external file with an invalid name. The other external files are for validators."""
     for name in meta.external_files:
         if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
             raise CircuitError(
-                f"circuit {directory.name}: {METADATA} names the external file {name!r}, which is no file name",
+                f"circuit {directory.name}: {METADATA} names the external file {name!r}, which is not a file name",
                 "do not use this folder",
             )
 
@@ -226,13 +227,13 @@ def _lacks_srs(directory: Path, constants: Constants, srs: Source) -> bool:
     try:
         return usable_srs(logrows, constants.circuits.srs_directory, constants.network.name) is None
     except SrsError:
-        if srs.file:  # it takes the place of the one that is here
+        if srs.file:  # it replaces the one on disk
             return True
         raise
 
 
 def _usable(directory: Path) -> bool:
-    """Whether the key that is here may be the circuit's, as far as the disk shows."""
+    """Whether the key on disk may be the circuit's, as far as its file shows."""
     try:
         load_circuit(directory)
     except CircuitError:
@@ -241,20 +242,20 @@ def _usable(directory: Path) -> bool:
 
 
 def _prove_what_is_here(job: _Job) -> tuple[int, CheckResult]:
-    """A proof with a key that may be anything: a copied one can be cut short. If it fails, one is fetched."""
+    """A proof with an unverified key: a copied one can be truncated. If it fails, the key is downloaded."""
     try:
         return 0, check_circuit(load_circuit(job.directory), job.constants, job.srs)
     except CircuitError as error:
         if not job.key.url or _is_this_hosts_fault(error):
             raise
-        job.tell(f"the {job.key.name} that is here is not used: {error.message}")
+        job.tell(f"the {job.key.name} on disk is not used: {error.message}")
         return _fetch_and_put(job)
 
 
 def _fetch_and_put(job: _Job) -> tuple[int, CheckResult]:
-    """Fetches the key, proves with it and puts it in place; bytes received.
+    """Downloads the key, proves with it and puts it in place; bytes received.
 
-    A file that an earlier run left, whole or in part, gets one more try from the first byte if it proves nothing.
+    If a file that an earlier run left, complete or partial, does not prove, it is downloaded once more from the start.
     """
     was_begun = job.part.exists()
     received = _fetch(job)
@@ -263,7 +264,7 @@ def _fetch_and_put(job: _Job) -> tuple[int, CheckResult]:
     except CircuitError as error:
         if not was_begun or _is_this_hosts_fault(error):
             raise
-        job.tell(f"what an earlier run began proves nothing, so from the first byte: {error.message}")
+        job.tell(f"the partial download of an earlier run is unusable, restarting: {error.message}")
         downloads.discard(job.part)
         received += _fetch(job)
         checked = _prove_staged(job)
@@ -275,7 +276,7 @@ def _fetch(job: _Job) -> int:
     name, url = job.key.name, job.key.url
     if not url:
         raise CircuitError(
-            f"circuit {job.directory.name}: {name} is missing or another's, and {METADATA} has no address of it",
+            f"circuit {job.directory.name}: {name} is missing or of another circuit, and {METADATA} has no URL for it",
             f"copy {name} into the folder",
         )
     wanted, rules = _recorded_bytes(job), rules_of(job.constants.circuits)
@@ -283,8 +284,8 @@ def _fetch(job: _Job) -> int:
         fetched = downloads.fetch(url, job.part, rules, wanted, job.key.begins_with)
     except DownloadError as error:
         raise DownloadError(f"circuit {job.directory.name}: {error.message}", error.hint) from error
-    received = f"{size(fetched.received_bytes)} of them fetched now in {fetched.seconds:.1f} s"
-    say(f"{name}: {size(fetched.bytes)} are here, {received}")
+    received = f"{size(fetched.received_bytes)} of them in this run, in {fetched.seconds:.1f} s"
+    say(f"{name}: {size(fetched.bytes)} downloaded, {received}")
     return fetched.received_bytes
 
 
@@ -301,7 +302,7 @@ def _recorded_bytes(job: _Job) -> int | None:
 
 
 def _prove_staged(job: _Job) -> CheckResult:
-    """The circuit as it would be with this key, proved in a folder that no miner looks into."""
+    """Proves the circuit with this key, in a folder that no miner reads."""
     staged = job.work / job.directory.name
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir()
@@ -314,7 +315,7 @@ def _prove_staged(job: _Job) -> CheckResult:
 
 
 def _put_in_place(job: _Job) -> None:
-    """The key first: it is proved. Its record, if it is new, last: a record without its key would vouch for another."""
+    """The key first: it was proved. A new record last: without its key it would vouch for another file."""
     made = job.work / job.directory.name / CHECKSUMS
     job.part.chmod(_MODE)
     move_into_place(job.part, job.directory / job.key.name)
@@ -324,7 +325,7 @@ def _put_in_place(job: _Job) -> None:
 
 
 def _is_this_hosts_fault(error: OmronError) -> bool:
-    """Whether a proof failed for the host's sake (memory, no process could start): a new download mends nothing."""
+    """Whether a proof failed because of the host (memory, no process could start): a new download would not help."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ProcessLostError) and cause.host_fault:
@@ -338,15 +339,15 @@ def _is_this_hosts_fault(error: OmronError) -> bool:
 
 @contextlib.contextmanager
 def _working(directory: Path, key: _Key) -> Iterator[Path]:
-    """A hidden folder next to the circuit's, on the same file system, kept when it holds a part. One process at a time.
+    """A hidden folder next to the circuit's, on the same file system, kept if it has a part. One process at a time.
 
-    Raises CircuitError when another one is at it, or when root would leave files that the owner cannot touch.
+    Raises CircuitError when another process uses it, or when root would leave files that the owner cannot change.
     """
     directory = directory.resolve()
     owner = directory.stat().st_uid
     if os.geteuid() == 0 and owner != 0:
         name = _user(owner)
-        message = f"{directory.name} belongs to {name}, whom root's files would be in the way of"
+        message = f"{directory.name} belongs to {name}, who could not change files created by root"
         raise CircuitError(message, f"sudo -u {name} omron-miner circuit sync")
     work = directory.with_name(_WORK + directory.name)
     try:
@@ -373,7 +374,7 @@ def _user(number: int) -> str:
 
 
 def _clear_left(directory: Path) -> None:
-    """Removes what was begun for circuits that are gone."""
+    """Removes partial downloads of circuits that no longer exist."""
     for work in directory.glob(f"{_WORK}*"):
         if not (directory / work.name.removeprefix(_WORK)).exists():
             shutil.rmtree(work, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Whether a circuit's files are those that were recorded: sizes and SHA-256 digests in its ``checksums.json``."""
+"""Compares a circuit's files with the sizes and SHA-256 digests recorded in its ``checksums.json``."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 def fingerprint(directory: Path) -> tuple[tuple[str, int, int], ...]:
     """Name, size and mtime (ns) of every file in `directory`: it changes when the circuit does. Raises OSError.
 
-    Hidden files are passed over: they are still being written, and gone in a moment.
+    Hidden files are skipped: they are temporary files that are still being written.
     """
     stats = [(path.name, path.stat()) for path in directory.iterdir() if not path.name.startswith(".")]
     return tuple(sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats))
 
 
 def write_checksums(directory: Path) -> None:
-    """Records size and SHA-256 of the circuit's files in checksums.json, in one step: it may serve. Raises OSError."""
+    """Writes size and SHA-256 of the circuit's files to checksums.json, atomically. Raises OSError."""
     files = {name: {"bytes": (directory / name).stat().st_size, "sha256": sha256(directory / name)}
              for name in own_files(directory)}  # fmt: skip
     write_atomically(directory / CHECKSUMS, json.dumps(files, indent=1) + "\n", 0o640)

@@ -1,4 +1,4 @@
-"""What is particular to a CIRCOM circuit: its files, its settings, and the inputs it takes. `circuit` has the rest.
+"""The CIRCOM-specific part of a circuit: its files, settings and inputs. `circuit` has the rest.
 
 A CIRCOM folder holds, besides metadata.json, ``settings.json`` (which public signals there are, and how many of each),
 ``circuit.wasm`` (the witness program), ``circuit.zkey`` (the Groth16 proving key, snarkjs' format) and
@@ -26,7 +26,7 @@ _BASE_MODULUS = 2188824287183927522224640574525727508869631115729782366268903789
 _MONTGOMERY = 1 << 256
 """snarkjs' keys hold coordinates multiplied by this."""
 ZKEY_MAGIC = b"zkey\1\0\0\0"
-"""What a proving key begins with: its kind and its format's version."""
+"""First bytes of a proving key: its type and its format's version."""
 _WASM_MAGIC = b"\0asm\1\0\0\0"
 _COORDINATE_BYTES = 32
 _POINT_BYTES = 2 * _COORDINATE_BYTES
@@ -35,10 +35,10 @@ _GROTH16 = 1
 _SECTIONS = range(1, 10)
 """A zkey's: protocol, header, IC, coefficients, then the points A, B1, B2, C and H."""
 _DEEPEST = 16
-"""Lists in lists an input may have; the circuit only sees its values in order."""
+"""Maximum nesting of lists in an input; the circuit only sees its values in order."""
 _INTEGER = re.compile(r"-?[0-9]{1,78}")
 _LARGEST_WHOLE_FLOAT = 1 << 53
-"""Beyond it a float is not one integer but several."""
+"""Beyond it a float does not represent one exact integer."""
 _AGAIN = "copy the circuit again"
 _SCALE = 10**8
 """Of the numbers in the subnet's proofs of weights."""
@@ -99,7 +99,7 @@ def load_settings(directory: Path) -> CircomSettings:
 
 
 def load_without_key(directory: Path) -> tuple[tuple[str, ...], tuple[int, ...], dict[str, Any]]:
-    """All that `load_settings` checks but the proving key: the public signals, their sizes, the verification key.
+    """Everything `load_settings` checks except the proving key: public signals, their sizes, the verification key.
 
     Raises CircuitError.
     """
@@ -117,9 +117,9 @@ def load_without_key(directory: Path) -> tuple[tuple[str, ...], tuple[int, ...],
 def validate_inputs(name: str, settings: CircomSettings, inputs: Mapping[str, object]) -> dict[str, list[int]]:
     """A request's inputs by name, in their order, each flat: integers between −modulus and modulus.
 
-    Booleans are 0 and 1; decimal strings and floats without a fraction count as the integers they say, as circom's own
-    tools take them. Raises InputError on anything else, and on another number of values than a public signal has.
-    Which other inputs a circuit has only its witness program knows.
+    Booleans are 0 and 1; decimal strings and floats without a fraction count as the integers they represent, as in
+    circom's own tools. Raises InputError on anything else, and on a number of values other than the public signal's.
+    Only the witness program knows which other inputs a circuit has.
     """
     if not isinstance(inputs, dict) or not inputs:
         raise InputError(f"{name} takes its inputs by name, the request has none")
@@ -132,9 +132,9 @@ def validate_inputs(name: str, settings: CircomSettings, inputs: Mapping[str, ob
 
 
 def weights_example(settings: CircomSettings) -> dict[str, Any] | None:
-    """Inputs as a validator makes them up for one of the subnet's proofs of weights; None for another circuit.
+    """Inputs as a validator generates them for one of the subnet's proofs of weights; None for another circuit.
 
-    The same for every caller, so that a key is tried with what will be asked. Names, scale and the incentive's numbers
+    The same for every caller, so that a key is tested with realistic requests. Names, scale and the incentive's numbers
     are upstream's (`_WEIGHTS`); times lie between 0 and a minute.
     """
     sizes = dict(zip(settings.order, settings.sizes, strict=True))
@@ -148,8 +148,8 @@ def weights_example(settings: CircomSettings) -> dict[str, Any] | None:
 def validators_signals(settings: CircomSettings, inputs: Mapping[str, list[int]], public: list[int]) -> list[int]:
     """The public signals a validator verifies with: the miner's, with its own inputs put in their places.
 
-    Upstream's rule to the letter: names that are no inputs (the outputs) are passed over by their sizes, lists are cut
-    to size, and what a short list leaves is not skipped. Negative numbers count from the modulus.
+    Exactly upstream's rule: names that are not inputs (the outputs) are skipped by their sizes, lists are truncated to
+    size, and the rest of a list that is too short is not skipped. Negative numbers are taken modulo the field's order.
     """
     signals, place = list(public), 0
     for name, size in zip(settings.order, settings.sizes, strict=True):
@@ -163,7 +163,7 @@ def validators_signals(settings: CircomSettings, inputs: Mapping[str, list[int]]
 
 
 def outputs(settings: CircomSettings, inputs: Mapping[str, list[int]], public: list[int]) -> list[float]:
-    """The public signals that are no inputs, as numbers: the upper half of the field is negative."""
+    """The public signals that are not inputs, as numbers: the upper half of the field is negative."""
     found: list[float] = []
     place = 0
     for name, size in zip(settings.order, settings.sizes, strict=True):
@@ -180,9 +180,9 @@ def _public_signals(directory: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
         order = tuple(str(name) for name in public["order"])
         sizes = tuple(int(public["sizes"][name]) for name in order)
     except NOT_OF_ITS_FORM as error:
-        refuse_circuit(directory, f"{SETTINGS} does not say public_inputs' order and sizes: {error!r}", _AGAIN, error)
+        refuse_circuit(directory, f"{SETTINGS} lacks public_inputs' order and sizes: {error!r}", _AGAIN, error)
     if not order or len(set(order)) != len(order) or min(sizes) < 1:
-        refuse_circuit(directory, f"{SETTINGS} names a public signal twice, or one of no size", _AGAIN)
+        refuse_circuit(directory, f"{SETTINGS} lists a public signal twice, or one of size 0", _AGAIN)
     return order, sizes
 
 
@@ -193,9 +193,9 @@ def _verification_key(directory: Path) -> dict[str, Any]:
         if not len(key["IC"]) == key["nPublic"] + 1 or not key["vk_alpha_1"] or not key["vk_delta_2"]:
             raise ValueError("it is not complete")
     except NOT_OF_ITS_FORM as error:
-        refuse_circuit(directory, f"{VERIFICATION_KEY} is not snarkjs': {error!r}", _AGAIN, error)
+        refuse_circuit(directory, f"{VERIFICATION_KEY} was not written by snarkjs: {error!r}", _AGAIN, error)
     if kind != ("groth16", "bn128"):
-        message = f"{VERIFICATION_KEY} is for {kind[0]} on {kind[1]}, proved is groth16 on bn128"
+        message = f"{VERIFICATION_KEY} is for {kind[0]} on {kind[1]}, only groth16 on bn128 is supported"
         refuse_circuit(directory, message, "remove the folder or ignore its id")
     return key  # type: ignore[no-any-return]
 
@@ -216,7 +216,7 @@ class _ZkeyHeader:
 
     @classmethod
     def read(cls, directory: Path) -> _ZkeyHeader:
-        """The header of circuit.zkey, whose sections must be there in full: native code reads them after this."""
+        """The header of circuit.zkey, whose sections must be complete: native code reads them after this."""
         path = directory / ZKEY
         try:
             with path.open("rb") as file:
@@ -228,7 +228,7 @@ class _ZkeyHeader:
                 coefficients = int.from_bytes(file.read(4), "little")
             header._check_sizes({number: size for number, (_, size) in sections.items()}, coefficients)
         except (ValueError, KeyError, IndexError) as error:
-            refuse_circuit(directory, f"{ZKEY} is not a whole proving key: {error}", _AGAIN, error)
+            refuse_circuit(directory, f"{ZKEY} is not a complete proving key: {error}", _AGAIN, error)
         return header
 
     @classmethod
@@ -237,12 +237,12 @@ class _ZkeyHeader:
         q, r = header[4:36], header[40:72]
         moduli = (int.from_bytes(q, "little"), int.from_bytes(r, "little"))
         if moduli != (_BASE_MODULUS, FIELD_MODULUS):
-            raise ValueError("it is of another curve than BN254")
+            raise ValueError("its curve is not BN254")
         wires, public, domain_size = (int.from_bytes(header[at : at + 4], "little") for at in (72, 76, 80))
         points = header[84:]
         alpha, delta = points[:_POINT_BYTES], points[7 * _POINT_BYTES : 9 * _POINT_BYTES]
         if len(points) != 9 * _POINT_BYTES or not public < wires or domain_size & (domain_size - 1):
-            raise ValueError("its header is wrong")
+            raise ValueError("its header is invalid")
         return cls(wires, public, domain_size, _coordinates(alpha), _coordinates(delta))
 
     def _check_sizes(self, sizes: dict[int, int], coefficients: int) -> None:
@@ -252,13 +252,13 @@ class _ZkeyHeader:
         wanted[4] = 4 + coefficients * _COEFFICIENT_BYTES
         for number, size in wanted.items():
             if sizes[number] != size:
-                raise ValueError(f"section {number} has {sizes[number]} bytes, {size} belong there")
+                raise ValueError(f"section {number} has {sizes[number]} bytes, expected {size}")
 
 
 def _sections(file: BinaryIO, size: int) -> Iterator[tuple[int, tuple[int, int]]]:
     """Number, and place and length in bytes, of each section of an iden3 binary file. Raises ValueError."""
     if file.read(len(ZKEY_MAGIC)) != ZKEY_MAGIC:
-        raise ValueError("it does not begin with zkey")
+        raise ValueError("it does not start with zkey")
     count, at = int.from_bytes(file.read(4), "little"), 12
     for _ in range(min(count, 64)):
         head = _read(file, at, 12)
@@ -273,7 +273,7 @@ def _read(file: BinaryIO, at: int, length: int) -> bytes:
     file.seek(at)
     content = file.read(min(length, 1 << 16))
     if len(content) != length:
-        raise ValueError("it is cut off")
+        raise ValueError("it is truncated")
     return content
 
 
@@ -284,7 +284,7 @@ def _coordinates(point: bytes) -> tuple[int, ...]:
 
 
 def _flat(value: object, name: str) -> list[Any]:
-    """The values in lists of lists in their order. Raises InputError for lists too deep in each other."""
+    """The values of nested lists, in order. Raises InputError for lists nested too deeply."""
     level = list(value) if isinstance(value, (list, tuple)) else [value]
     for _ in range(_DEEPEST):
         if not any(isinstance(item, (list, tuple)) for item in level):
@@ -300,7 +300,7 @@ def _integer(value: object, name: str) -> int:
     if isinstance(value, int) or is_whole_text or is_whole_float:
         number = int(value)  # type: ignore[call-overload]  # it is one of the three
     if number is None or abs(number) >= FIELD_MODULUS:
-        raise InputError(f"input {_shown(name)} has a value that is no integer of the field: {_shown(value)}")
+        raise InputError(f"input {_shown(name)} has a value that is not an integer of the field: {_shown(value)}")
     return number
 
 

@@ -42,14 +42,14 @@ KEY_FILES = (PK, circom.ZKEY)
 
 
 class ProofSystem(str, Enum):
-    """What proves a circuit; the values stand in metadata.json."""
+    """What proves a circuit; the values are those of metadata.json."""
 
     EZKL = "EZKL"
     CIRCOM = "CIRCOM"
 
 
 class CircuitType(str, Enum):
-    """Which synapse asks for a circuit (QueryZkProof or ProofOfWeightsSynapse); the values stand in metadata.json."""
+    """Which synapse requests a circuit (QueryZkProof or ProofOfWeightsSynapse); values as in metadata.json."""
 
     PROOF_OF_COMPUTATION = "proof_of_computation"
     PROOF_OF_WEIGHTS = "proof_of_weights"
@@ -58,7 +58,7 @@ class CircuitType(str, Enum):
 class Metadata(BaseModel):
     """metadata.json with the keys upstream knows; upstream refuses a circuit with any other, so we write no other."""
 
-    model_config = ConfigDict(frozen=True)  # other keys are passed over: a validator's circuit is taken as it is
+    model_config = ConfigDict(frozen=True)  # other keys are ignored: a validator's circuit is accepted as it is
 
     name: str = Field(min_length=1)
     description: str
@@ -192,7 +192,7 @@ def ezkl_version() -> str:
 
 
 def circuit_folder(directory: Path, circuit_id: str) -> Path:
-    """Where the circuit with this id stands in a folder of circuits."""
+    """The path of the circuit with this id in a folder of circuits."""
     return directory / f"{FOLDER_PREFIX}{circuit_id}"
 
 
@@ -210,7 +210,7 @@ def is_circuit_id(text: object) -> bool:
 
 
 def bare_name(folder: str) -> str:
-    """A folder's name without ``model_``: the circuit's id, unless the name is a wrong one."""
+    """A folder's name without ``model_``: the circuit's id, unless the name is invalid."""
     return folder.removeprefix(FOLDER_PREFIX)
 
 
@@ -220,7 +220,7 @@ def is_circuit_folder(name: str) -> bool:
 
 
 def id_of(directory: Path) -> str:
-    """The circuit id in a folder's name. Raises CircuitError when it is no circuit's."""
+    """The circuit id in a folder's name. Raises CircuitError when the name is not a circuit's."""
     if not is_circuit_folder(directory.name):
         _refuse(
             directory, "the folder's name is not model_<64 lower-case hex digits>", "rename it as upstream names it"
@@ -229,7 +229,7 @@ def id_of(directory: Path) -> str:
 
 
 def ezkl_metadata(name: str, description: str, author: str = "", version: str = "0") -> dict[str, Any]:
-    """The content of metadata.json for an EZKL circuit that is made here."""
+    """The content of metadata.json for an EZKL circuit that this host builds."""
     return {
         "name": name,
         "description": description,
@@ -256,5 +256,5 @@ def key_name(directory: Path) -> str:
 
 
 def own_files(directory: Path) -> tuple[str, ...]:
-    """The names of the files that its proof system wants. Raises CircuitError."""
+    """The names of the files that its proof system needs. Raises CircuitError."""
     return CIRCOM_FILES if key_name(directory) == circom.ZKEY else REQUIRED_FILES

@@ -1,12 +1,12 @@
-"""Finds circuits on disk, keeps the metadata of the last used ones in memory, and says why others are refused.
+"""Finds circuits on disk, keeps the metadata of recently used ones in memory, and reports why others are refused.
 
-It is the one gate that every asker passes: requests, workers, capacities, the doctor and the commands. What it gives
-may be proved here now: its id is not ignored, it was made by the installed EZKL, its files are what checksums.json
-says, and its SRS is there and one that the network accepts.
+Every caller goes through it: requests, workers, capacities, the doctor and the commands. A circuit that it returns can
+be proved on this host now: its id is not ignored, it was made by the installed EZKL, its files match checksums.json,
+and its SRS exists and is one that the network accepts.
 
 It holds metadata only: keys and compiled models stay on disk, where EZKL reads them itself. A folder whose files
-change is read again at the next `get`, and the SRS is looked at every time, so that one that arrives or goes away needs
-no restart.
+change is read again at the next `get`, and the SRS is checked every time, so that adding or removing one needs no
+restart.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from omron_miner.constants import Constants
 
 LOCK = ".lock"
-"""In the folder of circuits; who replaces one of them holds it."""
+"""In the folder of circuits; held while one of them is replaced."""
 _CACHE_SIZE = 32
 """Circuits whose metadata is kept: some kilobytes each, and more than a miner serves."""
 _Fingerprint = tuple[tuple[str, int, int], ...]
@@ -92,7 +92,7 @@ class CircuitStore:
         return self._scan(self.get)[0]
 
     def complete(self) -> list[Circuit]:
-        """All circuits whose own files are in order, by id, whatever their SRS is like: not for proving."""
+        """All circuits whose own files are valid, by id, regardless of their SRS: not for proving."""
         return self._scan(self._get_whole)[0]
 
     def refused(self) -> dict[str, str]:
@@ -100,16 +100,16 @@ class CircuitStore:
         return self._scan(self.get)[1]
 
     def _get_whole(self, circuit_id: str) -> Circuit:
-        """As `get`, but for the SRS."""
+        """As `get`, but without checking the SRS."""
         if not is_circuit_id(circuit_id):
             raise CircuitError("a circuit id is 64 lower-case hex digits")
         if circuit_id in self._circuits.ignored:
-            raise CircuitError(f"circuit {circuit_id} is ignored", "take it out of circuits.ignored in constants.toml")
+            raise CircuitError(f"circuit {circuit_id} is ignored", "remove it from circuits.ignored in constants.toml")
         directory = circuit_folder(self._circuits.directory, circuit_id)
         try:
             seen = fingerprint(directory)
         except OSError as error:
-            raise CircuitError(f"circuit {circuit_id} is not here", "omron-miner circuit list") from error
+            raise CircuitError(f"circuit {circuit_id} is not on this host", "omron-miner circuit list") from error
         with self._lock:
             cached = self._cache.get(circuit_id)
             if cached and cached[0] == seen:
@@ -140,7 +140,7 @@ def _load(directory: Path, read: Callable[[Path], Circuit]) -> Circuit | _Refusa
         return read(directory)
     except CircuitError as error:
         return error.message, error.hint
-    except OSError as error:  # may pass without a change to the files: a mode, a mount, a lack of descriptors
+    except OSError as error:  # may be temporary, without a change to the files: a mode, a mount, a lack of descriptors
         message = f"circuit {directory.name} cannot be read: {error}"
         raise CircuitError(message, "check its owner and mode: the service user reads it") from error
 

@@ -1,7 +1,7 @@
 """Whether a circuit gives the same output for every input: the one rule for build, tune, evaluate and serving.
 
 Validators score a circuit of constant output as cheating. An ArgMax or a threshold has few different answers and gives
-the same one to many inputs, so nothing is concluded from fewer than `JUDGED_OVER` different inputs.
+the same one for many inputs, so nothing is concluded from fewer than `JUDGED_OVER` different inputs.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _LARGER = (8.0, 64.0, 512.0)
 
 
 def same_output(first: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether `other` is as good as the `first` outputs."""
+    """Whether `other` equals the `first` outputs within the tolerances."""
     return len(first) == len(other) and all(
         abs(one - two) <= ABSOLUTE + RELATIVE * abs(two) for one, two in zip(first, other, strict=True)
     )
 
 
 def is_constant(outputs: Sequence[Sequence[float]]) -> bool:
-    """Whether outputs of `JUDGED_OVER` or more different inputs are all as good as the first."""
+    """Whether the outputs of `JUDGED_OVER` or more different inputs all equal the first."""
     return len(outputs) >= JUDGED_OVER and all(same_output(outputs[0], one) for one in outputs[1:])
 
 
 def spread_inputs(sizes: Sequence[int], types: Sequence[str]) -> Iterator[dict[str, list[Number]]]:
-    """Inputs of `sizes` numbers each that differ as much as they can, for `is_constant`; always the same ones.
+    """Inputs of `sizes` numbers each that differ as much as possible, for `is_constant`; always the same ones.
 
     `types` are EZKL's names. Floats are in [-1, 1] first, as lookup tables should hold them, and up to 512 at the end;
     others are 0 or 1. The first of `examples.example_inputs` (seed 0) is not among them.
@@ -71,7 +71,7 @@ def _is_float(types: Sequence[str], index: int) -> bool:
 
 @dataclass
 class _Streak:
-    """The same outputs again and again, and of how many inputs; no more than needed are remembered."""
+    """Outputs that keep repeating, and for how many inputs; no more than needed are remembered."""
 
     outputs: list[float]
     inputs: set[int] = field(default_factory=set)

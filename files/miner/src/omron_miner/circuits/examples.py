@@ -22,9 +22,9 @@ def example_inputs(circuit: Circuit, seed: int = 0) -> dict[str, list[Number]]:
     """Inputs to try the circuit with: those in its ``input.json`` for seed 0, otherwise random ones of its shapes.
 
     Random values are in [-1, 1] for floats and 0 or 1 for the rest, which every circuit's lookup tables should hold.
-    A CIRCOM circuit, whose bounds nobody tells, gets its example's lists in another order. Without an input.json
-    there are examples for EZKL circuits with public inputs, whose shapes the settings tell, and for the subnet's proofs
-    of weights. Raises InputError for the others.
+    A CIRCOM circuit, whose bounds are unknown, gets its example's lists in another order. Without an input.json
+    there are examples for EZKL circuits with public inputs, whose shapes are in the settings, and for the subnet's
+    proofs of weights. Raises InputError for the others.
     """
     path = circuit.directory / EXAMPLE_INPUT
     example = read_input_file(path) if path.is_file() else None

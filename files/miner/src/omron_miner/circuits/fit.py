@@ -1,11 +1,11 @@
-"""Does a circuit fit its logrows, this host's memory and its disk? Known before EZKL spends minutes.
+"""Does a circuit fit its logrows, this host's memory and its disk? Checked before EZKL spends minutes.
 
-Everything is read from the settings.json that EZKL makes of a model in a moment.
+Everything is read from the settings.json that EZKL generates quickly from a model.
 
-EZKL itself says little: too few rows for the instances are a "General synthesis error" after the keys are half made,
+EZKL's own errors say little: too few rows for the instances are a "General synthesis error" while keys are generated,
 tables far too large for the rows run for hours, and too little memory is a SIGKILL.
 The estimate of the proving key is a fit over the keys of 216 circuits (EZKL 22.0.1 and 23.0.5, logrows 9 to 12, up to 9
-blocks of columns): off by 4 % in the mean, 15 % for one in twenty, 31 % at worst. `bench/keys.py` makes others like
+blocks of columns): off by 4 % on average, 15 % for one in twenty, 31 % at worst. `bench/keys.py` makes others like
 them.
 """
 
@@ -30,7 +30,7 @@ _FIELD_BYTES = 32
 def check_fit(
     name: str, run_args: RunArgs, settings: dict[str, Any], memory_bytes: int, free_disk_bytes: int
 ) -> list[str]:
-    """What is slow about these run args, in words. `settings` is EZKL's settings.json of the model.
+    """Warnings about what makes these run args slow. `settings` is EZKL's settings.json of the model.
 
     Raises CircuitError when the circuit does not fit in its logrows, in `memory_bytes` or in `free_disk_bytes`.
     """
@@ -48,7 +48,7 @@ def check_fit(
     if needs(key, run_args.logrows, 0).memory_low > memory_bytes:
         raise CircuitError(f"circuit {name} does not fit this host: {said}; memory is {size(memory_bytes)}", hint)
     if key > free_disk_bytes:
-        raise CircuitError(f"circuit {name} does not fit the disk: {said}; free are {size(free_disk_bytes)}", hint)
+        raise CircuitError(f"circuit {name} does not fit the disk: {said}; {size(free_disk_bytes)} are free", hint)
     return warnings
 
 
@@ -78,7 +78,7 @@ def blocks_of_checks(run_args: RunArgs, settings: dict[str, Any]) -> int:
 
 
 def einsum_cells(settings: dict[str, Any]) -> int:
-    """Cells of the checks of products, in columns of their own; 22.0.1 has none."""
+    """Cells of the checks of products, in separate columns; 22.0.1 has none."""
     return int((settings.get("einsum_params") or {}).get("total_einsum_col_size", 0))
 
 
@@ -95,7 +95,7 @@ def _check_instances(name: str, run_args: RunArgs, settings: dict[str, Any]) -> 
     if instances > run_args.usable_rows:
         raise CircuitError(
             f"circuit {name} does not fit in logrows {run_args.logrows}: its {instances} public inputs and outputs "
-            f"need a row each, there are {run_args.usable_rows}",
+            f"need a row each, but there are only {run_args.usable_rows}",
             f"set logrows to {_logrows_for(instances)} or more",
         )
 

@@ -1,4 +1,4 @@
-"""A circuit's inputs: what a request's must look like.
+"""Validation of a request's inputs for a circuit.
 
 Not for: examples (`examples`), a competition's drawn inputs (`competition.inputs`).
 """
@@ -33,7 +33,7 @@ def validate_inputs(circuit: Circuit, inputs: Mapping[str, object]) -> Inputs:
 def _ezkl_inputs(circuit: Circuit, inputs: Mapping[str, object]) -> list[list[Number]]:
     """The mapping's values in their order, each a flat list of finite numbers.
 
-    A lone number stands for a list of one. Raises InputError on NaN, infinity, strings, nested lists, numbers too
+    A single number counts as a list of one. Raises InputError on NaN, infinity, strings, nested lists, numbers too
     large to quantise, anything but 0 and 1 for a Bool (EZKL would panic), or other counts than the circuit takes
     (known only when its inputs are public).
     """
@@ -53,7 +53,7 @@ def _ezkl_inputs(circuit: Circuit, inputs: Mapping[str, object]) -> list[list[Nu
 
 
 def _check_numbers(row: list[Any], name: str, kind: str, limit: float) -> None:
-    """Raises InputError for the first value that is no number EZKL takes."""
+    """Raises InputError for the first value that is not a number EZKL accepts."""
     for place, value in enumerate(row):
         if not isinstance(value, (int, float)) or not -limit < value < limit:  # NaN compares false
             raise InputError(f"input {_shown(name)}[{place}] is not a usable number: {_shown(value)}")

@@ -1,4 +1,4 @@
-"""Reads a circuit's folder and refuses what could not be proved: missing, malformed or ill-matched files.
+"""Reads a circuit's folder and refuses one that could not be proved: missing, malformed or mismatched files.
 
 Reads headers and small files only. EZKL is never imported: opening a file of another version with it aborts the whole
 process.
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _HASHED_AT_LOAD_BYTES = 1 << 20
 """Files up to this size are hashed at every load (a few ms); larger ones only by `check_files`."""
 _PIECE_BYTES = 1 << 20
-"""What is read of a file at a time."""
+"""Bytes read from a file at a time."""
 _KEY_FORMAT = 3
 """First byte of a key file of halo2's raw-bytes format; the second is logrows (read from keys of 22.0.1 and 23.0.5)."""
 
@@ -45,7 +45,7 @@ def load_circuit(directory: Path) -> Circuit:
     """The circuit in `directory` (``model_<id>``).
 
     Raises CircuitError when a file is missing or malformed, the circuit was made by another EZKL version than the
-    installed one, its keys and settings do not belong together as far as the disk shows, or a checksum differs.
+    installed one, its keys and settings do not belong together as far as their files show, or a checksum differs.
     """
     id_of(directory)
     if key_name(directory) == circom.ZKEY:
@@ -72,7 +72,7 @@ def _load_circom(directory: Path) -> Circuit:
 
 
 def check_without_key(directory: Path) -> Metadata:
-    """All that `load_circuit` checks but the proving key, whatever the proof system. Raises CircuitError."""
+    """Everything `load_circuit` checks except the proving key, for any proof system. Raises CircuitError."""
     id_of(directory)
     if key_name(directory) != circom.ZKEY:
         return load_without_key(directory)[0]
@@ -84,9 +84,9 @@ def check_without_key(directory: Path) -> Metadata:
 
 
 def load_without_key(directory: Path) -> tuple[Metadata, Settings]:
-    """Of an EZKL circuit, all that `load_circuit` checks but the proving key, which may be missing.
+    """Everything `load_circuit` checks of an EZKL circuit except the proving key, which may be missing.
 
-    EZKL can open the rest. Raises CircuitError as that does.
+    EZKL can open the other files. Raises CircuitError as `load_circuit` does.
     """
     id_of(directory)
     for name in REQUIRED_FILES:
@@ -94,10 +94,10 @@ def load_without_key(directory: Path) -> tuple[Metadata, Settings]:
             _refuse(directory, f"{name} is missing", "copy the folder again")
     meta = read_metadata(directory)
     if meta.proof_system is not ProofSystem.EZKL:
-        _refuse(directory, f"it is a {meta.proof_system.value} circuit, not EZKL's", "name an EZKL circuit")
+        _refuse(directory, f"it is a {meta.proof_system.value} circuit, not an EZKL circuit", "name an EZKL circuit")
     settings = _read_settings(directory)
     if settings.version != ezkl_version():
-        message = f"was made by EZKL {settings.version}, installed is {ezkl_version()}"
+        message = f"was made by EZKL {settings.version}, but {ezkl_version()} is installed"
         _refuse(directory, message, "build it again, or install that version of EZKL")
     check_compiled_version(directory, settings.version)
     _check_vk(directory, settings.logrows)
@@ -122,7 +122,7 @@ def _read_settings(directory: Path) -> Settings:
             whole=whole,
         )
     except NOT_OF_ITS_FORM as error:
-        _refuse(directory, f"{SETTINGS} is not EZKL's: {error!r}", "copy or build the circuit again", error)
+        _refuse(directory, f"{SETTINGS} was not written by EZKL: {error!r}", "copy or build the circuit again", error)
     if settings.public_inputs and len(settings.input_types) != len(settings.model_input_scales):
         _refuse(directory, f"{SETTINGS} has no input_types, so proofs cannot be checked", "build it with a newer EZKL")
     return settings
@@ -134,9 +134,9 @@ def _visibility(value: object) -> str:
 
 
 def version_mark(version: str) -> bytes:
-    """What stands in every model.compiled of an EZKL `version`.
+    """Bytes that every model.compiled of an EZKL `version` contains.
 
-    It carries the settings it was compiled with, the version as length (8 bytes) and text.
+    It includes the settings it was compiled with, the version as length (8 bytes) and text.
     """
     return len(version).to_bytes(8, "little") + version.encode()
 
@@ -153,9 +153,9 @@ def check_compiled_version(directory: Path, version: str) -> None:
 
 
 def _holds(path: Path, wanted: bytes) -> bool:
-    """Whether `wanted` stands in the file, which is searched from its end in pieces. Raises OSError.
+    """Whether the file contains `wanted`; searched from its end in pieces. Raises OSError.
 
-    It is read, never mapped: a mapped file that is truncated meanwhile ends the whole process (SIGBUS).
+    It is read, never mapped: truncating a mapped file would kill the process (SIGBUS).
     """
     with path.open("rb") as file:
         start, after = file.seek(0, os.SEEK_END), b""
@@ -170,7 +170,7 @@ def _holds(path: Path, wanted: bytes) -> bool:
 
 
 def _check_vk(directory: Path, logrows: int) -> None:
-    """A verification key begins with its format and logrows."""
+    """A verification key starts with its format and logrows."""
     with (directory / VK).open("rb") as file:
         head = file.read(2)
     if len(head) < 2 or head[0] != _KEY_FORMAT:
@@ -182,7 +182,7 @@ def _check_vk(directory: Path, logrows: int) -> None:
 
 
 def _check_pk(directory: Path) -> None:
-    """A proving key begins with its verification key."""
+    """A proving key starts with its verification key."""
     vk = (directory / VK).read_bytes()
     with (directory / PK).open("rb") as file:
         head = file.read(len(vk))

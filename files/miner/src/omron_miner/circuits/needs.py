@@ -1,10 +1,10 @@
 """What a circuit needs to be proved: memory, room on the RAM disk, room on the disk; and whether a host has it.
 
-The numbers stand in needs.json, because Ansible's preflight judges by them too, before anything is copied.
-They were made of what ``bench/needs.py`` measured (EZKL 22.0.1, 2 cores; resident memory at most, MiB):
+The numbers are in needs.json, because Ansible's preflight uses them too, before anything is copied.
+They are derived from measurements by ``bench/needs.py`` (EZKL 22.0.1, 2 cores; peak resident memory, MiB):
 
 =======================  =======  ===================  ===================
-circuit                  key      a process of its own  kept, after proofs
+circuit                  key      a separate process    kept, after proofs
 =======================  =======  ===================  ===================
 tiny, logrows 11               6                   69                   74
 tiny, logrows 14              45                  158                  187
@@ -16,10 +16,10 @@ demo, logrows 17, inner 2    625                 1547                 1975
 demo, logrows 18, inner 2   1248                 3024                 4642
 =======================  =======  ===================  ===================
 
-A worker keeps its memory between proofs, hence the last column. All of these, and the one circuit of another size that
-was proved (key 5836, memory 9346: 1.6 times the key), lie between 57 MiB + 1.5 times the key and 57 MiB + 4 times the
-key. The low bound is up to 36 % below what a process of its own took, so that what it refuses cannot be proved; the
-high one is 6 to 57 % above what a worker kept.
+A worker keeps its memory between proofs, hence the last column. All of these, and the one other circuit that was proved
+(key 5836, memory 9346: 1.6 times the key), lie between 57 MiB + 1.5 times the key and 57 MiB + 4 times the key. The
+lower bound is up to 36 % below what a separate process used, so that what it refuses cannot be proved; the upper one is
+6 to 57 % above what a worker kept.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Needs:
     ram_disk: int
     """A request's files."""
     disk: int
-    """Proving key and SRS, which are nearly all there is."""
+    """Proving key and SRS, which take nearly all of it."""
 
     def in_words(self) -> str:
         """``405.0 MiB to 1.1 GiB``."""
@@ -84,7 +84,7 @@ def least_memory(pk_bytes: int) -> int:
 
 
 def needs_of(circuit: Circuit) -> Needs | None:
-    """What `circuit` needs; None for what is not EZKL's. Raises OSError when its key is gone."""
+    """What `circuit` needs; None unless it is an EZKL circuit. Raises OSError when its key is missing."""
     if circuit.proof_system is not ProofSystem.EZKL:
         return None
     settings = circuit.settings
@@ -93,7 +93,7 @@ def needs_of(circuit: Circuit) -> Needs | None:
 
 
 def memory_problem(label: str, needed: Needs, memory_bytes: int) -> str | None:
-    """Why the circuit `label` does not fit a host with `memory_bytes`, surely or perhaps; None when it does."""
+    """Why the circuit `label` does not, or may not, fit a host with `memory_bytes`; None when it fits."""
     if memory_bytes >= needed.memory_high:
         return None
     verb = "needs" if memory_bytes < needed.memory_low else "may need"

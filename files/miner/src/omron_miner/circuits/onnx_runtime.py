@@ -1,4 +1,4 @@
-"""onnxruntime without its telemetry, which its Linux build (1.32) sends to its maker unless it is disabled."""
+"""onnxruntime without its telemetry, which its Linux build (1.32) sends to Microsoft unless it is disabled."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 def load_onnxruntime() -> Any:
     """The module `onnxruntime`; nothing about an operator's models leaves the host. Raises ImportError.
 
-    It is told by the environment, which it reads when it is loaded and at no other time.
+    It reads the setting from the environment, and only while it is loaded.
     """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime

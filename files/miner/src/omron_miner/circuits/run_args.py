@@ -1,4 +1,4 @@
-"""EZKL's run args as an operator writes them: every one of EZKL 22.0.1, typed, with its limits.
+"""EZKL's run args as an operator writes them: all run args of EZKL 22.0.1, typed, with their limits.
 
 Ansible renders them from ``templates/settings.json.j2`` (where each is explained) as ``{"run_args": {...}}``;
 `building.build` hands them to EZKL. Unknown keys and look-alike types ("16", yes, 16.0) are refused here, before
@@ -21,7 +21,7 @@ Scale = Annotated[int, Field(ge=-30, le=30)]
 
 
 class RunArgs(BaseModel):
-    """Run args. What a file leaves out is EZKL 22.0.1's default; files of the role leave out nothing that has one."""
+    """Run args. Missing ones get EZKL 22.0.1's default; files that the role renders contain all that have one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -83,4 +83,4 @@ class _File(BaseModel):
 
     run_args: RunArgs
     sources: dict[str, str] = {}
-    """Where each came from, for who reads the file: a default, the built-in model, a tuned profile, the inventory."""
+    """The source of each, for the reader: a default, the built-in model, a tuned profile, the inventory."""

@@ -1,13 +1,13 @@
-"""The structured reference string (SRS) that every EZKL key and proof is made with: getting one, and trusting it.
+"""The structured reference string (SRS) used for every EZKL key and proof: obtaining one, and trusting it.
 
-A proof is worth nothing to a validator unless both used the SRS of the public ceremony. An SRS we generate ourselves
-is for tests: its maker can forge proofs, and validators' keys do not fit it. So a record next to each SRS
-(``kzg<k>.srs.json``) says where the file came from, and a real network takes only one that was given with its checksum
-or fetched from the ceremony. An entry of the record is bound to its file by size, time and SHA-256: a file that is
-removed or replaced takes its origin with it. The entry is written before the file is put in place, and those of
-earlier files stay a while, so that at no moment a file has another's origin.
+A validator accepts a proof only if both used the SRS of the public ceremony. An SRS generated on this host is for
+tests: whoever generated it can forge proofs, and validators' keys do not match it. So a record next to each SRS
+(``kzg<k>.srs.json``) states where the file came from, and a real network accepts only one that was given with its
+checksum or downloaded from the ceremony. An entry of the record is bound to its file by size, time and SHA-256: the
+origin of a file that is removed or replaced is no longer valid. The entry is written before the file is put in place,
+and entries of earlier files are kept for a while, so that a file never has another file's origin.
 
-Earlier releases had a marker (``….TEST-ONLY``) or a checksum (``….sha256``) there; they count while there is no entry.
+Earlier releases wrote a marker (``….TEST-ONLY``) or a checksum (``….sha256``); these count while there is no entry.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from os import stat_result
 
 Make = Callable[[Path, int, bool], None]
-"""Writes an SRS of 2^logrows rows to a path: a test one that is generated, or the ceremony's. Raises OmronError."""
+"""Writes an SRS of 2^logrows rows to a path: a generated one for tests, or the ceremony's. Raises OmronError."""
 
 _log = logging.getLogger(LOGGER_NAME)
 _BYTES_PER_ROW = 128
@@ -50,7 +50,7 @@ class _Origin(str, Enum):
     GIVEN = "given"
     """By the operator, with its checksum."""
     UNCHECKED = "unchecked"
-    """By the operator, without one, which only ``local`` takes."""
+    """By the operator, without a checksum; only ``local`` accepts it."""
     CEREMONY = "ceremony"
 
 
@@ -74,7 +74,7 @@ _ENTRIES = TypeAdapter(list[_Entry])
 
 
 def srs_path(directory: Path, logrows: int) -> Path:
-    """Where the SRS for `logrows` lies."""
+    """The path of the SRS for `logrows`."""
     return directory / f"kzg{logrows}.srs"
 
 
@@ -162,7 +162,7 @@ def _install(source: Path, wanted: str | None, path: Path, logrows: int, network
     except OSError as error:
         raise SrsError(f"cannot read the SRS {source}: {error}", "check the file") from error
     if wanted and found != wanted.lower():
-        raise SrsError(f"{source} has SHA-256 {found}, wanted is {wanted}", "fetch the file again")
+        raise SrsError(f"{source} has SHA-256 {found}, expected {wanted}", "fetch the file again")
     with _locked(path.parent):
         here = _entry_of(path) if path.exists() else None
         if here and here.sha256 == found and (here.origin in _TRUSTED or not wanted):
@@ -177,22 +177,22 @@ def _make(path: Path, logrows: int, network: str, make: Make) -> None:
     made.unlink(missing_ok=True)  # a killed process left it
     try:
         if for_tests:
-            _log.warning("generating %s: a TEST-ONLY SRS, its proofs convince nobody", path.name)
+            _log.warning("generating %s: a TEST-ONLY SRS; validators reject its proofs", path.name)
         make(made, logrows, for_tests)
         _check_size(made, logrows)
         _put_in_place(made, path, _Origin.GENERATED if for_tests else _Origin.CEREMONY, sha256_of(made))
     except SrsError:
         raise
     except OmronError as error:
-        here = f"{path} is not a trusted SRS (it is TEST-ONLY), and there is" if path.exists() else "there is"
+        here = f"{path} is not a trusted SRS (it is TEST-ONLY), and " if path.exists() else ""
         hint = "check the free space" if for_tests else "set omron_srs_file and omron_srs_sha256"
-        raise SrsError(f"{here} no other for logrows {logrows}: {error.message}", hint) from error
+        raise SrsError(f"{here}no SRS for logrows {logrows} could be obtained: {error.message}", hint) from error
     finally:
         made.unlink(missing_ok=True)
 
 
 def _no_way(_path: Path, _logrows: int, _for_tests: bool) -> None:
-    raise OmronError("this program only takes a given one")
+    raise OmronError("this program installs only an SRS that it is given")
 
 
 def _put_in_place(made: Path, path: Path, origin: _Origin, sha256: str) -> None:
@@ -204,7 +204,7 @@ def _put_in_place(made: Path, path: Path, origin: _Origin, sha256: str) -> None:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Keeps other processes from making an SRS here. Raises SrsError when one takes long, OSError."""
+    """Keeps other processes from writing an SRS here. Raises SrsError when one takes too long, OSError."""
     until = time.monotonic() + _LOCK_SECONDS
     with (directory / _LOCK).open("w") as lock:
         while True:
@@ -234,7 +234,7 @@ def _check_origin(path: Path, network: str) -> None:
     if is_test_only(path):
         raise SrsError(
             f"{untrusted}. It was generated on this host and is TEST-ONLY",
-            "run the play again: it fetches the public one, or takes yours (omron_srs_file and omron_srs_sha256)",
+            "run the play again: it downloads the public one, or uses yours (omron_srs_file and omron_srs_sha256)",
         )
     if not entry and any(one.bytes == path.stat().st_size for one in _entries(path)):
         raise SrsError(
@@ -242,13 +242,13 @@ def _check_origin(path: Path, network: str) -> None:
         )
     raise SrsError(
         f"{untrusted}. It was never compared with a checksum",
-        "remove it and run the play again, which fetches the public one, or takes yours (omron_srs_file and "
+        "remove it and run the play again, which downloads the public one, or uses yours (omron_srs_file and "
         "omron_srs_sha256)",
     )
 
 
 def _take_up(path: Path) -> None:
-    """Finds out by its hash what a file is that no entry is bound to, and records it. Raises OSError."""
+    """Identifies a file that no entry is bound to by its hash, and records it. Raises OSError."""
     seen = path.stat()
     entries, old = _entries(path), _old_checksum(path)
     if any(one.is_of(seen) for one in entries):
@@ -322,4 +322,4 @@ def _check_size(path: Path, logrows: int) -> None:
     if not 0 < rows <= _LARGEST_LOGROWS or size != _BYTES_AROUND + (_BYTES_PER_ROW << rows):
         raise SrsError(f"{path} ({size} bytes) is truncated or not an SRS", "remove it and run the play again")
     if rows < logrows:
-        raise SrsError(f"{path} is for logrows {rows}, needed is {logrows}", "give a larger one")
+        raise SrsError(f"{path} is for logrows {rows}, but {logrows} is needed", "give a larger one")

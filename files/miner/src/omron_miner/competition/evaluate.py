@@ -1,10 +1,10 @@
-"""Evaluates a competition circuit as validators do, and says what they would conclude.
+"""Evaluates a competition circuit as validators do, and reports what they would conclude.
 
-A folder with ``model.compiled`` and ``settings.json`` is all that validators fetch. They make its keys within limits of
-time and memory, run it on inputs of theirs, prove some of these, and compare the outputs with the baseline model's.
-So does this room, each EZKL step in a process of its own. The formula is `competition.score`'s, the inputs are
-`competition.inputs`', the report is `competition.report`'s. Nothing in the folder is changed, and the keys made here
-are thrown away.
+Validators download only ``model.compiled`` and ``settings.json``. They generate keys within limits of time and memory,
+run the circuit on their own inputs, prove some of these, and compare the outputs with the baseline model's. This module
+does the same, each EZKL step in a separate process. The formula is in `competition.score`, the inputs are in
+`competition.inputs`, the report is in `competition.report`. Nothing in the folder is changed, and the keys generated
+here are discarded.
 
 Not for building circuits, nor for circuits that are served: those have keys and are checked by `building.build`.
 """
@@ -66,13 +66,13 @@ if TYPE_CHECKING:
 
 _LONGEST_DETAIL = 300
 _KIND = "evaluate"
-"""Of a work folder's name."""
+"""Prefix of a work folder's name."""
 _TELL_EVERY = 10
 """Witness-only runs between two lines of progress."""
 
 
 def evaluate(plan: Plan, constants: Constants) -> Report:
-    """Makes keys, runs and proves, and concludes.
+    """Generates keys, runs, proves, and concludes.
 
     A circuit that a validator would refuse is a report with a `refusal`, not an error. Raises ConfigError when the
     folder, the model, the inputs or the reference cannot be used at all, CircuitError or SrsError when this host
@@ -128,10 +128,10 @@ class _Baseline:
                 "pip install 'omron-miner[evaluate]'",
             ) from error
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # its warnings about how a model was exported are not for here
+        options.log_severity_level = 3  # no warnings about how a model was exported
         try:
             self._session = onnxruntime.InferenceSession(model.read_bytes(), options)
-        except Exception as error:  # onnxruntime's errors have no common class of their own
+        except Exception as error:  # onnxruntime's errors have no common base class
             raise ConfigError(f"cannot load the model {model}: {error}", "name the baseline's .onnx file") from error
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or inputs[0].type != "tensor(float)":
@@ -157,7 +157,7 @@ class _Baseline:
 def _check_folder(directory: Path) -> tuple[int, dict[str, int]]:
     """logrows, and symbolic sizes by name, of the circuit in a folder without keys.
 
-    Raises ConfigError when there is no circuit of our EZKL.
+    Raises ConfigError when there is no circuit of the installed EZKL.
     """
     for name in (COMPILED, SETTINGS):
         if not (directory / name).is_file():
@@ -168,9 +168,9 @@ def _check_folder(directory: Path) -> tuple[int, dict[str, int]]:
         variables = {str(name): int(size) for name, size in settings["run_args"].get("variables") or []}
     except (OSError, *NOT_OF_ITS_FORM) as error:
         hint = "copy the folder again"
-        raise ConfigError(f"{directory / SETTINGS} is not EZKL's: {error!r}", hint) from error
+        raise ConfigError(f"{directory / SETTINGS} was not written by EZKL: {error!r}", hint) from error
     if version != ezkl_version():  # opening a file of another version aborts EZKL
-        message = f"{directory} was made by EZKL {version}, installed is {ezkl_version()}"
+        message = f"{directory} was made by EZKL {version}, but {ezkl_version()} is installed"
         raise ConfigError(message, "evaluate it where that version is installed")
     return logrows, variables
 
@@ -184,9 +184,9 @@ def _check_sizes(circuit: Circuit, baseline: _Baseline) -> None:
 
 @contextmanager
 def _work_folder(constants: Constants) -> Iterator[Path]:
-    """A folder on disk, for keys that can have gigabytes; removed at the end, and by the next one after a kill.
+    """A folder on disk, for keys of up to several gigabytes; removed at the end, or after a kill by the next run.
 
-    Raises CircuitError for whatever cannot be read or written inside.
+    Raises CircuitError for anything in it that cannot be read or written.
     """
     parent = constants.sessions.fallback_directory
     try:
@@ -200,7 +200,7 @@ def _work_folder(constants: Constants) -> Iterator[Path]:
 
 
 def _stage(directory: Path, place: Path) -> Path:
-    """A folder as `load_circuit` wants it, its keys to come, that only points to the circuit's own files."""
+    """A folder as `load_circuit` needs it, still without keys, with links to the circuit's own files."""
     compiled = directory / COMPILED
     folder = circuit_folder(place, sha256(compiled))
     folder.mkdir()
@@ -212,8 +212,8 @@ def _stage(directory: Path, place: Path) -> Path:
 
 
 def _set_up(folder: Path, logrows: int, constants: Constants, limits: Limits) -> Setup:
-    """The keys, made within the limits. Raises SrsError or CircuitError when there is no SRS to make them with."""
-    try:  # before EZKL opens it, which one of another version aborts
+    """The keys, generated within the limits. Raises SrsError or CircuitError when there is no SRS for them."""
+    try:  # before EZKL opens it: a file of another version aborts EZKL
         check_compiled_version(folder, ezkl_version())
     except CircuitError as error:
         return Setup(None, None, None, error.message)
@@ -236,7 +236,7 @@ def _set_up(folder: Path, logrows: int, constants: Constants, limits: Limits) ->
 
 
 def _load(folder: Path, setup: Setup) -> tuple[Circuit | None, Setup]:
-    """The circuit with its keys, or None and why not: the two files a miner hands in may not belong together."""
+    """The circuit with its keys, or None and the reason: a miner's two files may not belong together."""
     if setup.failure:
         return None, setup
     try:
@@ -250,7 +250,7 @@ def _ensure_srs(logrows: int, constants: Constants) -> None:
     if usable_srs(logrows, directory, network):
         return
     try:
-        run_configured(constants, ensure_srs, logrows, directory, network)  # EZKL makes or downloads it
+        run_configured(constants, ensure_srs, logrows, directory, network)  # EZKL generates or downloads it
     except ProcessLostError as error:
         raise CircuitError(f"no SRS for logrows {logrows}: {error.message}", error.hint) from error
 
@@ -260,7 +260,7 @@ def _run_all(
 ) -> list[Run]:
     """A run of every input, in order; the `drawn` ones with a proof.
 
-    When EZKL's process is lost, the run it was at has failed and a new process goes on after it.
+    When EZKL's process dies, its current run has failed and a new process continues with the next one.
     """
     storage, runs = SessionStorage(constants.sessions), list[Run]()
 
@@ -284,7 +284,7 @@ def _run_all(
 
 
 def _why(error: OmronError, seconds: float) -> str:
-    """What stopped a step that had `seconds`."""
+    """Why a step with a limit of `seconds` stopped."""
     if isinstance(error, ProcessLostError) and error.signal_number == signal.SIGALRM:
         return f"it took longer than {seconds:g} s"
     return _brief(error)
@@ -294,11 +294,11 @@ def _brief(error: OmronError) -> str:
     return " ".join(error.message.split())[:_LONGEST_DETAIL]
 
 
-# --- in the process of its own --------------------------------------------------------------------------------------
+# --- in the separate process ----------------------------------------------------------------------------------------
 
 
 def _make_keys(folder: Path, srs: Path, limits: Limits) -> tuple[float, int]:
-    """Writes vk.key and pk.key; seconds and peak resident bytes. Raises ProofError, or the process is lost."""
+    """Writes vk.key and pk.key; seconds and peak resident bytes. Raises ProofError, or the process dies."""
     import ezkl
 
     limit_address_space(limits.setup_bytes)
@@ -319,7 +319,7 @@ def _work(
     step_seconds: float,
     send: Callable[[str], None],
 ) -> None:
-    """Runs the inputs from `first` on; sends each finished `Run` at once, as JSON: a later crash loses none.
+    """Runs the inputs from `first` on; sends each finished `Run` immediately, as JSON: a later crash loses none.
 
     Raises CircuitError when this host, not the circuit, is at fault.
     """
@@ -348,7 +348,7 @@ def _run(
         try:
             make_witness(handler, circuit, [row], session, watch.phase)
         except ProofError as error:
-            # A witness beyond the lookup tables is one all the same to a validator who does not go on to prove it.
+            # To a validator that does not prove it, a witness beyond the lookup tables still counts.
             witnessed = not proved and session.path(WITNESS).exists()
             outputs = handler.witnessed_outputs(circuit, session) if witnessed else None
             return Run(index, proved, outputs, provable=False, verified=False if proved else None, detail=_brief(error))
@@ -375,7 +375,7 @@ def _run(
 
 
 def _notes(plan: Plan, circuit: Circuit | None, conclusion: Conclusion | None, srs: Path) -> list[str]:
-    """What else an operator should know before relying on the verdict."""
+    """Remarks that an operator should know before relying on the verdict."""
     notes = []
     usual = (competition_score.EVALUATIONS, competition_score.PROOF_EVALUATIONS)
     if (plan.count, plan.proofs) != usual:

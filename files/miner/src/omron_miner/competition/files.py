@@ -1,8 +1,8 @@
-"""A competition circuit's two files on disk: when they are whole, what they are, and what validators would say of them.
+"""A competition circuit's two files on disk: whether they are complete, valid and acceptable to validators.
 
-The circuit's author writes into the folder while the miner runs. So files are taken when nothing has written to
-them for a while, read once from end to end in pieces, and not believed when they changed meanwhile. Nothing is mapped
-into memory: a file that shrinks would then take the process with it.
+The circuit's author writes into the folder while the miner runs. So files are read only after nothing has written to
+them for a while, once, in pieces, and rejected if they changed meanwhile. Nothing is mapped into memory: truncating a
+mapped file would kill the process.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ _PIECE_BYTES = 1 << 20
 
 
 class CompetitionError(OmronError):
-    """The folder holds no circuit that could be offered."""
+    """The folder has no circuit that could be offered."""
 
 
 @dataclass(frozen=True)
 class CompetitionCircuit:
-    """Both files, as they were when they were read."""
+    """Both files, as read."""
 
     directory: Path
     digest: str
@@ -60,7 +60,7 @@ class CompetitionCircuit:
     settings: bytes
     ezkl_version: str
     warnings: tuple[str, ...]
-    """What validators declare and do not enforce."""
+    """Rules that validators declare and do not enforce."""
     fingerprint: Fingerprint
 
     @property
@@ -70,7 +70,7 @@ class CompetitionCircuit:
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
-        """model.compiled, to be read. Raises CompetitionError, at the end as well, when it is no longer the same."""
+        """model.compiled, open for reading. Raises CompetitionError, also at the end, when the file has changed."""
         path = self.directory / COMPILED
         with _opened(path) as file:
             self._must_be(_mark(os.fstat(file.fileno())))
@@ -79,7 +79,9 @@ class CompetitionCircuit:
 
     def _must_be(self, mark: tuple[int, int, int, int]) -> None:
         if mark != self.fingerprint[0]:
-            raise CompetitionError(f"{self.directory / COMPILED} changed while it was used", "it is read again soon")
+            raise CompetitionError(
+                f"{self.directory / COMPILED} changed while it was used", "it will be re-read shortly"
+            )
 
 
 def fingerprint(directory: Path) -> Fingerprint:
@@ -92,15 +94,15 @@ def fingerprint(directory: Path) -> Fingerprint:
 
 
 def at_rest_seconds(found: Fingerprint) -> float:
-    """For how long nothing has written to the files, as the system's clock says; negative when it was put back."""
+    """Seconds since the last write to the files, by the system clock; negative when it was set back."""
     return time.time() - max(changed for *_, changed in found) / 1e9
 
 
 def read_circuit(directory: Path, stopping: Callable[[], bool] = lambda: False) -> CompetitionCircuit:
-    """Reads the circuit in `directory`, as fast as the disk goes, in constant memory.
+    """Reads the circuit in `directory`, at the disk's speed, in constant memory.
 
-    Raises CompetitionError when files are missing, too large, not EZKL's, not of each other, or change meanwhile; or
-    when `stopping` says so.
+    Raises CompetitionError when files are missing, too large, not written by EZKL, do not belong together, or change
+    meanwhile; or when `stopping` returns true.
     """
     before = fingerprint(directory)
     with _opened(directory / SETTINGS) as file:
@@ -115,7 +117,7 @@ def read_circuit(directory: Path, stopping: Callable[[], bool] = lambda: False) 
         )
     digest = _digest_of(directory / COMPILED, size, version, stopping)
     if fingerprint(directory) != before:
-        raise CompetitionError(f"the files in {directory} changed while they were read", "they are read again soon")
+        raise CompetitionError(f"the files in {directory} changed while they were read", "they will be re-read shortly")
     modified = before[0][2] // 1_000_000_000
     return CompetitionCircuit(directory, digest, size, modified, content, version, warnings, before)
 
@@ -134,14 +136,14 @@ def _digest_of(path: Path, size: int, version: str, stopping: Callable[[], bool]
             tail = piece[-len(wanted) :]
     if not found:
         raise CompetitionError(
-            f"{path} is not whole, or was not made by EZKL {version}, which {SETTINGS} names",
-            "copy both files again: they must be of one compilation",
+            f"{path} is incomplete, or was not made by EZKL {version}, which {SETTINGS} names",
+            "copy both files again: they must come from the same compilation",
         )
     return digest.hexdigest()
 
 
 def _judge_settings(path: Path, content: bytes) -> tuple[str, tuple[str, ...]]:
-    """EZKL's version and what to warn of. Raises CompetitionError when it is not EZKL's settings.json."""
+    """EZKL's version, and warnings. Raises CompetitionError when it is not a settings.json of EZKL."""
     hint = "copy the settings.json that the circuit was compiled with"
     if len(content) > _LARGEST_SETTINGS:
         raise CompetitionError(f"{path} has more than {formatting.size(_LARGEST_SETTINGS)}", hint)
@@ -149,9 +151,9 @@ def _judge_settings(path: Path, content: bytes) -> tuple[str, tuple[str, ...]]:
         settings = parse_json(content)
         version, run_args = settings["version"], dict(settings["run_args"])
         if not isinstance(version, str) or not version:
-            raise TypeError("version is no text")
+            raise TypeError("version is not a string")
     except NOT_OF_ITS_FORM as error:
-        raise CompetitionError(f"{path} is not EZKL's: {error!r}"[:300], hint) from error
+        raise CompetitionError(f"{path} was not written by EZKL: {error!r}"[:300], hint) from error
     others = [
         f"{name} {_shown(run_args.get(name))}"
         for name, wanted in DECLARED_RUN_ARGS.items()

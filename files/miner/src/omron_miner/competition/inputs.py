@@ -1,7 +1,7 @@
-"""The inputs validators run a competition circuit on: a photo of theirs, changed a little at random, or plain noise.
+"""The inputs validators run a competition circuit on: a photo, randomly augmented, or plain noise.
 
-An input is one float32 array of the baseline model's shape. Photos are taken as they are fed to the model, so already
-scaled and normalised (upstream: RGB, /255, minus ImageNet's mean, by its deviation); decoding them is not for here.
+An input is one float32 array of the baseline model's shape. Photos must be in the form that is fed to the model, so
+already scaled and normalised (upstream: RGB, /255, minus ImageNet's mean, by its deviation); they are not decoded here.
 The same seed draws the same inputs.
 """
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 # Upstream's competitions/1/data_processor.py; section 6 of the protocol.
 FLIP_PROBABILITY = 0.5
 JITTER = 0.1
-"""All of an input is multiplied by one factor within 1 ± this."""
+"""An input is multiplied by one factor within 1 ± this."""
 LARGEST_ANGLE = math.radians(10)
 NOISE = 0.01
-"""Standard deviation of what is added to each number."""
+"""Standard deviation of the noise added to each number."""
 LIMIT = 1.0
-"""Numbers are cut to ± this in the end."""
+"""Numbers are finally clipped to ± this."""
 _SUFFIXES = (".json", ".npy")
 
 
@@ -41,7 +41,7 @@ def read_inputs(path: Path, shape: tuple[int, ...]) -> list[Array]:
     """
     files = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES) if path.is_dir() else [path]
     if not files:
-        raise ConfigError(f"{path} holds no inputs", "put .npy or .json files there")
+        raise ConfigError(f"{path} contains no inputs", "put .npy or .json files there")
     return [array for file in files for array in _read(file, shape)]
 
 
@@ -56,9 +56,9 @@ def draw(samples: list[Array] | None, shape: tuple[int, ...], count: int, seed: 
 
 
 def augment(image: Array, random: np.random.Generator) -> Array:
-    """Flipped or not, brighter or darker, turned, noisy and cut to ±1.
+    """Randomly flipped, brightened or darkened, rotated, with noise, and clipped to ±1.
 
-    Only a batch of images (four dimensions, the last two height and width) is flipped and turned.
+    Only a batch of images (four dimensions, the last two height and width) is flipped and rotated.
     """
     pictures = image.ndim == 4
     if pictures and random.random() < FLIP_PROBABILITY:
@@ -72,7 +72,7 @@ def augment(image: Array, random: np.random.Generator) -> Array:
 
 
 def rotate(image: Array, angle: float) -> Array:
-    """Each picture of a batch turned by `angle` (radians) about its centre; bilinear, 0 beyond the border.
+    """Rotates each image of a batch by `angle` (radians) about its centre; bilinear, 0 beyond the border.
 
     As torch's affine_grid and grid_sample do with align_corners: corners are the corner pixels' centres.
     """
@@ -99,9 +99,9 @@ def _read(path: Path, shape: tuple[int, ...]) -> list[Array]:
     except Exception as error:  # numpy raises what the parts of the file's format raise: zipfile's, MemoryError, ...
         raise ConfigError(f"cannot read inputs from {path}: {error}", "give .npy or .json files of numbers") from error
     if values.size == 0 or size == 0 or values.size % size:
-        raise ConfigError(f"{path} holds {values.size} numbers, the model takes {size}", "give inputs of this model")
+        raise ConfigError(f"{path} has {values.size} numbers, the model takes {size}", "give inputs of this model")
     if not np.isfinite(values).all():
-        raise ConfigError(f"{path} holds NaN or infinity", "give finite numbers")
+        raise ConfigError(f"{path} contains NaN or infinity", "give finite numbers")
     return list(values.reshape(-1, *shape))
 
 
@@ -111,5 +111,5 @@ def _read_json(path: Path) -> object:
     except InputError as error:
         raise ConfigError(error.message, error.hint) from error
     if len(rows) != 1:
-        raise ConfigError(f"{path} holds {len(rows)} inputs, the model takes one", 'write {"input_data": [[...]]}')
+        raise ConfigError(f"{path} has {len(rows)} inputs, the model takes one", 'write {"input_data": [[...]]}')
     return rows[0]

@@ -1,4 +1,4 @@
-"""The report of a competition circuit's evaluation: what was asked for, what came out, and both in words and JSON.
+"""The report of a competition circuit's evaluation: plan and results, as text and JSON.
 
 Nothing is run here: `competition.evaluate` does that and fills a `Report`; the formula is `competition.score`'s.
 """
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from omron_miner.competition.score import Conclusion, Run, Score
 
 SCHEMA_VERSION = 1
-"""Of the JSON report; raised when a key is renamed, removed or changes its meaning."""
+"""Version of the JSON report; raised when a key is renamed, removed or changes its meaning."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Beyond these a validator gives up (protocol, section 6)."""
+    """Limits beyond which a validator gives up (protocol, section 6)."""
 
     setup_seconds: float = 300.0
     setup_bytes: int = 16 << 30
-    """Of address space, RLIMIT_AS; validators may set another (SUBNET_2_EZKL_SETUP_MEMORY_GB)."""
+    """Address space, RLIMIT_AS; validators may set another limit (SUBNET_2_EZKL_SETUP_MEMORY_GB)."""
     step_seconds: float = 300.0
     """Each witness, proof and verification."""
 
@@ -57,7 +57,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Setup:
-    """How making the keys went; `failure` says why there are none that fit, empty when it went well."""
+    """The key generation; `failure` says why there are no usable keys, empty when it succeeded."""
 
     seconds: float | None
     peak_memory_bytes: int | None
@@ -72,7 +72,7 @@ class Report:
 
     plan: Plan
     model_sha256: str
-    """Of model.compiled: what a miner commits to on chain."""
+    """SHA-256 of model.compiled: what a miner commits to on chain."""
     logrows: int
     num_rows: int
     setup: Setup
@@ -104,13 +104,15 @@ class Report:
 
 
 def read_reference(path: Path) -> CircuitMetrics:
-    """The standing in an earlier evaluation's JSON. Raises ConfigError when it is none, or of a refused circuit."""
+    """The metrics in an earlier evaluation's JSON. Raises ConfigError when it is invalid, or of a refused circuit."""
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
         if content["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"schema_version {content['schema_version']}, known is {SCHEMA_VERSION}")
+            raise ValueError(f"schema_version {content['schema_version']}, expected {SCHEMA_VERSION}")
         if not content["accepted"]:
-            raise ConfigError(f"the reference {path} was rejected itself", "name the report of an accepted circuit")
+            raise ConfigError(
+                f"the circuit of the reference {path} was itself rejected", "name the report of an accepted circuit"
+            )
         standing = CircuitMetrics(
             *(float(content["standing"][key]) for key in ("accuracy", "proof_bytes", "response_s"))
         )
@@ -124,7 +126,7 @@ def read_reference(path: Path) -> CircuitMetrics:
 
 
 def to_json(report: Report) -> str:
-    """The report for a machine; docs/circuit-evaluate.md explains each key."""
+    """The report as JSON; docs/circuit-evaluate.md explains each key."""
     plan, conclusion, score = report.plan, report.conclusion, report.score
     accuracies = conclusion.accuracies if conclusion else []
     content = {
@@ -163,7 +165,7 @@ def to_json(report: Report) -> str:
 
 
 def to_text(report: Report) -> str:
-    """The report for a person: what was run, a table, remarks and the verdict as the last line."""
+    """The report as text: what was run, a table, remarks and the verdict as the last line."""
     plan, setup = report.plan, report.setup
     about = [
         f"circuit  {plan.directory}",
@@ -176,7 +178,7 @@ def to_text(report: Report) -> str:
 
 
 def run_text(run: Run) -> str:
-    """One run in a few words."""
+    """A short description of one run."""
     if run.detail:
         return f"FAILED: {run.detail}" if run.proved or run.outputs is None else f"cannot be proved: {run.detail}"
     if not run.proved:

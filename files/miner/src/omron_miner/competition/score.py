@@ -1,6 +1,6 @@
-"""What validators make of a competition circuit's runs: accuracy, the reasons to refuse it, and its score.
+"""What validators conclude from a competition circuit's runs: accuracy, the reasons to refuse it, and its score.
 
-Only arithmetic on numbers that are there already; running the circuit is `evaluate`'s job. Sources are given as
+Only arithmetic on existing numbers; running the circuit is `evaluate`'s job. Sources are given as
 (evaluator) for upstream's ``competitions/services/circuit_evaluator.py``, (ranking) for ``sota_manager.py`` next to it,
 and (config) for the ``competition_config.json`` of competition 1; all of them are in section 6 of the protocol.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 EVALUATIONS, PROOF_EVALUATIONS = 100, 10
 """Inputs a circuit is run on, and how many of them, drawn at random, are proved as well (config)."""
 ACCURACY_WEIGHT, PROOF_SIZE_WEIGHT, RESPONSE_TIME_WEIGHT = 0.95, 0.0, 0.05
-"""What the three ratios count in the score (config); the published documents still name older ones."""
+"""Weights of the three ratios in the score (config); the published documents still have older ones."""
 NEW_BEST_FACTOR = 1.02
 """A circuit takes the best one's place when its score is more than this many times the best one's (ranking)."""
 
@@ -66,12 +66,12 @@ class Conclusion:
     accuracies: list[float]
     """Of each run, in their order; all 0 when the output is constant."""
     standing: CircuitMetrics | None
-    """None when a proof is missing or does not verify: everything counts as 0 then."""
+    """None when a proof is missing or does not verify: then everything counts as 0."""
     failed_proofs: int
     unprovable: int
     constant_output: bool
     refusal: str
-    """Why the circuit is out; empty when it is not."""
+    """Why the circuit is refused; empty when it is not."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Score:
     """A circuit's score compared with that of a reference, the best circuit so far."""
 
     score: float
-    """Relative to the reference, whose own is the sum of the weights, 1. Better ratios than 1 are not cut."""
+    """Relative to the reference, whose own score is the sum of the weights, 1. Ratios above 1 are not capped."""
     relative_score: float
     """When both are ranked as miners: the score against the best of each number, divided by the better one's."""
     new_best: bool
@@ -107,7 +107,7 @@ def conclude(runs: Sequence[Run], expected: Sequence[Sequence[float]]) -> Conclu
 
 
 def chance_of_refusal(runs: int, unprovable: int, proofs: int) -> float:
-    """How probable it is that drawing `proofs` of `runs` inputs hits one of the `unprovable`, 0 to 1."""
+    """Probability, 0 to 1, that drawing `proofs` of `runs` inputs hits one of the `unprovable`."""
     return 1.0 - math.comb(runs - unprovable, proofs) / math.comb(runs, proofs)
 
 

@@ -1,6 +1,6 @@
-"""What the miner last said of its competition circuit: a small file it writes, and the table a person reads of it.
+"""The last status of the miner's competition circuit: a small file, and the table shown to people.
 
-The miner writes it, ``omron-miner competition status`` shows it. It never holds a URL: anyone who has one can download.
+The miner writes it, ``omron-miner competition status`` shows it. It never contains a URL: anyone with one can download.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 WRITE_SECONDS = 60.0
-"""The miner writes at least so often."""
+"""The miner writes at least this often."""
 _STALE_SECONDS = 3 * WRITE_SECONDS
 
 
@@ -33,14 +33,14 @@ class Status:
 
     written: int
     prepared: str | None = None
-    """The circuit whose files lie in the storage."""
+    """The circuit whose files are in the storage."""
     bytes: int | None = None
     """Of its model.compiled."""
     ezkl_version: str | None = None
     modified: int | None = None
     """When its model.compiled was written."""
     committed: str | None = None
-    """What the chain said last: the text committed by our hotkey."""
+    """The last known text on the chain, committed by the miner's hotkey."""
     urls_until: int | None = None
     """When the URLs that validators get now expire."""
     error: str | None = None
@@ -52,12 +52,12 @@ class Status:
 
 
 def write_status(path: Path, status: Status) -> None:
-    """Whole or not at all. Raises OSError."""
+    """Writes the file atomically. Raises OSError."""
     write_atomically(path, to_json(status))
 
 
 def read_status(competition: Competition) -> Status:
-    """What the running miner says. Raises OmronError when no miner wrote it lately."""
+    """The running miner's status. Raises OmronError when no miner has written it recently."""
     path, hint = competition.status_file, "start the miner; its log says why it does not take part"
     try:
         content = path.read_bytes()
@@ -65,10 +65,10 @@ def read_status(competition: Competition) -> Status:
     except OSError as error:
         raise OmronError(f"cannot read {path}: {error.strerror}", hint) from error
     except ValidationError as error:
-        raise OmronError(f"{path} is not the miner's", hint) from error
+        raise OmronError(f"{path} was not written by the miner", hint) from error
     age = time.time() - status.written
     if age > _STALE_SECONDS:
-        raise OmronError(f"{path} was written {age / 60:.0f} min ago: no miner keeps it up to date", hint)
+        raise OmronError(f"{path} was written {age / 60:.0f} min ago: no running miner updates it", hint)
     return status
 
 
@@ -78,7 +78,7 @@ def to_json(status: Status) -> str:
 
 
 def to_text(status: Status) -> str:
-    """A line for each thing there is to know."""
+    """One line per fact."""
     details = "" if status.bytes is None else f", {size(status.bytes)}, EZKL {status.ezkl_version}"
     rows = [
         ("prepared", f"{status.prepared}{details}" if status.prepared else "nothing yet"),

@@ -1,9 +1,9 @@
-"""Storage of the S3 kind, where a competition circuit's files lie for validators to fetch.
+"""S3-compatible storage from which validators download a competition circuit's files.
 
-boto3 does the talking. Here are the settings with which every such service works and validators accept the URLs, the
-credentials' file, and one kind of error with what to do about it. Nothing here knows what the files are.
+A wrapper of boto3: the settings with which all such services work and validators accept the URLs, the credentials file,
+and one error class with a hint. Knows nothing about the content of the files.
 
-Not for: when to upload, and what to answer. That is `competition`'s.
+Not for: when to upload, and what to answer. `competition.watch` decides that.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 ACCEPTED_HOSTS = ("r2.cloudflarestorage.com", "s3.amazonaws.com", ".r2.dev")
 """Validators fetch only from hosts with one of these in their name (protocol, section 6)."""
 _AMAZON = "https://s3.amazonaws.com"
-"""The one name of Amazon's for all regions. A region's own, as s3.eu-west-1.amazonaws.com, validators refuse."""
+"""Amazon's name for all regions. Validators refuse regional names such as s3.eu-west-1.amazonaws.com."""
 _LONGEST_CREDENTIALS = 65_536
 _CONNECT_SECONDS, _READ_SECONDS, _TRIES = 5.0, 30.0, 3
 PART_BYTES = 16 << 20
-"""Of an upload; one is in memory at a time. Storage takes 10 000 parts at most, larger files get larger parts."""
+"""Part size of an upload; one part is in memory at a time. At most 10 000 parts: larger files get larger parts."""
 _MOST_PARTS = 10_000
 _DIGEST = "sha256"
-"""The object's metadata in which its digest stands, so that it is not uploaded again after a restart."""
+"""Metadata key of the object's digest, so that it is not uploaded again after a restart."""
 URL_SECONDS = 3600
-"""Lifetime of a presigned URL: validators fetch at once, and each answer carries URLs made within two minutes."""
+"""Lifetime of a presigned URL: validators download immediately, and each answer has URLs at most two minutes old."""
 
 
 class StorageError(OmronError):
@@ -46,16 +46,17 @@ class StorageError(OmronError):
 
 @dataclass(frozen=True)
 class Credentials:
-    """An access key and its secret, which stands in no text made of this."""
+    """An access key and its secret, which is excluded from repr()."""
 
     access_key: str
     secret_key: str = field(repr=False)
 
 
 def read_credentials(path: Path) -> Credentials:
-    """Those of the `default` profile in a file as the AWS command line keeps them.
+    """The credentials of the `default` profile in a file in the AWS command line's format.
 
-    Raises StorageError when it is missing, another user's, to be read by others, or incomplete; never with its content.
+    Raises StorageError when it is missing, owned by another user, readable by others, or incomplete; the error never
+    contains its content.
     """
     hint = "set omron_competition_credentials_file and run the play again"
     try:
@@ -88,7 +89,7 @@ def is_accepted(url: str) -> bool:
 
 
 def host_problem(competition: Competition) -> str | None:
-    """What is wrong with the host that URLs will name, None when validators accept it. Asks nobody."""
+    """What is wrong with the host in the URLs, None when validators accept it. No network access."""
     url = _public_endpoint(competition)
     if is_accepted(url):
         return None
@@ -103,7 +104,7 @@ def _public_endpoint(competition: Competition) -> str:
 
 
 class Storage:
-    """A bucket. Threads may share it; `url` asks nobody, everything else may take long and raises StorageError."""
+    """A bucket. Thread-safe; `url` works offline, everything else may take long and raises StorageError."""
 
     def __init__(
         self,
@@ -112,10 +113,10 @@ class Storage:
         url_seconds: int = URL_SECONDS,
         part_bytes: int = PART_BYTES,
     ) -> None:
-        """Asks nobody yet. `url` is good for `url_seconds`; `put` sends parts of `part_bytes`."""
+        """No network access yet. `url` is valid for `url_seconds`; `put` sends parts of `part_bytes`."""
         self.url_seconds, self._part_bytes = url_seconds, part_bytes
         self._bucket = competition.bucket
-        # Amazon's global name finds a bucket by its own name in front; elsewhere certificates may not cover that.
+        # Amazon's global name needs the bucket as a subdomain; elsewhere certificates may not cover that.
         style = "path" if competition.endpoint else "virtual"
         self._client = _client(competition.endpoint or None, competition.region, style, credentials)
         self._signer = _client(_public_endpoint(competition), competition.region, style, credentials)
@@ -128,14 +129,14 @@ class Storage:
             try:
                 found = self._client.head_object(Bucket=self._bucket, Key=key)
             except ClientError as error:
-                # Who may not list a bucket gets 403 for what is not there; if it is more, `put` will tell.
+                # Without permission to list the bucket, a missing object is a 403; if more is wrong, `put` will fail.
                 if error.response.get("Error", {}).get("Code") in ("404", "403"):
                     return False
                 raise
         return bool(found["ContentLength"] == size and found.get("Metadata", {}).get(_DIGEST) == digest)
 
     def put(self, key: str, content: IO[bytes], size: int, digest: str) -> None:
-        """Uploads `size` bytes of `content`, in parts when they are many. The object is there whole or not at all."""
+        """Uploads `size` bytes of `content`, in parts if necessary. The object appears complete or not at all."""
         from boto3.s3.transfer import TransferConfig
 
         # One part at a time and no threads: proofs need the cores, and an upload may take its time.
@@ -146,7 +147,7 @@ class Storage:
             self._client.upload_fileobj(content, self._bucket, key, ExtraArgs=extra, Config=config)
 
     def url(self, key: str) -> str:
-        """A URL with which anybody may fetch the object for `url_seconds`. It is a secret of a kind: not for logs."""
+        """A URL with which anyone can download the object for `url_seconds`. It is a secret: not for logs."""
         asked = {"Bucket": self._bucket, "Key": key}
         return str(self._signer.generate_presigned_url("get_object", Params=asked, ExpiresIn=self.url_seconds))
 
@@ -156,9 +157,11 @@ class Storage:
         try:
             with urllib.request.urlopen(request, timeout=_READ_SECONDS) as answer:  # noqa: S310
                 answer.read(1)
-        except OSError as error:  # HTTP's refusals are such too; none quotes the URL
+        except OSError as error:  # HTTP errors are OSErrors too; none quotes the URL
             host = urlsplit(request.full_url).hostname
-            hint = "the credentials must allow GetObject; a new bucket of Amazon's needs up to a day to be found there"
+            hint = (
+                "the credentials must allow GetObject; a new Amazon bucket may need up to a day to be reachable there"
+            )
             raise StorageError(f"validators could not fetch {key} from {host}: {error}", hint) from None
 
     @contextmanager
@@ -187,7 +190,7 @@ def _client(endpoint: str | None, region: str, style: str, credentials: Credenti
         connect_timeout=_CONNECT_SECONDS,
         read_timeout=_READ_SECONDS,
         retries={"mode": "standard", "total_max_attempts": _TRIES},
-        # Not every service knows the checksums that boto3 adds by default.
+        # Not every service supports the checksums that boto3 adds by default.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         ignore_configured_endpoint_urls=True,

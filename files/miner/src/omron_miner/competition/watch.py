@@ -1,11 +1,11 @@
-"""The competition: keeps a circuit of ours where validators can fetch it, and knows what to answer when they ask.
+"""The competition: keeps a circuit where validators can download it, and provides the answer to their requests.
 
-One thread watches the folder, uploads what is new and then commits its hash on the chain, in this order: a committed
-circuit can always be fetched. Another makes new URLs long before the old ones expire. Both may be slow, fail and try
-again; what is answered is always the last state that was whole, read without waiting for anything. While a new circuit
-is on its way the one before it, which the chain still names, goes on being offered.
+One thread watches the folder, uploads new files and then commits their hash on the chain, in this order, so that a
+committed circuit can always be downloaded. Another renews URLs long before they expire. Both may be slow, fail and
+retry; the answer is always the last complete state, read without waiting. While a new circuit is being uploaded, the
+previous one, which the chain still names, is still offered.
 
-Not for judging a circuit: that is `competition.evaluate`'s.
+Not for evaluating a circuit: see `competition.evaluate`.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ NOT_TAKING_PART = "Circuit manager not initialized"
 NOTHING_PREPARED = "No valid circuit commitment available"
 NOT_COMMITTED = "Hash mismatch between local and chain commitment"
 NO_URLS = "Failed to get signed URLs"
-"""What upstream's miner answers in these cases, word for word."""
+"""Upstream's answers in these cases, word for word."""
 
 
 @dataclass(frozen=True)
 class Rhythm:
-    """How often is tried what no setting of `competition` says. Seconds."""
+    """Intervals, in seconds, that no setting of `competition` controls."""
 
     first_pause: float = 5.0
     longest_pause: float = 300.0
     commit_pauses: tuple[float, ...] = (1.0, 2.0)
-    """Between the three tries in a row, as upstream. Then it is a failure as any other."""
+    """Between three consecutive tries, as upstream. After them it is an ordinary failure."""
     look_again: float = 60.0
     """After a commitment: the block that holds it may still be dropped."""
     renewal: float = WRITE_SECONDS
-    """Of the URLs and the status file."""
+    """Renewal of the URLs and the status file."""
 
     def pause_after(self, failures: int) -> float:
         """Until the next try, after `failures` in a row."""
@@ -84,14 +84,14 @@ class _Offer:
 
 @dataclass(frozen=True)
 class _State:
-    """All that an answer depends on. Never changed, only replaced."""
+    """Everything an answer depends on. Immutable; replaced as a whole."""
 
     offer: _Offer | None = None
     """The last circuit that was uploaded and committed."""
     prepared: CompetitionCircuit | None = None
     """The last one that was uploaded."""
     committed: str | None = None
-    """The chain's last word; None when it never said any, or has none."""
+    """The last commitment read from the chain; None when it was never read, or there is none."""
     storage_answers: bool = True
     problem: str | None = None
 
@@ -108,9 +108,9 @@ class CompetitionWatch:
         rhythm: Rhythm = Rhythm(),
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`hotkey` is a keypair that signs; `chain` must bear calls from a thread of its own. Opens nothing yet.
+        """`hotkey` is the signing keypair; `chain` must allow calls from another thread. Opens nothing yet.
 
-        By `clock`, Unix seconds, URLs expire.
+        `clock`: Unix seconds, for the expiry of URLs.
         """
         self._competition, self._chain, self._hotkey, self._log = competition, chain, hotkey, log
         self._rhythm, self._clock = rhythm, clock
@@ -130,24 +130,24 @@ class CompetitionWatch:
         ]
 
     def start(self) -> None:
-        """Begins to watch. Logs at once what validators would refuse regardless of the folder's content."""
+        """Starts the watch. Logs immediately what validators would refuse regardless of the folder's content."""
         if problem := host_problem(self._competition):
             self._log.warning("Competition: %s", problem)
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Ends the watch, waiting for nothing: an upload or a call to the chain is left to die with the process."""
+        """Stops the watch without waiting: an upload or a call to the chain dies with the process."""
         self._stop.set()
 
     def answer(self) -> Answer:
-        """What a validator gets now. Asks nobody and waits for nothing."""
+        """The current answer to a validator. No network access, no waiting."""
         state = self._state
         error = _error_of(state, self._clock())
         return Answer(error=error) if error or state.offer is None else Answer(commitment=state.offer.commitment)
 
     def status(self) -> Status:
-        """What a person may want to know."""
+        """The status shown to people."""
         state, now = self._state, self._clock()
         shown = state.prepared
         host = host_problem(self._competition)
@@ -173,20 +173,20 @@ class CompetitionWatch:
             try:
                 found = fingerprint(self._competition.directory)
                 if wait := self._unrest(found):
-                    problem = self._state.problem  # nothing new is known
+                    problem = self._state.problem  # nothing new
                 else:
                     wait = self._round(found)
                     failures = 0
             except OmronError as error:
                 problem = str(error)
-                # What is wrong in the folder is not mended by trying harder.
+                # Retrying more often does not fix problems in the folder.
                 if isinstance(error, CompetitionError):
                     wait = self._competition.settle_seconds
                 else:
                     failures += 1
                     wait = self._rhythm.pause_after(failures)
             except Exception as error:
-                self._log.exception("The competition failed in a way nobody foresaw")
+                self._log.exception("The competition failed unexpectedly")
                 problem = f"{type(error).__name__}: {error}"
                 failures += 1
                 wait = self._rhythm.pause_after(failures)
@@ -201,12 +201,12 @@ class CompetitionWatch:
         if problem and problem != before:
             self._log.warning("Competition: %s", problem)
         elif before and not problem:
-            self._log.info("Competition: all is well again")
+            self._log.info("Competition: OK again")
         self._change(problem=problem)
         self._write_status()
 
     def _round(self, found: Fingerprint) -> float:
-        """Deals with the files found; the seconds until the next look. Raises OmronError saying what is amiss."""
+        """Handles the files found; returns the seconds until the next check. Raises OmronError with what is wrong."""
         new = self._circuit is None or self._circuit.fingerprint != found
         if new:
             self._circuit = self._read(found)
@@ -222,11 +222,11 @@ class CompetitionWatch:
         return min(self._competition.settle_seconds, max(0.0, self._next_check - time.monotonic()))
 
     def _unrest(self, found: Fingerprint) -> float:
-        """How long to wait until the files can be taken; 0 when they can."""
+        """Seconds to wait until the files can be read; 0 when they can."""
         settle, now = self._competition.settle_seconds, time.monotonic()
         if self._seen is None or self._seen[0] != found:
             self._seen = (found, now)
-        # By the file system's times, or if the clock is off by what was seen.
+        # By the file system's times, or by what was observed if the clock is wrong.
         return max(0.0, settle - max(at_rest_seconds(found), now - self._seen[1]))
 
     def _read(self, found: Fingerprint) -> CompetitionCircuit:
@@ -249,7 +249,7 @@ class CompetitionWatch:
             model, settings = (f"{circuit.digest}/{name}" for name in FILES)
             content = circuit.settings
             whole = storage.holds(model, circuit.size, circuit.digest)
-            # settings.json goes last and stands for both: without it a model that changed meanwhile counts as absent.
+            # settings.json goes last and marks both as complete: without it a model that changed counts as absent.
             if not whole or not storage.holds(settings, len(content), circuit.settings_digest):
                 if not whole:
                     with circuit.open() as file:
@@ -259,7 +259,7 @@ class CompetitionWatch:
             for key in (model, settings):
                 storage.try_url(key)
         except StorageError:
-            self._storage = None  # so that credentials which were replaced are read
+            self._storage = None  # so that replaced credentials are read
             offer = self._state.offer
             if offer and offer.circuit.digest == circuit.digest:
                 self._change(storage_answers=False)
@@ -267,14 +267,14 @@ class CompetitionWatch:
         self._change(prepared=circuit, storage_answers=True)
 
     def _open_storage(self) -> Storage:
-        """Retried until it works: credentials may come later than the miner."""
+        """Retried until it works: credentials may be installed after the miner."""
         storage = self._storage
         if storage is None:
             storage = self._storage = Storage(self._competition, read_credentials(self._competition.credentials_file))
         return storage
 
     def _commit(self, circuit: CompetitionCircuit) -> bool:
-        """Makes sure that the chain names this circuit; whether a commitment was needed. Raises ChainError."""
+        """Makes sure that the chain names this circuit; returns whether a commitment was needed. Raises ChainError."""
         committed = self._chain.commitment()
         offer = self._offer(circuit)
         if committed == circuit.digest:
@@ -305,7 +305,7 @@ class CompetitionWatch:
                         if self._state.offer is offer:  # else there is a newer one
                             self._state = replace(self._state, offer=renewed)
                 self._write_status()
-            except OmronError:  # no usable credentials: the other thread meets that too, and tells
+            except OmronError:  # no usable credentials: the other thread reports that
                 self._write_status()
             except Exception:
                 self._log.exception("The competition's URLs could not be renewed")
@@ -339,7 +339,7 @@ class CompetitionWatch:
 
 
 def _error_of(state: _State, now: float) -> str | None:
-    """What keeps validators from getting URLs; None when they get them."""
+    """Why validators get no URLs; None when they get them."""
     if state.offer is None and state.prepared is None:
         return NOTHING_PREPARED
     if state.offer is None or state.offer.circuit.digest != state.committed:

@@ -1,4 +1,4 @@
-"""What every check of the doctor is, and how many become one word."""
+"""The result of a check, and the overall result of several."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 
     from omron_miner.errors import OmronError
 
-NOT_OURS = "as it is (not in host.toml)"
-"""What is wanted of a setting that the play was not asked to change: it is shown and not judged."""
+NOT_OURS = "any (not in host.toml)"
+"""The expected value of a setting that the play does not manage: it is shown, not checked."""
 
 
 class Status(str, Enum):
-    """How one check ended: green, amber, red, or not visible."""
+    """The result of one check: green, amber, red, or not visible."""
 
     OK = "ok"
     WARN = "warn"
     FAIL = "fail"
     UNKNOWN = "unknown"
-    """Cannot be seen from here."""
+    """Not visible from here."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Check:
     wanted: str
     live: str
     advice: str = ""
-    """The next thing to try; empty when all is well."""
+    """The next thing to try; empty when the check passed."""
 
 
 def judged(name: str, is_well: bool, wanted: str, live: str, advice: str, otherwise: Status = Status.WARN) -> Check:
@@ -44,12 +44,12 @@ def judged(name: str, is_well: bool, wanted: str, live: str, advice: str, otherw
 
 
 def unseen(name: str, wanted: str, live: str, advice: str = "") -> Check:
-    """What cannot be seen from here."""
+    """A check whose state is not visible from here."""
     return Check(name, Status.UNKNOWN, wanted, live, advice)
 
 
 def not_read(name: str, wanted: str, error: OmronError) -> Check:
-    """What could not be read: FAIL with the error's advice, or unseen where this user may not look."""
+    """Something that could not be read: FAIL with the error's advice, or unseen where this user has no access."""
     if isinstance(error.__cause__, PermissionError):
         return unseen(name, wanted, error.message, unreadable_advice())
     return Check(name, Status.FAIL, wanted, error.message, error.hint or "")
@@ -63,6 +63,6 @@ def unreadable_advice() -> str:
 
 
 def worst(checks: Iterable[Check]) -> Status:
-    """FAIL if one failed, else WARN if one warns, else OK: what is unknown is no fault."""
+    """FAIL if one failed, else WARN if one warns, else OK: an unknown state is not a failure."""
     statuses = {check.status for check in checks}
     return next((status for status in (Status.FAIL, Status.WARN) if status in statuses), Status.OK)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def circuits(constants: Constants, machine: Machine) -> Iterator[Check]:
-    """Each circuit: does it load, what does it need; then each SRS they take."""
+    """Each circuit: whether it loads, what it needs; then each SRS they use."""
     if fault := probes.unreadable(constants.circuits.directory):
         yield unseen("circuits", "at least one", fault, unreadable_advice())
         return
@@ -35,7 +35,7 @@ def circuits(constants: Constants, machine: Machine) -> Iterator[Check]:
     for circuit in usable:
         yield Check(_short(circuit.id), Status.OK, "loads", _in_words(circuit))
     for folder, reason in refused.items():
-        if fault := probes.unreadable(constants.circuits.directory / folder):  # this says nothing of the circuit
+        if fault := probes.unreadable(constants.circuits.directory / folder):  # this says nothing about the circuit
             yield unseen(_short(bare_name(folder)), "loads", fault, unreadable_advice())
             continue
         wants_srs = any(circuit.directory.name == folder for circuit in whole)
@@ -53,7 +53,7 @@ def circuits(constants: Constants, machine: Machine) -> Iterator[Check]:
 
 
 def ram_disk(constants: Constants, machine: Machine) -> Iterator[Check]:
-    """The file system that requests' files go to."""
+    """The file system of requests' temporary files."""
     disk = read_ram_disk(constants.sessions.directory, machine.proc, machine.statvfs)
     if disk is None:
         yield unseen("RAM disk", "tmpfs", "cannot be seen")
@@ -92,7 +92,7 @@ def _in_words(circuit: Circuit) -> str:
 
 
 def _memory(circuit: Circuit, workers: int, machine: Machine) -> Iterator[Check]:
-    """Whether one proof fits, and how many at a time; the miner itself begins no more than fit."""
+    """Whether one proof fits, and how many at a time; the miner starts no more than fit."""
     name, memory = f"memory of {circuit.id[:8]}", machine.miner_memory()
     total = memory.total_bytes
     live = f"{size(total)}{memory.limit_in_words()}"
@@ -103,26 +103,26 @@ def _memory(circuit: Circuit, workers: int, machine: Machine) -> Iterator[Check]
         return
     if needed is None:
         return
-    wanted = f"{needed.in_words()} a proof"
+    wanted = f"{needed.in_words()} per proof"
     memory_problem = circuit_needs.memory_problem(_short(circuit.id), needed, total)
     if memory_problem is None:
         at_a_time = min(workers, circuit_needs.at_a_time(needed, total))
         yield Check(name, Status.OK, wanted, f"{live}, enough for {at_a_time} of {workers} at a time")
         return
     status = Status.FAIL if total < needed.memory_low else Status.WARN
-    larger = "raise that limit" if memory.limited_by else "take a larger machine"
-    yield Check(name, status, wanted, live, f"{larger}, or put the circuit on circuits.ignored")
+    larger = "raise that limit" if memory.limited_by else "use a larger machine"
+    yield Check(name, status, wanted, live, f"{larger}, or add the circuit to circuits.ignored")
 
 
 def _largest_session(constants: Constants) -> int:
-    """Bytes that one request's files take of the RAM disk, for the circuit that needs most; 0 without any."""
+    """Bytes of the RAM disk that one request's files need, for the largest circuit; 0 without any."""
     found = [circuit_needs.needs_of(circuit) for circuit in CircuitStore(constants).usable()]
     return max((one.ram_disk for one in found if one), default=0)
 
 
 def _srs(logrows: int, directory: Path, network: str) -> Check:
     name = f"SRS {logrows}"
-    wanted = "complete" if network == "local" else "complete and of the public ceremony"
+    wanted = "complete" if network == "local" else "complete and from the public ceremony"
     try:
         path = check_srs(logrows, directory, network)
         live = size(path.stat().st_size) + (", for tests only" if is_test_only(path) else "")

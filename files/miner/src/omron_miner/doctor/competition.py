@@ -1,4 +1,4 @@
-"""What validators get of the competition circuit, by the miner's own word. Silent where the competition is off."""
+"""What validators get of the competition circuit, according to the miner. No checks where the competition is off."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def offered(competition: Competition) -> Iterator[Check]:
-    """Whether a circuit is offered, and whether validators fetch from where it lies."""
+    """Whether a circuit is offered, and whether validators accept its storage host."""
     if not competition.enabled:
         return
     name, wanted = "competition", "a circuit that validators can fetch"
@@ -29,7 +29,7 @@ def offered(competition: Competition) -> Iterator[Check]:
             advice = status.problem or "omron-miner competition status; the miner's log says more"
             yield Check(name, Status.WARN, wanted, f"an error: {status.error}", advice)
         else:
-            # What keeps a newer circuit back is worth a line as well.
+            # The reason why a newer circuit is not offered is reported too.
             state = Status.WARN if status.problem else Status.OK
             yield Check(name, state, wanted, f"circuit {str(status.prepared)[:12]}…", status.problem or "")
     problem = host_problem(competition)

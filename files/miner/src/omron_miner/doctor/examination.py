@@ -1,4 +1,4 @@
-"""Which checks a host needs, and making them side by side."""
+"""Selects a host's checks and runs them concurrently."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 def examine(config: Path, host: Machine | None = None, outside: sn2.Outside | None = None) -> list[Check]:
     """All checks of `host`, by default this one, against the constants.toml at `config`.
 
-    `outside`: how `sn2-miner`, the chain and the repository are asked, for tests.
+    `outside`: how `sn2-miner`, the chain and the repository are queried, for tests.
 
-    Without a valid constants.toml it makes the checks that need none.
+    Without a valid constants.toml it runs the checks that need none.
     """
     host = host or Machine()
     wanted, host_file = host_settings.read_wanted(config.parent / host_settings.HOST_FILE, read_engine(config))
@@ -65,7 +65,7 @@ def _of_host(wanted: host_settings.WantedSettings, constants: Constants | None, 
 
 
 def _of_proving(constants: Constants, host: Machine) -> list[probes.Group]:
-    """What every host needs that proves EZKL's circuits."""
+    """Checks of every host that proves EZKL circuits."""
     return [
         ("disks", lambda: machine.disks(constants, host)),
         *_as_owner(
@@ -101,14 +101,14 @@ def _of_sn2(engine: Engine, constants: Constants, host: Machine, outside: sn2.Ou
         ("release", lambda: sn2.release(engine, constants.monitor)),
         ("chain", lambda: sn2.chain_entry(engine, constants, outside)),
         *_as_owner(constants, ("circuit cache", lambda: sn2.cached(cache))),
-        *_as_owner(constants, ("circuits of today", lambda: sn2.today(engine, constants, host, outside))),
+        *_as_owner(constants, ("listed circuits", lambda: sn2.today(engine, constants, host, outside))),
         *_as_owner(constants, ("service", lambda: service.units(constants.monitor, host, engine))),
         ("boot", lambda: service.at_boot(host)),
     ]
 
 
 def _of_prover(constants: Constants, host: Machine) -> list[probes.Group]:
-    """Of a host that only proves: no axon, no wallet, no monitor."""
+    """Checks of a prover host: no axon, no wallet, no monitor."""
     return [
         *_of_proving(constants, host),
         ("files", lambda: service.prover_files(constants)),

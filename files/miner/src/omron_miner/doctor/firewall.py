@@ -1,7 +1,7 @@
-"""Whether the miner's port gets through this host's own firewall, by the firewall's own word. Changes no rule.
+"""Whether this host's own firewall accepts the miner's port, according to its rules. Changes no rule.
 
-Looked at is IPv4, which validators use. What is not understood in full is not judged: then the port is to be tried from
-another machine.
+Only IPv4 is checked, which validators use. Rules that are not fully understood give no verdict: then the port must be
+tested from another machine.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["check", "is_open", "judge_iptables", "judge_nftables"]
 
 ALLOWLIST_TABLE = "sn2_lightning"
-"""nft's table with which sn2-miner drops all but the validators that it knows: its own doing, and judged elsewhere."""
+"""nft table with which sn2-miner drops all but the validators that it knows; checked separately."""
 _ADVICE = "run the play with --tags firewall, or open the port yourself; a provider's firewall is not seen from here"
 _UFW_ROW = re.compile(
     r"(?P<to>\S.*?)\s+(?P<action>ALLOW|DENY|REJECT|LIMIT)(?: (?P<way>IN|OUT|FWD))?\s+(?P<origin>\S.*)"
@@ -40,13 +40,13 @@ _UFW_ROW = re.compile(
 
 
 def check(ports: object, machine: Machine, protocol: str = "tcp") -> Iterator[Check]:
-    """One check per port that host.toml names; nothing for anything else."""
+    """One check per port in host.toml; nothing for anything else."""
     if not isinstance(ports, list):
         return
     for port in ports:
         name, wanted = "firewall", f"{protocol.upper()} {port} open"
         answer = is_open(int(port), machine, protocol)
-        is_well, live = answer or (None, "neither firewalld, ufw, nft nor iptables answers")
+        is_well, live = answer or (None, "none of firewalld, ufw, nft and iptables responds")
         if is_well is None:
             asks = f"nc -vz THIS_HOST {port}" if protocol == "tcp" else f"omron-miner live probe THIS_HOST:{port}"
             advice = f"from another machine: {asks}"
@@ -58,7 +58,7 @@ def check(ports: object, machine: Machine, protocol: str = "tcp") -> Iterator[Ch
 
 
 def is_open(port: int, machine: Machine, protocol: str = "tcp") -> tuple[bool | None, str] | None:
-    """Whether `port` is let in (None: the rules do not decide it), and by which program; None without one."""
+    """Whether `port` is accepted (None: the rules do not decide it), and by which program; None without one."""
     if machine.run_for_word("firewall-cmd", "--state") == "running":
         return _firewalld(port, machine, protocol), "firewalld"
     outside = default_interfaces(machine.proc)
@@ -71,7 +71,7 @@ def is_open(port: int, machine: Machine, protocol: str = "tcp") -> tuple[bool | 
         entries = [one for one in parse_json(answer or "")["nftables"] if not _is_allowlist(one)]
         found = judge_nftables(entries, port, outside, protocol)
         if found[0] is None and (saved := _iptables_by_nft(machine)):
-            # nft cannot tell what iptables' extensions ask; iptables can.
+            # nft cannot show the conditions of iptables' extensions; iptables can.
             others = (one for one in entries if not any(_is_iptables(body) for body in one.values()))
             found = _both(
                 judge_nftables(others, port, outside, protocol), judge_iptables(saved, port, outside, protocol)
@@ -79,7 +79,7 @@ def is_open(port: int, machine: Machine, protocol: str = "tcp") -> tuple[bool | 
     except NOT_OF_ITS_FORM:
         saved = _iptables_by_nft(machine)
         found = _both((True, ""), judge_iptables(saved, port, outside, protocol)) if saved else None
-    # The older iptables has tables of its own, which nft does not list. Asked without need it would make one.
+    # The older iptables has separate tables, which nft does not list. Listing them needlessly would create one.
     if "filter" in (read_line(machine.proc / "net/ip_tables_names") or "").split():
         saved = (
             machine.run_command("iptables-legacy-save", "-t", "filter")
@@ -131,7 +131,7 @@ def _both(found: tuple[bool | None, str], by_iptables: bool | None) -> tuple[boo
 
 
 def _firewalld(port: int, machine: Machine, protocol: str) -> bool | None:
-    """By every zone that is active: the zone of a validator's packets is not always known."""
+    """According to every active zone: the zone of a validator's packets is not always known."""
     if machine.run_command("firewall-cmd", "--direct", "--get-all-rules") or "HOST" in (
         machine.run_command("firewall-cmd", "--get-active-policies") or ""
     ):
@@ -173,7 +173,7 @@ def _names(ports: str, port: int, protocol: str) -> bool:
 
 
 def _ufw(status: str, port: int, outside: frozenset[str], machine: Machine, protocol: str) -> bool | None:
-    """By the rows of ``ufw status verbose``, of which the first that fits decides (ufw(8))."""
+    """According to the rows of ``ufw status verbose``, of which the first match decides (ufw(8))."""
     default = re.search(r"^Default: (\w+) \(incoming\)", status, re.MULTILINE)
     possible: set[bool] = set()
     for line in status.splitlines():
@@ -207,7 +207,7 @@ def _ufw_to(to: str, port: int, machine: Machine, protocol: str) -> bool | None:
     words = to.split()
     if words and _is_address(words[0]):
         rest = _ufw_to(" ".join(words[1:]), port, machine, protocol) if words[1:] else None
-        return False if rest is False else None  # whether it is the address that validators call is not known
+        return False if rest is False else None  # it is not known whether validators connect to this address
     numbers, _, of = to.partition("/")
     if of not in ("", protocol):
         return False

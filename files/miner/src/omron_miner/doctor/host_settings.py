@@ -1,7 +1,7 @@
-"""The host's settings: what the play was asked for (host.toml next to constants.toml) and what the kernel says now.
+"""The host's settings: those the play configured (host.toml next to constants.toml) and the kernel's current values.
 
-A setting that is not in host.toml was not asked for: it is shown and not judged. Where there is no host.toml at all
-(the play did not run yet), swap and a slow governor are amber, because every miner wants them otherwise.
+A setting that is not in host.toml was not configured: it is shown, not checked. Without any host.toml (the play has not
+run yet), swap and a slow governor are amber, because every miner needs them changed.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from omron_miner.host import Machine
 
 HOST_FILE = "host.toml"
-"""In the folder of constants.toml: what the play gave this host."""
+"""In the folder of constants.toml: the settings that the play applied."""
 _SHM = "/dev/shm"  # noqa: S108  the RAM disk itself
 _SHM_SLACK = 0.02
 """The kernel rounds to pages, and 75 % of its RAM is not quite 75 % of MemTotal."""
-_ELSEWHERE = "this is a container: turn it on the system below"
+_ELSEWHERE = "this is a container: change it on its host"
 
 
 class WantedSettings:
-    """What host.toml asks for; every look-up may come back empty."""
+    """The expected settings from host.toml; any of them may be absent."""
 
     def __init__(self, tables: Mapping[str, Any] | None, engine: Engine = OWN_MINER) -> None:
         """`tables`: the file's content, None when there is no file. `engine`: the miner of this host."""
@@ -53,13 +53,13 @@ class WantedSettings:
 
 
 def read_wanted(file: Path, engine: Engine = OWN_MINER) -> tuple[WantedSettings, Check]:
-    """host.toml at `file` on a host of `engine`, and a check that tells whether it could be read."""
+    """host.toml at `file` on a host of `engine`, and a check that reports whether it could be read."""
     name, wanted = "host.toml", "written by the play"
     try:
         tables = parse_toml(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return WantedSettings(None, engine), unseen(
-            name, wanted, f"{file} is missing", "run the play: settings are only shown"
+            name, wanted, f"{file} is missing", "run the play: until then settings are shown, not checked"
         )
     except (OSError, ValueError) as error:
         return WantedSettings(None, engine), Check(
@@ -98,7 +98,7 @@ def _swap(wanted: WantedSettings, machine: Machine) -> Check:
 
 
 def _shm(wanted: WantedSettings, machine: Machine) -> Check:
-    # A share of what the host has or a container may use, as the role takes it; a limit of the miner's unit is another.
+    # A share of the memory of the host or container, as in the role; a limit of the miner's unit is separate.
     total, asked = read_memory(1, machine.proc, machine.sys / "fs/cgroup").total_bytes, wanted.get("shm", "size")
     live_bytes = file_system_bytes(_SHM, machine.statvfs)
     if live_bytes is None:
@@ -112,7 +112,7 @@ def _shm(wanted: WantedSettings, machine: Machine) -> Check:
 
 
 def _shm_bytes(asked: str, memory_bytes: int) -> int | None:
-    """Bytes of ``75%`` or ``16G``, the two forms that mount(8) and the role take."""
+    """Bytes of ``75%`` or ``16G``, the two forms that mount(8) and the role accept."""
     match = re.fullmatch(r"([1-9][0-9]*)([%KMGT]?)", asked.strip(), re.IGNORECASE)
     if not match:
         return None
@@ -131,7 +131,7 @@ def _governor(wanted: WantedSettings, machine: Machine) -> Check:
         return Check(name, Status.OK, shown, live)
     is_well = set(governors.values()) == {shown}
     advice = (
-        "run the play with --tags cpu_governor: it names a program that takes the governor back (tuned, "
+        "run the play with --tags cpu_governor: it names a program that resets the governor (tuned, "
         "power-profiles-daemon, TLP, auto-cpufreq)"
     )
     return judged(name, is_well, shown, live, _ELSEWHERE if machine.is_container else advice)
@@ -144,7 +144,7 @@ def _on_cpus(values: Mapping[str, str]) -> str:
 
 
 def _energy_preference(wanted: WantedSettings, machine: Machine) -> Iterator[Check]:
-    """Only on CPUs that have it, or where it was asked for."""
+    """Only on CPUs that have it, or where it was configured."""
     name, asked = "energy preference", wanted.get("cpu", "energy_preference")
     files = machine.sys.glob("devices/system/cpu/cpufreq/policy*/energy_performance_preference")
     found = {file.parent.name: text for file in sorted(files) if (text := read_line(file))}
@@ -169,7 +169,7 @@ def _huge_pages(wanted: WantedSettings, machine: Machine) -> Check:
 
 def _sysctl(wanted: WantedSettings, machine: Machine) -> Iterator[Check]:
     for name, asked in (wanted.get("kernel", "sysctl") or {}).items():
-        # As sysctl(8): dots part the name, a slash in it stands for a dot.
+        # As sysctl(8): dots separate the parts of the name, a slash in it represents a dot.
         path = name.translate(str.maketrans("./", "/."))
         text = read_line(machine.proc / "sys" / path)
         if text is None:
@@ -182,18 +182,18 @@ def _sysctl(wanted: WantedSettings, machine: Machine) -> Iterator[Check]:
 
 
 def _overcommit(wanted: WantedSettings, machine: Machine) -> Iterator[Check]:
-    """Where host.toml does not name it: 1 is somebody's choice and stays, 2 refuses proofs."""
+    """Where host.toml does not set it: a value of 1 was set deliberately and stays, 2 makes proofs fail."""
     name = "vm.overcommit_memory"
     live = read_line(machine.proc / "sys/vm/overcommit_memory")
     if live not in ("1", "2") or name in (wanted.get("kernel", "sysctl") or {}):
         return
-    shown = "1, left as another program (Redis, for one) wants it" if live == "1" else "2"
+    shown = "1, set by another program such as Redis" if live == "1" else "2"
     advice = _ELSEWHERE if machine.is_container else "large proofs are refused: run the play with --tags kernel"
     yield judged(name, live == "1", "0 or 1", shown, advice)
 
 
 def _limits(wanted: WantedSettings, machine: Machine) -> Iterator[Check]:
-    """Of the running miner, compared with its unit: what that says now is not yet what the process got."""
+    """Limits of the running miner, compared with its unit: a changed unit does not affect a running process."""
     names = {"NOFILE": ("open files", "Max open files"), "MEMLOCK": ("locked memory", "Max locked memory")}
     try:
         unit = (machine.root / "etc/systemd/system/omron-pm2.service").read_text(encoding="utf-8")

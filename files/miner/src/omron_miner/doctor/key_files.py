@@ -1,8 +1,8 @@
-"""Whether the bytes of each circuit's files are still those that its checksums.json was made for.
+"""Whether each circuit's files still match its checksums.json.
 
-A proof with a key of which some bytes are spoilt fails, or does not verify; nothing else shows it, since loading a
-circuit compares sizes only. Hashing takes a core and the disk, so it stops after `HASH_SECONDS`: the smallest circuits
-come first, and of those that are left only the sizes are compared, and the check says so.
+A proof with a partly corrupt key fails or does not verify; nothing else reveals it, since loading a circuit compares
+sizes only. Hashing uses a core and the disk, so it stops after `HASH_SECONDS`: the smallest circuits come first, and
+for the rest only sizes are compared, which the check reports.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 HASH_SECONDS = 10.0
 _FIRST_GUESS = 200e6
-"""Bytes hashed a second, before any were: what a slow SSD delivers."""
+"""Initial estimate of bytes hashed per second: the speed of a slow SSD."""
 
 
 def key_files(directory: Path, seconds: float = HASH_SECONDS) -> Iterator[Check]:
-    """One check per circuit folder below `directory` that can be read; other checks report the others."""
+    """One check per readable circuit folder below `directory`; other checks report the rest."""
     folders = [one for one in circuit_folders(directory) if probes.unreadable(one) is None]
     begun, hashed = time.monotonic(), 0
     for total, folder in sorted((folder_bytes(folder), folder) for folder in folders):

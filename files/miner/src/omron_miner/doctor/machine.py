@@ -1,4 +1,4 @@
-"""The machine: system, memory, cores, disks, clock. What the play can set is in `host_settings`."""
+"""The machine: system, memory, cores, disks, clock. Settings that the play can change are in `host_settings`."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 SUPPORTED_OS = {("debian", "12"), ("debian", "13"), ("ubuntu", "22.04"), ("ubuntu", "24.04")}
 MINIMUM_MEMORY_BYTES, WANTED_MEMORY_BYTES = 15 * GIB, 30 * GIB
-"""Machines of 16 and 32 GiB pass: a kernel and a hypervisor keep a part of it for themselves."""
+"""Machines of 16 and 32 GiB pass: the kernel and the hypervisor reserve a part."""
 MINIMUM_CORES, WANTED_CORES = 2, 8
 LOW_DISK_BYTES, NO_DISK_BYTES = 20 * GIB, 2 * GIB
 """A circuit's proving key may be several GiB; below the second not even logs are safe."""
 CLOCK_WARN_SECONDS = 0.5
-"""A clock that is kept is off by milliseconds; this much is drift, though no request is refused yet."""
+"""A synchronised clock is off by milliseconds; this much is drift, though no request is refused yet."""
 
 
 def machine(is_real: bool, machine: Machine, program: str | None = None) -> Iterator[Check]:
-    """What needs no constants; `program` is the miner's, as for `miner_tree`."""
+    """Checks that need no constants; `program` is the miner's, as for `miner_tree`."""
     yield _operating_system(machine)
     yield _memory(is_real, machine, program)
     yield _cores(is_real, machine)
@@ -47,10 +47,10 @@ def _memory(is_real: bool, machine: Machine, program: str | None) -> Check:
     name, wanted, total = "memory", "32 GiB, at least 16 GiB", memory.total_bytes
     live = f"{size(total)}{memory.limit_in_words()}"
     if total >= MINIMUM_MEMORY_BYTES:
-        advice = "enough for small circuits; take a larger machine for the others"
+        advice = "enough for small circuits; use a larger machine for the others"
         return judged(name, total >= WANTED_MEMORY_BYTES, wanted, live, advice)
     status = Status.FAIL if is_real else Status.WARN
-    larger = "raise that limit" if memory.limited_by else "take a larger machine"
+    larger = "raise that limit" if memory.limited_by else "use a larger machine"
     return Check(name, status, wanted, live, f"too little for validators' circuits: {larger}")
 
 
@@ -64,7 +64,7 @@ def _cores(is_real: bool, machine: Machine) -> Check:
 
 
 def disks(constants: Constants, machine: Machine) -> Iterator[Check]:
-    """Room, and whether the circuits are on an SSD."""
+    """Free space, and whether the circuits are on an SSD."""
     directories = (constants.monitor.directory, constants.log.directory, constants.circuits.directory)
     for disk in read_disks(*directories, statvfs=machine.statvfs):
         free = disk.free_bytes
@@ -82,24 +82,24 @@ def disks(constants: Constants, machine: Machine) -> Iterator[Check]:
 
 
 def clock(machine: Machine, back: float = NONCE_BACK_SECONDS, ahead: float = NONCE_AHEAD_SECONDS) -> Iterator[Check]:
-    """Whether the clock is kept, and how far it is off.
+    """Whether the clock is synchronised, and its offset.
 
-    What is signed counts for `back` seconds, and when it is at most `ahead` seconds ahead.
+    Signatures are valid for `back` seconds, and at most `ahead` seconds ahead.
     """
     answer = machine.run_for_word("timedatectl", "show", "--property=NTPSynchronized", "--value")
     if answer in ("yes", "no"):
-        advice = f"what is signed counts for {back:g} s only: timedatectl set-ntp true, or install chrony"
+        advice = f"signatures are valid for only {back:g} s: timedatectl set-ntp true, or install chrony"
         live = "synchronised" if answer == "yes" else "not synchronised"
         yield judged("clock", answer == "yes", "synchronised", live, advice)
     else:
         yield unseen("clock", "synchronised", "unknown: timedatectl does not answer")
-    name, wanted = "clock offset", f"below {CLOCK_WARN_SECONDS:g} s; requests count for {back:g} s, {ahead:g} s ahead"
+    name, wanted = "clock offset", f"below {CLOCK_WARN_SECONDS:g} s; requests stay valid {back:g} s, {ahead:g} s ahead"
     measured = probes.clock_offset(machine)
     if measured is None:
-        yield unseen(name, wanted, "no program here measures it")
+        yield unseen(name, wanted, "no program on this host measures it")
         return
     seconds, source = measured
     status = Status.FAIL if abs(seconds) >= min(back, ahead) else Status.WARN
-    advice = f"validators' requests get refused when it grows: see what {source} says of its servers"
+    advice = f"if it grows, validators' requests are refused: check the servers of {source}"
     live = f"{abs(seconds):.3f} s ({source})"
     yield judged(name, abs(seconds) < CLOCK_WARN_SECONDS, wanted, live, advice, status)

@@ -1,9 +1,9 @@
-"""What the rules of nftables and iptables do with a validator's connection: let in, refused, or not known.
+"""What the rules of nftables and iptables do with a validator's connection: accept, drop, or unknown.
 
-The packet that is followed is the first of a new TCP connection, or over UDP, by IPv4, from some public address, to one
-port of this host. Each condition of a rule holds for it, does not, or is not known (None), and every way that stays
-possible is followed. Only when all of them end in the same place is that the answer: a wrong "open" costs an operator
-the whole income, a wrong "closed" a needless change, and "try it from outside" costs a minute.
+The packet is the first of a new TCP connection, or a UDP packet, over IPv4, from some public address, to one port of
+this host. Each condition of a rule is true, false or unknown (None) for it, and every path that remains possible is
+followed. There is a verdict only when all paths lead to the same result: a wrong "open" costs an operator the whole
+income, a wrong "closed" a needless change, and "try it from outside" costs a minute.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from typing import Any, NamedTuple
 
 ACCEPT, DROP = "accept", "drop"
 _NEXT = "next"
-"""What a chain ends in that leaves the packet to the rules after it."""
+"""Result of a chain that leaves the packet to the rules after it."""
 _ANY = frozenset({ACCEPT, DROP, _NEXT})
 _DEEPEST = 16
 _SMALL = 2**24
-"""Fewer addresses than one in 256 of all: a caller refused among them is an exception."""
+"""Less than one in 256 of all addresses: refusing callers among them is an exception."""
 _NUMBERS = {"tcp": 6, "udp": 17}
 """Protocols of a validator's packet (IANA)."""
 _HOOKS = ("ingress", "prerouting", "input")
-"""What a packet to this host passes (nft(8))."""
+"""Hooks that a packet to this host passes (nft(8))."""
 
 
 class _Step(NamedTuple):
-    """One condition with what is done when it holds: accept, drop, return, unknown, ``jump NAME`` or ``goto NAME``."""
+    """One condition and its verdict: accept, drop, return, unknown, ``jump NAME`` or ``goto NAME``."""
 
     holds: bool | None
     verdict: str
@@ -38,7 +38,7 @@ _Chains = Mapping[str, list[_Step]]
 
 
 def _ends(name: str, chains: _Chains, depth: int = 0) -> frozenset[str]:
-    """Where the packet may get to in the chain `name`: ACCEPT, DROP and _NEXT."""
+    """The possible results for the packet in the chain `name`: ACCEPT, DROP and _NEXT."""
     if name not in chains or depth > _DEEPEST:
         return _ANY
     possible: set[str] = set()
@@ -52,7 +52,7 @@ def _ends(name: str, chains: _Chains, depth: int = 0) -> frozenset[str]:
             ends = frozenset({_NEXT})
         else:
             ends = _ends(target, chains, depth + 1) if word in ("jump", "goto") else _ANY
-        if word in ("return", "goto"):  # what it leaves is not followed by the rest of this chain
+        if word in ("return", "goto"):  # after a goto the rest of this chain is not evaluated
             possible |= ends
             if holds:
                 return frozenset(possible)
@@ -64,7 +64,7 @@ def _ends(name: str, chains: _Chains, depth: int = 0) -> frozenset[str]:
 
 
 def _outcome(ends: Iterable[frozenset[str]]) -> bool | None:
-    """Whether a packet gets through all chains whose ends these are; None when that is not known."""
+    """Whether a packet passes all chains with these results; None when that is not known."""
     ends = list(ends)
     if any(one == {DROP} for one in ends):
         return False
@@ -87,8 +87,8 @@ def _not(condition: bool | None, negated: bool) -> bool | None:
 def comes_from(networks: Iterable[ipaddress.IPv4Network] | None, negated: bool, verdict: str) -> bool | None:
     """Whether the rule for callers from `networks` (`negated`: from all others) is one for validators.
 
-    None for networks: not known. Addresses that are nobody's on the internet hold for no validator. A few public ones
-    that are refused are an exception; a few that are let in may well be the validators.
+    None for networks: not known. No validator has an address that is not public. A few refused public addresses are an
+    exception; a few accepted ones may well be the validators.
     """
     if networks is None:
         return None
@@ -104,7 +104,7 @@ def comes_from(networks: Iterable[ipaddress.IPv4Network] | None, negated: bool, 
 
 
 def comes_in_by(interface: str, outside: frozenset[str]) -> bool | None:
-    """Whether validators come in by `interface`; `untrusted`: those that a default route names."""
+    """Whether validators connect through `interface`; `untrusted`: the interfaces of default routes."""
     if interface in outside:
         return True
     return False if interface in ("lo", "lo+") else None
@@ -116,9 +116,9 @@ def comes_in_by(interface: str, outside: frozenset[str]) -> bool | None:
 def judge_nftables(
     entries: Iterable[dict[str, Any]], port: int, outside: frozenset[str] = frozenset(), protocol: str = "tcp"
 ) -> tuple[bool | None, str]:
-    """Whether `port` of `protocol` (tcp, udp) is let in (None: not known), and in words by which rules.
+    """Whether `port` of `protocol` (tcp, udp) is accepted (None: not known), and a text saying by which rules.
 
-    Other shapes than nft's raise.
+    Raises for input that does not have nft's format.
     """
     entries = list(entries)
     reader = _Nftables(entries, port, outside, protocol)
@@ -177,7 +177,7 @@ class _Nftables:
                 conditions.append(statement)
                 continue
             steps.append(_Step(self._hold(conditions, rule, verdict), verdict))
-        if not steps and any("xt" in one for one in conditions if one):  # a target of iptables that nft cannot tell
+        if not steps and any("xt" in one for one in conditions if one):  # a target of iptables that nft cannot show
             steps.append(_Step(self._hold([one for one in conditions if "xt" not in one], rule, ""), "unknown"))
         return steps
 
@@ -201,7 +201,7 @@ class _Nftables:
         return steps
 
     def _holds(self, statement: Any, rule: Mapping[str, Any], verdict: str) -> bool | None:
-        """Whether the packet gets past one statement of a rule."""
+        """Whether the packet matches one statement of a rule."""
         word, body = _only(statement)
         if word in ("counter", "log", "comment", "mangle", "notrack", "flow", "ct helper"):
             return True
@@ -242,7 +242,7 @@ class _Nftables:
             if body.get("result") == "type" and flags == ["daddr"]:
                 known = ("local",)
             elif "saddr" in flags and values in ([0], [False], ["missing"]):
-                return negated  # the way back to a caller is there
+                return negated  # a route back to the caller exists
         if known is None or values is None:
             return None
         words = joined.from_iterable(str(one).split(",") if isinstance(one, str) else [one] for one in values)
@@ -252,7 +252,7 @@ class _Nftables:
         protocol, field = body.get("protocol"), body.get("field")
         others = ("tcp", "udp", "udplite", "sctp", "dccp", "icmp", "icmpv6", "ip6", "igmp", "esp", "ah", "arp")
         if protocol != self._protocol and protocol in others:
-            return False  # another packet, whatever is asked of it
+            return False  # another kind of packet
         if values is None:
             return None
         if protocol in (self._protocol, "th") and field == "dport":
@@ -268,7 +268,7 @@ class _Nftables:
         return None
 
     def _elements(self, right: Any, rule: Mapping[str, Any]) -> list[Any] | None:
-        """The values that are compared with, a set's one by one; None when they are not known."""
+        """The values of the comparison, those of a set individually; None when they are not known."""
         if isinstance(right, str) and right.startswith("@"):
             right = {"set": self._sets.get(_place(rule, right))}
         if isinstance(right, dict) and "set" in right:
@@ -282,7 +282,7 @@ class _Nftables:
 
 
 def _only(one: Any) -> tuple[str, Any]:
-    """The one key of a statement, and what it holds."""
+    """The only key of a statement, and its value."""
     ((word, body),) = one.items() if one else (("", None),)
     return word, body
 
@@ -317,7 +317,7 @@ def _networks(values: list[Any]) -> list[ipaddress.IPv4Network] | None:
 
 
 def _is_ours(networks: list[ipaddress.IPv4Network] | None) -> bool | None:
-    """Whether this host's address is among `networks`: which it is is not known, but some are nobody's."""
+    """Whether this host's address is among `networks`: it is not known, but some networks have no public addresses."""
     if networks is None:
         return None
     if any(one.prefixlen == 0 for one in networks):
@@ -337,7 +337,7 @@ def _syn_has(operands: Any, right: Any) -> bool | None:
 
 
 def _is_tcp(operands: Any) -> bool:
-    """Whether a field of TCP is looked at."""
+    """Whether a field of TCP is matched."""
     return any(isinstance(one, dict) and (one.get("payload") or {}).get("protocol") == "tcp" for one in operands)
 
 
@@ -357,7 +357,7 @@ def _flags(value: Any) -> set[str]:
 
 
 def judge_iptables(saved: str, port: int, outside: frozenset[str] = frozenset(), protocol: str = "tcp") -> bool | None:
-    """As `judge_nftables`, of the filter table of iptables."""
+    """As `judge_nftables`, for the filter table of iptables."""
     chains: dict[str, list[_Step]] = {}
     policy = ACCEPT
     for line in saved.splitlines():
@@ -398,7 +398,7 @@ def _iptables_holds(
     name: str, value: str, negated: bool, verdict: str, port: int, outside: frozenset[str], protocol: str
 ) -> bool | None:
     if name in ("-j", "-g", "-m", "--comment", "--reject-with", "--limit", "--limit-burst"):
-        return True  # -m names a module; its options say what is asked
+        return True  # -m names a module; its options are the conditions
     if name == "-p":
         return _not(value in (protocol, str(_NUMBERS[protocol]), "all"), negated)
     if name in ("--dport", "--dports", "--destination-ports"):

@@ -1,4 +1,4 @@
-"""How the doctor runs its checks, each with a time limit, and looks that several of them need. Changes nothing."""
+"""Runs the doctor's checks, each with a time limit, and provides probes that several checks share. Read-only."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from omron_miner.host import Machine
 
 LIMIT_SECONDS = 20.0
-"""For all checks together, which run side by side: a file system that hangs must not take the doctor with it."""
+"""For all checks together, which run concurrently: a hanging file system must not block the doctor."""
 
 Group = tuple[str, "Callable[[], Iterable[Check]]"]
-"""What is looked at, and the checks of it."""
+"""What is checked, and its checks."""
 
 
 def side_by_side(groups: Sequence[Group], limit_seconds: float = LIMIT_SECONDS) -> list[Check]:
-    """The checks of all `groups`, in order. One that gives no answer in time or breaks ends in a check that says so."""
+    """The checks of all `groups`, in order. A group that times out or raises gives a check that reports it."""
     found: list[list[Check]] = [[] for _ in groups]
     threads = [
-        threading.Thread(target=_run, args=(name, checks, into), daemon=True)  # one that hangs ends with the process
+        threading.Thread(target=_run, args=(name, checks, into), daemon=True)  # a hanging one dies with the process
         for (name, checks), into in zip(groups, found, strict=True)
     ]
     until = time.monotonic() + limit_seconds
@@ -40,19 +40,19 @@ def side_by_side(groups: Sequence[Group], limit_seconds: float = LIMIT_SECONDS) 
         thread.join(max(0.0, until - time.monotonic()))
         results += checks_found
         if thread.is_alive():
-            advice = "something hangs: look at dmesg, and at what is mounted"
+            advice = "something hangs: check dmesg and the mounts"
             results.append(unseen(name, "an answer", f"none within {limit_seconds:g} s", advice))
     return results
 
 
 def _run(name: str, checks: Callable[[], Iterable[Check]], into: list[Check]) -> None:
     try:
-        for check in checks():  # one by one: what was found before a break counts
+        for check in checks():  # one by one: results before an exception count
             into.append(check)
     except PermissionError as error:
         into.append(unseen(name, "readable", str(error), unreadable_advice()))
     except Exception as error:
-        into.append(unseen(name, "readable", f"{type(error).__name__}: {error}", "tell the maintainers"))
+        into.append(unseen(name, "readable", f"{type(error).__name__}: {error}", "report this to the maintainers"))
 
 
 def as_owner_of(directory: Path, checks: Callable[[], Iterable[Check]]) -> Iterable[Check]:
@@ -71,11 +71,11 @@ def as_owner_of(directory: Path, checks: Callable[[], Iterable[Check]]) -> Itera
 
 
 def unreadable(folder: Path) -> str | None:
-    """Why `folder`, or a file in it, may not be read by this user; None when it may, or is not there."""
+    """Why this user cannot read `folder` or a file in it; None when it can, or it does not exist."""
     try:
         for entry in os.scandir(folder):
             if entry.is_file() and not os.access(entry.path, os.R_OK, effective_ids=True):
-                return f"{entry.path} may not be read by this user"
+                return f"{entry.path} is not readable by this user"
     except PermissionError as error:
         return f"{error.filename or folder}: {error.strerror}"
     except OSError:
@@ -84,9 +84,9 @@ def unreadable(folder: Path) -> str | None:
 
 
 def clock_offset(machine: Machine) -> tuple[float, str] | None:
-    """Seconds this clock is off, and the program that measured it; None when none here did.
+    """The clock's offset in seconds, and the program that measured it; None when no program did.
 
-    Asks the programs that keep the clock for what they know; the network is not asked.
+    Queries the time synchronisation programs on this host; no network access.
     """
     found = re.search(r"\boffset=(-?[\d.]+)", machine.run_command("ntpq", "-c", "rv 0 offset") or "")  # ms
     if found:
@@ -105,7 +105,7 @@ def clock_offset(machine: Machine) -> tuple[float, str] | None:
 
 
 def _seconds(text: str) -> float:
-    """Of systemd's way to write a time: ``1min 2.5s``, ``1.166ms``. Raises ValueError for anything else."""
+    """Seconds of a time in systemd's format: ``1min 2.5s``, ``1.166ms``. Raises ValueError for anything else."""
     units = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
     parts = [re.fullmatch(r"([\d.]+)(us|ms|s|min|h)", part) for part in text.replace("µs", "us").split()]
     if not parts or not all(parts):

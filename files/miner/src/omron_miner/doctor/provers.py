@@ -1,4 +1,4 @@
-"""Between a miner and its prover hosts: certificates and how long they are valid, ports, and which hosts get work."""
+"""The miner and its prover hosts: validity of certificates, ports, and which hosts get work."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 _SOON = timedelta(days=14)
 _NAME, _WANTED = "prover certificates", "of one CA, valid for two weeks or more"
-_ADVICE = "run the play, which makes and renews them"
+_ADVICE = "run the play, which creates and renews them"
 
 
 def certificates(constants: Constants, now: datetime | None = None) -> Iterator[Check]:
-    """One check on a host that has such certificates or should, none on others; `now`: UTC, this moment by default."""
+    """One check on a host that has or should have such certificates, none on others; `now`: UTC, by default now."""
     settings = constants.provers
     if not settings.tls or not (constants.prover.engine == "dask" or settings.certificate_directory.exists()):
         return
@@ -51,7 +51,7 @@ def port(constants: Constants, machine: Machine) -> Iterator[Check]:
 
 
 def hosts(constants: Constants, now: float | None = None) -> Iterator[Check]:
-    """Whether all prover hosts of this miner get work, as the miner says; `now`: Unix time, by default this moment."""
+    """Whether all prover hosts of this miner get work, according to the miner; `now`: Unix time, by default now."""
     if not constants.has_prover_hosts:
         return
     name, wanted = "prover hosts", "all of them get work"
@@ -67,5 +67,5 @@ def hosts(constants: Constants, now: float | None = None) -> Iterator[Check]:
         return
     idle = [f"{one.name}: {one.state}" for one in status.hosts if one.address and not one.gets_work]
     live = "; ".join([f"{working(status.hosts)} get work", *idle])
-    advice = "omron-miner provers check on that host; one that was taken away for good is listed for a day"
+    advice = "omron-miner provers check on that host; a removed host stays listed for a day"
     yield judged(name, not idle, wanted, live, advice)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _COLOURS = {Status.OK: "32", Status.WARN: "33", Status.FAIL: "31", Status.UNKNOWN: "36"}
 _STATUS_WIDTH = max(len(status.value) for status in Status)
 _LIVE_WIDTH = 44
-"""A longer value pushes its neighbour aside; the others stay in line."""
+"""A longer value shifts its neighbour; the other columns stay aligned."""
 
 
 def to_json(checks: Sequence[Check]) -> str:
@@ -26,7 +26,7 @@ def to_json(checks: Sequence[Check]) -> str:
 
 
 def to_text(checks: Sequence[Check]) -> str:
-    """A table, the advice below each line that needs one, the outcome last. Holds colours; `click.echo` drops them
+    """A table, advice below each line that needs it, and the outcome last. Contains colours; `click.echo` drops them
     when it does not write to a terminal.
     """
     name_width = max(len(check.name) for check in checks)
@@ -34,7 +34,7 @@ def to_text(checks: Sequence[Check]) -> str:
     lines = [f"{'status':{_STATUS_WIDTH}}  {'check':{name_width}}  {'live':{live_width}}  wanted"]
     for check in checks:
         word = f"\x1b[{_COLOURS[check.status]}m{check.status.value:{_STATUS_WIDTH}}\x1b[0m"
-        # Names of circuits and files are not all ours.
+        # Names of circuits and files may come from others.
         live, wanted, advice = (printable(" ".join(one.split())) for one in (check.live, check.wanted, check.advice))
         lines.append(f"{word}  {check.name:{name_width}}  {live:{live_width}}  {wanted}".rstrip())
         if advice:

@@ -1,4 +1,4 @@
-"""The miner's own things: its directories, wallet, port, units and summary."""
+"""The miner's directories, wallet, port, units and summary."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from omron_miner.host import Machine
 
 STALE_SUMMARY_SECONDS = 600.0
-"""Older than this means that the monitor does not run: its timer's longest interval is half of it."""
+"""A summary older than this means that the monitor does not run: twice its timer's longest interval."""
 _START_ADVICE = "see the end of miner.log; start with: systemctl restart omron-pm2"
 _SN2_START_ADVICE = _START_ADVICE.replace("miner.log", SN2_LOG)
 
 
 def files(constants: Constants, engine: Engine) -> Iterator[Check]:
-    """Who may read what."""
+    """Permissions of the directories."""
     if not engine.is_sn2:
         yield _session_directory(constants)
     yield _hotkey(constants)
@@ -39,17 +39,17 @@ def files(constants: Constants, engine: Engine) -> Iterator[Check]:
 
 
 def prover_files(constants: Constants) -> Iterator[Check]:
-    """Who may read what on a host that only proves: it has no wallet."""
+    """Permissions on a prover host: it has no wallet."""
     yield _session_directory(constants)
 
 
 def prover_units(machine: Machine) -> Iterator[Check]:
-    """What systemd keeps running on a host that only proves: it has no monitor."""
+    """The systemd units of a prover host: it has no monitor."""
     yield _unit("pm2", "omron-pm2.service", Status.FAIL, "systemctl status omron-pm2; deploy again", machine)
 
 
 def port(axon: Axon, machine: Machine) -> Iterator[Check]:
-    """Whether the axon takes connections: here, and at the address that validators get."""
+    """Whether the axon accepts connections: locally, and at the address that validators get."""
     name, wanted = "axon port", f"TCP {axon.port} takes connections"
     listening = is_listening(axon.port, machine.proc)
     if listening is False:
@@ -64,7 +64,7 @@ def port(axon: Axon, machine: Machine) -> Iterator[Check]:
 
 
 def _outside(address: str, number: int, machine: Machine) -> Check:
-    """From here to our own public address: that many routers do not turn round (hairpin) says nothing of others."""
+    """From this host to its own public address: many routers cannot do this (hairpin), so a failure proves nothing."""
     fault = machine.try_connection(address, number)
     name, wanted = "from outside", f"{host_and_port(address, number)} takes connections"
     if fault is None:
@@ -74,12 +74,16 @@ def _outside(address: str, number: int, machine: Machine) -> Check:
 
 
 def units(monitor: Monitor, machine: Machine, engine: Engine) -> Iterator[Check]:
-    """What systemd keeps running, and the files that this writes."""
+    """The systemd units, and the files they write."""
     advice = "systemctl status omron-pm2; deploy again if it is not there"
     yield _unit("pm2", "omron-pm2.service", Status.FAIL, advice, machine)
     yield _process(machine, SN2_PROGRAM if engine.is_sn2 else None)
     yield _unit(
-        "monitor timer", "omron-miner-monitor.timer", Status.WARN, "systemctl enable --now it; or deploy again", machine
+        "monitor timer",
+        "omron-miner-monitor.timer",
+        Status.WARN,
+        "systemctl enable --now omron-miner-monitor.timer; or deploy again",
+        machine,
     )
     yield _summary(monitor)
 
@@ -92,13 +96,13 @@ _AT_BOOT = {
     "omron-fleet-firewall.service": Status.WARN,
     "logrotate.timer": Status.WARN,
 }
-"""The units that the play enables, and how bad it is that one is there and does not start at boot."""
+"""The units that the play enables, and the status if one exists and does not start at boot."""
 _STARTS = ("enabled", "static", "alias", "indirect", "generated")
-"""Of systemctl's words (systemctl(1), is-enabled). "enabled-runtime" lasts until the next boot."""
+"""States of systemctl(1), is-enabled, that start at boot. "enabled-runtime" lasts until the next boot."""
 
 
 def at_boot(machine: Machine) -> Iterator[Check]:
-    """Whether what runs now also runs after a boot. A unit that is not there at all is another check's matter."""
+    """Whether what runs now also runs after a boot. Another check reports a missing unit."""
     name, states = "at boot", {}
     for unit in _AT_BOOT:
         state = machine.run_for_word("systemctl", "is-enabled", unit)
@@ -120,7 +124,7 @@ def _session_directory(constants: Constants) -> Check:
     try:
         status = directory.stat()
     except FileNotFoundError:
-        return Check(name, Status.OK, wanted, "not there yet: the first request makes it")
+        return Check(name, Status.OK, wanted, "does not exist yet: the first request creates it")
     except OSError as error:
         return unseen(name, wanted, str(error), unreadable_advice())
     return _owned(name, wanted, directory, status, {0o700}, constants)
@@ -146,14 +150,14 @@ def _hotkey(constants: Constants) -> Check:
 
 
 def _owned(name: str, wanted: str, path: Path, status: os.stat_result, modes: set[int], constants: Constants) -> Check:
-    """Whether `path` has one of `modes` and belongs to the service user, who is the owner of the logs."""
+    """Whether `path` has one of `modes` and belongs to the service user, the owner of the logs."""
     mode, faults = stat.S_IMODE(status.st_mode), []
     if mode not in modes:
         faults.append(f"chmod {max(modes):04o} {path}")
     try:
         owner = constants.log.directory.stat().st_uid
     except OSError:
-        owner = status.st_uid  # no logs, no deploy: other checks say so
+        owner = status.st_uid  # no logs, no deploy: other checks report it
     if status.st_uid != owner:
         faults.append(f"chown {owner} {path}")
     live = f"{mode:04o}, owner {status.st_uid}, {path}"
@@ -163,7 +167,7 @@ def _owned(name: str, wanted: str, path: Path, status: os.stat_result, modes: se
 def _coldkey(wallet: Wallet) -> Check:
     try:
         found = find_coldkey(wallet.path)
-    except OSError as error:  # others may not look in here
+    except OSError as error:  # other users cannot read this directory
         return unseen("coldkey", "absent", str(error), unreadable_advice())
     advice = "move it off this host now: an intruder would get the stake"
     return judged("coldkey", not found, "absent", str(found or "absent"), advice, Status.FAIL)
@@ -180,7 +184,7 @@ def _process(machine: Machine, program: str | None) -> Check:
     tree = miner_tree(machine.proc, program)
     if not tree:
         advice = _SN2_START_ADVICE if program else _START_ADVICE
-        return unseen("miner", "running", "no such process can be seen", advice)
+        return unseen("miner", "running", "no such process is visible", advice)
     up = time.clock_gettime(time.CLOCK_BOOTTIME) - tree[0].started_seconds
     live = f"process {tree[0].pid}, up {duration(up)}, {counted(len(tree), 'process', 'processes')}"
     return Check("miner", Status.OK, "running", live)

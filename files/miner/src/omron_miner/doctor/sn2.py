@@ -1,7 +1,7 @@
-"""Upstream's `sn2-miner` on this host: does it answer, is the chain right about it, can it prove, is its release sound.
+"""Upstream's `sn2-miner` on this host: whether it answers, is announced correctly, can prove, and has known faults.
 
-Asks the miner over loopback, the chain and the repository of circuits, each once and with a limit (`Outside`). Changes
-nothing. A probe leaves one line in the miner's log.
+Queries the miner over loopback, the chain and the repository of circuits, each once and with a time limit (`Outside`).
+Changes nothing. A probe leaves one line in the miner's log.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ if TYPE_CHECKING:
     from omron_miner.live.repository import Lists
 
 OLDEST_SECONDS, AHEAD_SECONDS = 300.0, 60.0
-"""How old a handshake may be for the miner, and how far ahead (btlightning 0.2.15; `live.lightning` has the same)."""
+"""Maximum age of a handshake for the miner, and how far ahead (btlightning 0.2.15; as in `live.lightning`)."""
 PROBE_SECONDS, CHAIN_SECONDS, LISTS_SECONDS = 8.0, 15.0, 8.0
 """All below `probes.LIMIT_SECONDS`."""
 KEEP_FREE_BYTES = 10 * GIB
-"""As `omron-miner live circuits sync` leaves by default."""
+"""Free space that `omron-miner live circuits sync` keeps by default."""
 _START_ADVICE = "see the end of sn2-miner.log; start with: systemctl restart omron-pm2"
 _MEASURED = 50
-"""Components whose size is looked at."""
+"""Components whose size is sampled."""
 FAULTS = (
     ((14, 7, 5), "memory exhaustion from a few packets (RUSTSEC-2026-0185 in quinn-proto, published in June 2026)"),
     ((14, 7, 5), "slices with weights as inputs fail: activation length mismatch (upstream's issue 538, June 2026)"),
 )
-"""Last release that has a fault, as far as upstream's dates tell, and the fault. None was tried here."""
+"""Last release with a fault, judging by upstream's dates, and the fault. None was reproduced."""
 
 
 def _probe(host: str, port: int, hotkey: str | None) -> Report:
@@ -73,7 +73,7 @@ def _lists(url: str) -> Lists:
 
 @dataclass(frozen=True)
 class Outside:
-    """What is asked beyond this host's files."""
+    """Queries beyond this host's files."""
 
     probe: Callable[[str, int, str | None], Report] = _probe
     look: Callable[[Network, str], SubnetList] = _look
@@ -88,7 +88,7 @@ def cache_of(engine: Engine) -> Path:
 
 
 def answers(engine: Engine, constants: Constants, machine: Machine, outside: Outside) -> Iterator[Check]:
-    """Whether the miner takes packets, and answers as a validator needs it: here, and at its public address."""
+    """Whether the miner receives packets, and answers as validators need: locally, and at its public address."""
     port, hotkey = engine.axon_port, engine.hotkey or None
     name, wanted = "axon port", f"UDP {port} takes packets"
     bound = is_bound(port, machine.proc)
@@ -113,7 +113,7 @@ def answers(engine: Engine, constants: Constants, machine: Machine, outside: Out
 
 
 def _from_outside(address: str, port: int, hotkey: str | None, outside: Outside) -> Check:
-    """From here to our own public address: that many routers do not turn round (hairpin) says nothing of others."""
+    """From this host to its own public address: many routers cannot do this (hairpin), so a failure proves nothing."""
     report = outside.probe(address, port, hotkey)
     name, wanted = "from outside", f"{host_and_port(address, port)} answers"
     if report.alive:
@@ -126,7 +126,7 @@ def _from_outside(address: str, port: int, hotkey: str | None, outside: Outside)
 
 def release(engine: Engine, monitor: Monitor) -> Iterator[Check]:
     """Which release runs, whether it is the installed one, and its known faults."""
-    name, wanted = "sn2-miner release", "one whose log is known here, as installed"
+    name, wanted = "sn2-miner release", "one whose log format is supported, as installed"
     running = str(_summary(monitor).get("version") or "")
     installed = _installed(engine)
     found = running or installed
@@ -150,7 +150,7 @@ def release(engine: Engine, monitor: Monitor) -> Iterator[Check]:
 
 
 def _installed(engine: Engine) -> str:
-    """The release's name, from the folder that holds the program; empty when that names none."""
+    """The release's name, from the program's folder; empty when the folder's name has none."""
     if engine.program is None:
         return ""
     try:
@@ -161,14 +161,14 @@ def _installed(engine: Engine) -> str:
 
 
 def _numbers(version: str) -> tuple[int, ...] | None:
-    """``(14, 7, 5)`` of ``v14.7.5``; None of anything else."""
+    """``(14, 7, 5)`` for ``v14.7.5``; None for anything else."""
     parts = version.removeprefix("v").split(".")
     is_version = len(parts) == 3 and all(one.isascii() and one.isdigit() for one in parts)
     return tuple(map(int, parts)) if is_version else None
 
 
 def _summary(monitor: Monitor) -> dict[str, Any]:
-    """What the monitor last said of the miner; empty when it did not."""
+    """The monitor's last summary of the miner; empty when there is none."""
     try:
         found = parse_json((monitor.directory / "summary.json").read_text(encoding="utf-8"))["sn2"]
     except (OSError, *NOT_OF_ITS_FORM):
@@ -177,7 +177,7 @@ def _summary(monitor: Monitor) -> dict[str, Any]:
 
 
 def chain_entry(engine: Engine, constants: Constants, outside: Outside) -> Iterator[Check]:
-    """Whether the chain has the hotkey, without a permit, at the address where the miner is. Nothing on `local`."""
+    """Whether the chain has the hotkey, without a permit, with the miner's address. No check on `local`."""
     network = constants.network
     if network.name == "local":
         return
@@ -192,13 +192,13 @@ def chain_entry(engine: Engine, constants: Constants, outside: Outside) -> Itera
         return
     own = found.validators.get(engine.hotkey)
     registered = f"hotkey {engine.hotkey[:8]}… on netuid {network.netuid}"
-    advice = f"register it: btcli subnets register --netuid {network.netuid}; the miner does not start without"
+    advice = f"register it: btcli subnets register --netuid {network.netuid}; the miner does not start unregistered"
     yield judged(
         "registered", own is not None, registered, f"uid {own.uid}" if own else "it is not", advice, Status.FAIL
     )
     if own is None:
         return
-    advice = "validators send no work to a hotkey that holds a permit: mine with another one"
+    advice = "validators send no work to a hotkey that holds a permit: use another one"
     live = "it holds one" if own.permit else "none"
     yield judged("validator permit", not own.permit, "none", live, advice, Status.FAIL)
     yield _entry(name, engine, constants, found.own_address)
@@ -211,7 +211,7 @@ def _entry(name: str, engine: Engine, constants: Constants, there: tuple[str, in
     )
     advice = "the miner announces itself once, at its start: restart it when a restart costs little"
     if there is None or there[0] in ("", "0.0.0.0", "::") or not there[1]:  # noqa: S104  what the chain has for none
-        return Check(name, Status.FAIL, wanted, "no address: no validator can call", advice)
+        return Check(name, Status.FAIL, wanted, "no address: validators cannot connect", advice)
     is_right = there[1] == engine.axon_port and (not real_ip or there[0] == real_ip)
     live = host_and_port(*there)
     if is_right and not real_ip:
@@ -221,7 +221,7 @@ def _entry(name: str, engine: Engine, constants: Constants, there: tuple[str, in
 
 
 def cached(cache: Path) -> Iterator[Check]:
-    """Whether every slice in the cache can be proved, as far as its files tell."""
+    """Whether every slice in the cache can be proved, as far as its files show."""
     from omron_miner.live import cache_check
 
     name, wanted = "circuit cache", "every slice can be proved"
@@ -240,16 +240,16 @@ def cached(cache: Path) -> Iterator[Check]:
 
 
 def today(engine: Engine, constants: Constants, machine: Machine, outside: Outside) -> Iterator[Check]:
-    """Whether what the repository lists today is in the cache, and whether there is room for what is not.
+    """Whether the components that the repository lists are in the cache, and whether there is room for the others.
 
-    Nothing on `local` without a repository of its own.
+    No check on `local` without a configured repository.
     """
     from omron_miner.live.cache import SLICES, STAMP, slice_folders, stamp_text
 
     if constants.network.name == "local" and not engine.circuits_url:
         return
     cache = cache_of(engine)
-    name, wanted = "circuits of today", "all that are listed are in the cache"
+    name, wanted = "listed circuits", "all listed components are in the cache"
     try:
         lists = outside.lists(engine.circuits_url)
     except OmronError as error:
@@ -267,11 +267,11 @@ def today(engine: Engine, constants: Constants, machine: Machine, outside: Outsi
     live = f"{complete} of {len(lists.circuits)} circuits, {counted(len(absent), 'component', 'components')} missing"
     live += f"; {len(lists.problems)} of the lists cannot be read" if lists.problems else ""
     yield judged(name, not absent and not lists.problems, wanted, live, "omron-miner live circuits sync")
-    to_fetch = absent - stamps  # the others are linked
+    to_fetch = absent - stamps  # the rest is linked
     mean = _mean_bytes(cache)
     name = "room for circuits"
     if to_fetch and mean is None:
-        yield unseen(name, "room for those of today", "no component is here yet whose size could be the measure")
+        yield unseen(name, "room for the listed circuits", "no component in the cache yet to estimate the size from")
         return
     need = KEEP_FREE_BYTES + int(len(to_fetch) * (mean or 0))
     try:
@@ -286,7 +286,7 @@ def today(engine: Engine, constants: Constants, machine: Machine, outside: Outsi
 
 
 def _mean_bytes(cache: Path) -> float | None:
-    """Mean size of a slice's files in the cache, of some; None without any."""
+    """Mean size of a slice's files in the cache, of a sample; None without any."""
     from omron_miner.live.cache import slice_folders
 
     folders = list(slice_folders(cache))

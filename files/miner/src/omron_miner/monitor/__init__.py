@@ -1,6 +1,6 @@
-"""Collect, keep, summarize, render: reads what is new in the event log and the host, writes the summary, sends alerts.
+"""The monitor: reads new events and the host's state, keeps a history, writes the summary, sends alerts.
 
-A short-lived process next to the miner: it never talks to it and imports neither bittensor nor EZKL.
+A short-lived process next to the miner: it never connects to it and imports neither bittensor nor EZKL.
 """
 
 from omron_miner.monitor.one_run import compare_logs, run

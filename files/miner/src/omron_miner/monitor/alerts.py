@@ -1,9 +1,9 @@
 """Alerts: conditions that are watched, with hysteresis, sent to a command or a webhook of the operator's choice.
 
-A condition that begins is reported once, and once more when it has been gone for `ALERT_CLEAR_SECONDS`; flickering in
-between is one event. A message that cannot be delivered is tried again at every run until it is, or until what it
-says is no longer so. The receivers are in a file of their own (`read_receivers`): a webhook's address can be a secret,
-so it is never in a log line, an error, an argument or the summary.
+A condition that starts is reported once, and once more when it has been clear for `ALERT_CLEAR_SECONDS`; flickering in
+between is one event. A message that cannot be delivered is retried at every run until it is, or until it no longer
+applies. The receivers are in a separate file (`read_receivers`): a webhook's URL can be a secret, so it is never in a
+log line, an error, an argument or the summary.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ if TYPE_CHECKING:
     from omron_miner.monitor.model import Summary
 
 DELIVERY_SECONDS = 5.0
-"""For one message to one receiver; both together are tried for a few messages a run at most."""
+"""For one message to one receiver; each run sends only a few messages."""
 MESSAGES_PER_RUN = 4
 LEAST_TIMED = 5
-"""Fewer answers have no p95 to speak of."""
+"""With fewer answers a p95 is meaningless."""
 _EASIER = 0.95
-"""A limit that was crossed must be kept by 5 % before the condition counts as gone."""
+"""After a limit was crossed, the value must be 5 % on the good side before the condition counts as clear."""
 _NOTE = "alerts"
 _NEW = {"firing": False, "since": None, "bad": None, "good": None, "due": "", "why": "", "text": ""}
 ALERT_CLEAR_SECONDS = 600.0
-"""What is gone for so long is over; what flickers is one alert."""
+"""A condition that is clear for this long is over; a flickering one is one alert."""
 DOWN_PATIENCE_SECONDS = 90.0
 """A miner that is being deployed or has just booted is not down."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One thing that is watched. `bad` None: not known now, so nothing changes."""
+    """One monitored condition. `bad` None: not known now, so its state does not change."""
 
     name: str
     bad: bool | None
@@ -64,11 +64,11 @@ class Receivers:
     limit_seconds: float = DELIVERY_SECONDS
     """For one message to one receiver."""
     problem: str = ""
-    """Why the file could not be used; never what is in it."""
+    """Why the file could not be used; never its content."""
 
 
 def conditions(history: History, summary: Summary, constants: Constants) -> list[Condition]:
-    """What is watched, as of this summary."""
+    """The monitored conditions, as of this summary."""
     was = history.note(_NOTE, {})
     firing = {name for name, state in was.items() if state["firing"]}
     found = [*_of_requests(history, summary, constants.monitor, firing), *_of_host(history, summary, constants, firing)]
@@ -77,7 +77,7 @@ def conditions(history: History, summary: Summary, constants: Constants) -> list
     if summary.sn2:
         limit = constants.monitor.alert_no_request_seconds
         watched = [Condition(*one) for one in sn2_alerts.watched(history, summary, summary.sn2, limit)]
-        if any(one.name == "no_request_while_connected" and one.bad for one in watched):  # which says more
+        if any(one.name == "no_request_while_connected" and one.bad for one in watched):  # which has more detail
             found = [replace(one, bad=None) if one.name == "no_request" else one for one in found]
         found += watched
     return found
@@ -94,7 +94,7 @@ def _of_requests(history: History, summary: Summary, monitor: Monitor, firing: s
     yield Condition(
         "success_below_target",
         None if share is None else share < monitor.target_success_percent,
-        f"success is {percent(share)} of {bucket.count} requests {within}, wanted {monitor.target_success_percent:g} %",
+        f"success is {percent(share)} of {bucket.count} requests {within}, target {monitor.target_success_percent:g} %",
     )
     yield _p95(bucket, monitor, within, "p95_over_target" in firing)
     timeouts = bucket.failures.get("timeout", 0)
@@ -165,7 +165,7 @@ def _of_host(history: History, summary: Summary, constants: Constants, firing: s
     steps = [body for _, body in history.entries("change", summary.time - monitor.alert_window_seconds)]
     steps = [after for what, _, after in steps if what == "clock"]
     unsynchronised = host.clock.synchronized is False
-    text = "not synchronised" if unsynchronised else steps[-1] if steps else "as it should be"
+    text = "not synchronised" if unsynchronised else steps[-1] if steps else "synchronised, no step"
     yield Condition("clock", unsynchronised or bool(steps), f"clock: {text}")
 
 
@@ -177,15 +177,15 @@ def _restarts(history: History, summary: Summary, monitor: Monitor) -> Condition
     starts = [number for number, (time, life) in enumerate(lives) if time >= since and life["what"] == "started"]
     starts = [number for number in starts if not lives[number][1]["first"]]
     crashes = sum(number > 0 and lives[number - 1][1]["what"] == "started" for number in starts)
-    text = f"{len(starts)} restarts in {monitor.alert_window_seconds / 60:.0f} min, of them crashes {crashes}"
+    text = f"{len(starts)} restarts in {monitor.alert_window_seconds / 60:.0f} min, {crashes} of them crashes"
     return Condition("miner_restarting", len(starts) >= monitor.alert_restarts or crashes > 0, text)
 
 
 def daily_growth(history: History, summary: Summary) -> tuple[float, str] | None:
-    """Percent by which the miner's main process grew over a day, and that in words; None before it has run so long.
+    """Percent by which the miner's main process grew over a day, and a text; None before it has run for that long.
 
-    Compared are the averages of two hours a day apart, the first at least an hour after the process started: what is
-    loaded at the start is no growth.
+    Compares the averages of two hours a day apart, the first at least an hour after the process started: data loaded
+    at the start is not growth.
     """
     miner = summary.host.miner
     if miner is None or miner.uptime_seconds < 26 * 3600:
@@ -202,9 +202,9 @@ def daily_growth(history: History, summary: Summary) -> tuple[float, str] | None
 
 
 def update(history: History, found: list[Condition], now: float, clear_seconds: float) -> list[Alert]:
-    """Holds the conditions against what was kept: which alerts begin, stay and clear. Keeps the new state.
+    """Compares the conditions with the stored state: which alerts start, stay and clear. Stores the new state.
 
-    A message that is due is kept until `deliver` has got it out.
+    A message that is due is kept until `deliver` has sent it.
     """
     states: dict[str, Any] = history.note(_NOTE, {})
     if not found:
@@ -216,7 +216,7 @@ def update(history: History, found: list[Condition], now: float, clear_seconds: 
             state["good"] = None
             state["bad"] = state["bad"] if state["bad"] is not None and state["bad"] <= now else now
             if not state["firing"] and now - state["bad"] >= condition.patience:
-                # A clearing that was never delivered: a receiver of the beginning still believes it.
+                # The clearing was never delivered: whoever received the alert still believes it.
                 due = "" if state["due"] == "cleared" else "firing"
                 state |= {"firing": True, "since": now, "due": due, "why": ""}
         elif condition.bad is False:
@@ -282,7 +282,7 @@ def deliver(
     receivers: Receivers,
     send: Callable[[dict[str, Any], Receivers], str] | None = None,
 ) -> list[Alert]:
-    """Sends what is due, at most `MESSAGES_PER_RUN`, and keeps that it was sent. Raises nothing for what fails.
+    """Sends due messages, at most `MESSAGES_PER_RUN`, and records those sent. A failure raises nothing.
 
     `send` is `send_message` by default.
     """
@@ -294,7 +294,7 @@ def deliver(
         if not state["due"]:
             continue
         if not has_receiver:
-            # No receiver; with a broken file, its receivers get the message once the file is right.
+            # No receiver; if the file is invalid, its receivers get the message once it is fixed.
             state |= {"why": receivers.problem} if receivers.problem else {"due": "", "why": ""}
         elif sent < MESSAGES_PER_RUN:
             sent += 1
@@ -342,7 +342,7 @@ def _run_command(message: dict[str, Any], command: tuple[str, ...], limit_second
             text=True,
             timeout=limit_seconds,
             env=environment,
-            cwd="/",  # as from the timer: where sudo was called from, the service user may have no business
+            cwd="/",  # as from the timer: the service user may not be allowed in sudo's working directory
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             check=False,
@@ -351,7 +351,7 @@ def _run_command(message: dict[str, Any], command: tuple[str, ...], limit_second
         return f"the command took longer than {limit_seconds:g} s"
     except (OSError, ValueError) as error:
         return f"the command cannot be run: {getattr(error, 'strerror', None) or type(error).__name__}"
-    return f"the command ended with {done.returncode}" if done.returncode else ""
+    return f"the command exited with {done.returncode}" if done.returncode else ""
 
 
 def _post(message: dict[str, Any], url: str, limit_seconds: float) -> str:
@@ -361,7 +361,7 @@ def _post(message: dict[str, Any], url: str, limit_seconds: float) -> str:
     import urllib.request
 
     class _NoRedirect(urllib.request.HTTPRedirectHandler):
-        def redirect_request(self, *_: Any) -> None:  # the secret in the address goes where it was meant to go
+        def redirect_request(self, *_: Any) -> None:  # the secret in the URL is sent to its receiver
             return None
 
     body = json.dumps(message).encode()
@@ -373,6 +373,6 @@ def _post(message: dict[str, Any], url: str, limit_seconds: float) -> str:
     except urllib.error.HTTPError as error:
         return f"the webhook answered {error.code}"
     except (OSError, http.client.HTTPException, ValueError) as error:
-        # Not the error's own text: it may hold the address.
+        # Not the error's own text: it may contain the URL.
         reason = getattr(error, "reason", error)
         return f"the webhook cannot be reached: {getattr(reason, 'strerror', None) or type(reason).__name__}"

@@ -1,7 +1,7 @@
-"""Why is it slow, why does verification fail, what does memory do: likely causes, each with what was measured.
+"""Why is it slow, why does verification fail, is memory sufficient: likely causes, each with its measured evidence.
 
-A cause is named only when something measured speaks for it, and never when nothing is wrong: no symptom, no cause. When
-there is a symptom and no evidence, the answer says so, with the command that shows more.
+A cause is reported only with measured evidence, and never when nothing is wrong: no symptom, no cause. For a symptom
+without evidence the answer gives the command that shows more.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from omron_miner.monitor.model import Change, CircuitRequests, Sn2, Sn2Failure, Summary
 
 OTHER_CPU_PERCENT = 15.0
-"""Of all cores, by others than the miner while it proves: as much slower are proofs."""
+"""Share of all cores used by other processes while the miner proves: proofs are slower by as much."""
 FULL_CPU_PERCENT = 85.0
 STEAL_PERCENT = 5.0
 PRESSURE_PERCENT = 10.0
@@ -36,7 +36,7 @@ _PROVING = 0.05
 
 
 class _Evidence:
-    """What the causes are judged by: the summary, the host's averages over the last hour, the windows' failures."""
+    """Evidence for the causes: the summary, the host's averages over the last hour, the windows' failures."""
 
     def __init__(self, history: History, summary: Summary, constants: Constants) -> None:
         self.summary, self.constants = summary, constants
@@ -44,11 +44,11 @@ class _Evidence:
         points = summary.periods.hour.points
         busy = {start for start, proving in zip(points.start, points.proving, strict=True) if proving > _PROVING}
         looks = history.samples(60, points.start[0])
-        # Other load matters while proofs are made; without any, the whole hour counts.
+        # Other load matters while proofs are running; without any proofs, the whole hour counts.
         self.looks = [look for start, look in looks.items() if start in busy] or list(looks.values())
 
     def mean(self, name: str) -> float | None:
-        """The average of one measured quantity over the looks of the last hour."""
+        """The average of one measured quantity over the readings of the last hour."""
         values = [look[name] for look in self.looks if name in look]
         return sum(values) / len(values) if values else None
 
@@ -78,7 +78,7 @@ def _slow(evidence: _Evidence) -> Answer:
 
 def _slow_symptom(summary: Summary) -> str:
     found = [
-        f"{target.name} is {target.value:.1f} s, wanted {target.comparison} {target.wanted:g} s"
+        f"{target.name} is {target.value:.1f} s, target {target.comparison} {target.wanted:g} s"
         for target in summary.verdict.targets
         if target.unit == "s" and target.verdict is Verdict.MISSED and target.value is not None
     ]
@@ -102,7 +102,7 @@ def _processors(evidence: _Evidence) -> Iterator[Cause]:
     if busy is not None and miner is not None and busy >= FULL_CPU_PERCENT and busy - miner >= OTHER_CPU_PERCENT:
         yield Cause(
             "cpu_busy",
-            "the processors are busy with something else",
+            "other processes use the CPU",
             [f"{busy:.0f} % {cores} were busy, the miner used {miner:.0f} %"],
             "ps -eo pid,user,pcpu,comm --sort=-pcpu | head",
         )
@@ -110,8 +110,8 @@ def _processors(evidence: _Evidence) -> Iterator[Cause]:
     if stolen is not None and stolen >= STEAL_PERCENT:
         yield Cause(
             "cpu_stolen",
-            "the hypervisor gives this machine's processors to others",
-            [f"{stolen:.0f} % {cores} were stolen"],
+            "the hypervisor steals CPU time from this machine",
+            [f"steal time was {stolen:.0f} % {cores}"],
             "vmstat 1 5",
         )
     slow = {number: one for number, one in host.cpu.governors.items() if one != "performance"}
@@ -209,7 +209,7 @@ def _queue(evidence: _Evidence) -> Iterator[Cause]:
 
 
 def _large_circuits(evidence: _Evidence) -> Iterator[Cause]:
-    """Only when the miner had the processors to itself: else their time says nothing of the circuits."""
+    """Only when the miner had the processors to itself: else proving times say nothing about the circuits."""
     busy, miner = evidence.mean("cpu_percent"), evidence.mean("miner_cpu_percent")
     if busy is None or miner is None or busy - miner >= OTHER_CPU_PERCENT:
         return
@@ -228,7 +228,7 @@ def _large_circuits(evidence: _Evidence) -> Iterator[Cause]:
                 for one in slow[:3]
                 if one.requests.proof_seconds is not None
             ]
-            + [f"others than the miner used {max(0.0, busy - miner):.0f} % of {evidence.summary.host.cpu.count} cores"],
+            + [f"other processes used {max(0.0, busy - miner):.0f} % of {evidence.summary.host.cpu.count} cores"],
             "omron-miner circuit list",
         )
 
@@ -293,7 +293,7 @@ def _ezkl(evidence: _Evidence, failing: list[CircuitRequests]) -> Iterator[Cause
     for one in failing:
         wanted = _compiled_by(evidence.constants, one.circuit_id)
         if wanted and installed and wanted != installed:
-            found.append(f"{one.circuit} was compiled by EZKL {wanted}, installed is {installed}")
+            found.append(f"{one.circuit} was compiled by EZKL {wanted}, but {installed} is installed")
     if installed is None:
         found.append("EZKL is not installed with the monitor")
     found += [
@@ -304,8 +304,8 @@ def _ezkl(evidence: _Evidence, failing: list[CircuitRequests]) -> Iterator[Cause
 
 
 def _compiled_by(constants: Constants, circuit_id: str) -> str | None:
-    """The version that settings.json of a circuit names; None when that cannot be read."""
-    if not circuit_id.isalnum():  # a caller's text: no path
+    """The version in a circuit's settings.json; None when it cannot be read."""
+    if not circuit_id.isalnum():  # a caller's text, not a path
         return None
     file = circuit_folder(constants.circuits.directory, circuit_id) / SETTINGS
     try:
@@ -316,7 +316,7 @@ def _compiled_by(constants: Constants, circuit_id: str) -> str | None:
 
 
 def _one_circuit(evidence: _Evidence, failing: list[CircuitRequests]) -> Iterator[Cause]:
-    """A circuit of which nothing verifies while others do has something wrong with its own files."""
+    """If no proof of one circuit verifies while those of others do, its own files are wrong."""
     well = [one for one in evidence.summary.circuits if one.requests.succeeded and not _proof_failures(one)]
     for one in failing:
         if one.requests.succeeded == 0 and _proof_failures(one) >= 2 and one.circuit and well:
@@ -362,14 +362,14 @@ def _logged(evidence: _Evidence) -> Iterator[Cause]:
     (detail, count), *_ = Counter(one.detail for one in errors).most_common(1)
     yield Cause(
         "logged_error",
-        "the logged error says why",
+        "see the logged error",
         [f"{count} of the last {len(errors)} such errors: {detail[:300]}"],
         "grep -a -A 20 -e 'Proof verification failed' -e 'Request failed' /var/log/omron-miner/miner.log | tail -n 60",
     )
 
 
 def _failed_of_sn2(summary: Summary, found: Sn2) -> Answer:
-    """By what its log says: the miner verifies nothing itself."""
+    """Based on its log: the miner itself does not verify."""
     count = sum(one.count for one in found.failures)
     return Answer(
         question="failed",
@@ -410,7 +410,7 @@ def _memory(evidence: _Evidence) -> Answer:
     steady = evidence.growth[1] if evidence.growth else "the miner has not run for a day yet"
     return Answer(
         question="memory",
-        title="What does memory do?",
+        title="Is memory sufficient?",
         asked=bool(found),
         symptom="; ".join(found) or f"enough is available; {steady}",
         causes=causes,
@@ -450,7 +450,7 @@ def _keys(evidence: _Evidence) -> Iterator[Cause]:
     served = {one.circuit_id for one in evidence.summary.circuits}
     others = {one.circuit_id for one in evidence.summary.circuits if one.circuit.endswith(ProofSystem.CIRCOM.value)}
     keys = {one: count for one, count in host.circuit_keys_bytes.items() if one in served} or host.circuit_keys_bytes
-    keys = {one: count for one, count in keys.items() if one not in others}  # what CIRCOM needs was not measured
+    keys = {one: count for one, count in keys.items() if one not in others}  # CIRCOM's needs were not measured
     if not keys:
         return
     largest = max(keys, key=lambda one: keys[one])

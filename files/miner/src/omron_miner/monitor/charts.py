@@ -1,6 +1,6 @@
-"""Which plots a summary has: times, requests and the host over hour, day and week, and how times are spread.
+"""The plots of a summary: times, requests and the host over hour, day and week, and the distribution of times.
 
-How a plot is drawn is `page.plots`' business, what stands around it on the page `html`'s.
+`page.plots` draws a plot, `html` makes the page around it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TIMES = ("proof", "overhead", "total")
 
 @dataclass(frozen=True)
 class Span:
-    """A period with its name and its axis, which all of its plots share."""
+    """A period with its name and the axis that its plots share."""
 
     name: str
     """hour, day or week: also its class in the style sheet, which shows one and hides the others."""
@@ -122,7 +122,7 @@ def _summed(period: Period) -> str:
 
 
 def _stats(stats: Stats | None) -> str:
-    """What a plot's caption says after its name."""
+    """The part of a plot's caption after its name."""
     if stats is None:
         return "no data"
     return " · ".join(
@@ -218,7 +218,7 @@ def _lines(**lines: Sequence[float | None]) -> list[Line]:
 
 
 def _queue(span: Span) -> list[Line]:
-    """Without any known request no line: one at 0 would claim a measurement."""
+    """No line without any known request: one at 0 would suggest a measurement."""
     points = span.period.points
     if not span.period.requests.count:
         return []

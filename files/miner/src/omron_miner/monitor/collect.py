@@ -1,9 +1,9 @@
 """Reads what is new in the event log since the last run, across rotation, truncation and compression.
 
-Knows files, lines and positions; the shape of a line is `omron_miner.events`'s, what events mean is `summarize`'s.
-A file is recognised by its first event, whatever it is called and wherever it was moved or copied to: every event is
-unique. The positions are the caller's to keep, in one transaction with what it made of the events: that is what makes
-sure that none is lost and none counts twice. Memory does not grow with the log, and one run reads at most `budget`.
+Handles files, lines and positions; `omron_miner.events` defines the form of a line, `summarize` what events mean.
+A file is identified by its first event, regardless of its name and of where it was moved or copied: every event is
+unique. The caller must store the positions in the same transaction as the results of the events, so that no event is
+lost or counted twice. Memory does not grow with the log, and one run reads at most `budget`.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Position:
     """How far a file was read."""
 
     signature: str
-    """Of its beginning, up to its first event: what it is recognised by."""
+    """Hash of its start, up to its first event: identifies the file."""
     offset: int
-    """Bytes read, uncompressed; always the beginning of a line, but in the middle of an overlong one."""
+    """Bytes read, uncompressed; always at the start of a line, or in the middle of an overlong one."""
     tail: str
-    """Of the bytes before `offset`: tells a file that was cut or edited."""
+    """Hash of the bytes before `offset`: reveals a file that was truncated or edited."""
     inode: int
     size: int
     modified_ns: int
@@ -52,8 +52,8 @@ class LogReader:
     """What is new in the log at `path`; iterate once, then read `state` and `positions`.
 
     Files last written before `since` (Unix seconds) are not opened. `list_files` is `list_log_files` by default.
-    `is_first` says which line a file is recognised by; by default its first event. Of a log that is none of events,
-    iterate over `blocks` instead. Raises nothing: what cannot be read is reported in `state`.
+    `is_first` selects the line that identifies a file; by default its first event. For a log that does not consist of
+    events, iterate over `blocks` instead. Raises nothing: read errors are reported in `state`.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class LogReader:
         self.positions = {position.signature: position for position in known}
         """Every known file by its signature, as of what was yielded."""
         self.cut: list[str] = []
-        """Files that were changed below what had been read of them."""
+        """Files that were changed before the position that had been read."""
         self._left = budget
         self._list_files = list_files or list_log_files
         self._is_first = is_first or _is_event
@@ -83,7 +83,7 @@ class LogReader:
                 yield event
 
     def blocks(self) -> Iterator[bytes]:
-        """What is new as blocks of whole lines, of about `_BLOCK_BYTES`. Lines are not looked at."""
+        """New content as blocks of whole lines, of about `_BLOCK_BYTES`. Lines are not parsed."""
         return self._pieces(_blocks)
 
     def _pieces(self, split: Callable[[IO[bytes]], Iterator[bytes]]) -> Iterator[bytes]:
@@ -108,7 +108,7 @@ class LogReader:
         try:
             for piece in split(file.stream):
                 if self._left <= 0:
-                    # of a compressed file, what is left is not known: what is left of its bytes stands for it
+                    # the rest of a compressed file is not known: the rest of its compressed bytes is used instead
                     self.state.unread_bytes += max(1, file.status.size - (0 if file.is_compressed else offset))
                     return
                 whole = piece.rfind(b"\n") + 1
@@ -123,7 +123,7 @@ class LogReader:
                 if whole < len(piece):
                     break
             position = replace(position, size=file.status.size, modified_ns=file.status.modified_ns)
-            # Written to since the look: what was read is more than was seen.
+            # Written to since it was listed: more was read than its size then.
             if not file.is_compressed and offset > file.status.size:
                 position = replace(position, modified_ns=-1)
         finally:
@@ -142,7 +142,7 @@ class LogReader:
         return event
 
     def _resume(self, file: _File, signature: str) -> Position | None:
-        """Where to go on in the file, its stream put there; None when there is nothing new."""
+        """Where to continue in the file, with its stream positioned there; None when there is nothing new."""
         status = file.status
         known = self.positions.get(signature)
         fresh = Position(signature, 0, "", status.inode, -1, -1)
@@ -155,7 +155,7 @@ class LogReader:
                 self.positions[signature] = replace(position, size=status.size, modified_ns=status.modified_ns)
                 return None
         elif status.size < known.offset or _tail(file.stream, known.offset) != known.tail:
-            # Nothing is counted twice; what else was changed cannot be known.
+            # Nothing is counted twice; other changes cannot be known.
             self.cut.append(f"{file.path.name} was cut or edited below byte {known.offset}, which had been read")
             offset = min(known.offset, status.size)
             if offset:
@@ -224,7 +224,7 @@ class _File:
 
 
 def _stream(path: Path) -> IO[bytes]:
-    # IO[bytes] is what both are to us; typeshed gives gzip's a class of its own.
+    # IO[bytes] covers both; typeshed has a separate class for gzip.
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
@@ -232,7 +232,7 @@ def list_log_files(path: Path) -> list[tuple[Path, FileStatus]]:
     """The log's files oldest first: ``events.jsonl.2.gz``, ``events.jsonl.1``, ``events.jsonl``. Raises OSError."""
     found: dict[int, Path] = {}
     try:
-        # Sorted, a .gz comes after the file it is made from and is passed over while both exist: it is half written.
+        # Sorted, a .gz comes after its original and is skipped while both exist: it is incomplete.
         for file in sorted(path.parent.iterdir()):
             number = _ROTATED.fullmatch(file.name.removeprefix(path.name)) if file.name.startswith(path.name) else None
             if number:
@@ -265,7 +265,7 @@ def _is_event(line: bytes) -> bool:
 
 
 def _signature(stream: IO[bytes], is_current: bool, is_first: Callable[[bytes], bool]) -> str | None:
-    """Of everything up to the first line that `is_first`, at most `_HEAD_BYTES`; None when neither is there yet."""
+    """Hash of everything up to the first line that `is_first`, at most `_HEAD_BYTES`; None while there is neither."""
     head = stream.read(_HEAD_BYTES)
     end = 0
     while found := head.find(b"\n", end) + 1:
@@ -276,7 +276,7 @@ def _signature(stream: IO[bytes], is_current: bool, is_first: Callable[[bytes], 
 
 
 def _tail(stream: IO[bytes], offset: int) -> str:
-    """Of the last bytes before `offset`; the stream stands there afterwards."""
+    """Hash of the last bytes before `offset`; the stream is positioned there afterwards."""
     stream.seek(max(0, offset - _TAIL_BYTES))
     return _hash(stream.read(min(offset, _TAIL_BYTES)))
 

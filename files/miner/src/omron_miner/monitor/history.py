@@ -1,9 +1,9 @@
-"""The history: what happened, minute by minute and hour by hour, in one small SQLite file. Bounded by its retention.
+"""The history: counts and times by minute and hour, in one small SQLite file. Bounded by its retention.
 
 Requests are kept in buckets of a minute, ten minutes and an hour; those of each circuit and each validator in the
-latter two. Any stretch of full (ten) minutes is a sum of few buckets. How far the log was read is in the same file and
-changes in the same transaction, so that a run that is killed anywhere has counted all of what it says it read, or none.
-What the buckets hold is a `Bucket`; nothing else knows its shape, nor the tables.
+latter two. Any period of full (ten) minutes is a sum of few buckets. The position in the log is in the same file and
+changes in the same transaction, so that a killed run has counted everything before its stored position and nothing
+after. A bucket's content is a `Bucket`; no other module knows its format, nor the tables.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ SPANS = (60, 600, 3600)
 METRICS = ("proof", "overhead", "total", "queue")
 ALL, CIRCUIT, VALIDATOR = "all", "circuit", "validator"
 MOST_KEYS = 40
-"""Circuits, and validators, counted apart in one run; the others share one entry: callers must not fill the disk."""
+"""Circuits, and validators, counted separately in one run; the rest share one entry: callers must not fill the disk."""
 RECENT, ERRORS, LIVES, CHANGES = 200, 20, 2000, 50
 """Rows kept of each."""
 SLACK_SECONDS = 60
-"""What is dated this far ahead is not an error: a run takes a moment."""
+"""A date this far ahead is not an error: a run takes some time."""
 WAIT_SECONDS = 30.0
 CHECK_SECONDS = 3600.0
-"""How often the whole file is checked: 0.1 s for 29 MiB, in which no other run can work."""
+"""How often the whole file is checked: 0.1 s for 29 MiB, which block other runs."""
 _OPEN_TRIES = 4
 MOST_DAMAGED_FILES = 3
 """Damaged files that are kept for inspection."""
@@ -60,7 +60,7 @@ CREATE INDEX entry_kind ON entry(kind, time);
 
 
 def _decode(text: str) -> Any:
-    """Plain data from a row. Raises DatabaseError where a damaged page left something else there."""
+    """Plain data from a row. Raises DatabaseError if a damaged page left something else."""
     try:
         return json.loads(text)
     except (TypeError, ValueError) as error:
@@ -84,7 +84,7 @@ class Limits:
 
 
 class Outcome(NamedTuple):
-    """What is counted of one request: when it ended, why it failed (None: it did not), and its times in seconds."""
+    """The counted facts of one request: when it ended, why it failed (None: it did not), and its times in seconds."""
 
     time: float
     verified: bool
@@ -108,7 +108,7 @@ class Bucket:
         self.proof, self.overhead, self.total, self.queue = Sketch(), Sketch(), Sketch(), Sketch()
 
     def add(self, outcomes: Sequence[Outcome], limits: Limits) -> None:
-        """Counts requests. Many at once: one by one it takes thrice as long."""
+        """Counts requests. Pass many together: one by one takes three times as long."""
         if not outcomes:
             return
         self.count += len(outcomes)
@@ -138,7 +138,7 @@ class Bucket:
             getattr(self, name).merge(getattr(other, name))
 
     def hold_to(self, limits: Limits) -> None:
-        """Recounts what is over `limits`, to the sketch's error: for targets that have changed since."""
+        """Recounts values over `limits`, within the sketch's error: for targets that have changed since."""
         for name, limit in zip(METRICS, limits.dump(), strict=False):
             sketch = getattr(self, name)
             sketch.over = sketch.count_over(limit)
@@ -161,7 +161,7 @@ class Bucket:
 
     @staticmethod
     def load(text: str) -> Bucket:
-        """The bucket that `dump` made `text` of."""
+        """The bucket that `dump` converted to `text`."""
         bucket = Bucket()
         try:
             *counts, sketches = _decode(text)
@@ -217,8 +217,8 @@ class History:
     # --- requests ---------------------------------------------------------------------------------------------------
 
     def add(self, buckets: dict[tuple[str, int, str], Bucket]) -> None:
-        """Adds buckets of their kind's shortest span, by kind, start and key, to those that are there, and to those
-        that hold them.
+        """Adds buckets of their kind's shortest span, by kind, start and key, to the existing ones, and to the longer
+        buckets that contain them.
         """
         for span in SPANS:
             sums: dict[tuple[str, int, str], Bucket] = {}
@@ -229,7 +229,7 @@ class History:
                 self._put(span, start, kind, key, bucket)
 
     def _put(self, span: int, start: int, kind: str, key: str, bucket: Bucket) -> None:
-        """Adds `bucket` to the one that is there."""
+        """Adds `bucket` to the existing one."""
         where = (kind, span, start, key)
         row = self._sql.execute("SELECT body FROM bucket WHERE kind=? AND span=? AND start=? AND key=?", where)
         if (old := row.fetchone()) is not None:
@@ -266,7 +266,7 @@ class History:
         return {start: _decode(point) for start, point in rows}
 
     def hold_to(self, limits: Limits) -> None:
-        """Recounts what is over its target when the targets are others than before."""
+        """Recounts values over their targets if the targets have changed."""
         if self.note("limits") == limits.dump():
             return
         rows = self._sql.execute("SELECT span, start, kind, key, body FROM bucket").fetchall()
@@ -277,8 +277,8 @@ class History:
         self.set_note("limits", limits.dump())
 
     def refile_future(self, now: float) -> int:
-        """Moves what is dated after `now` into its minute; returns how many requests. The clock was set back, or was
-        wrong before: left there, they would count for too long.
+        """Moves requests dated after `now` into the current minute; returns how many. The clock was set back, or was
+        wrong before: unmoved, they would count for too long.
         """
         self._sql.execute("DELETE FROM sample WHERE start > ?", (now,))
         self._sql.execute("UPDATE entry SET time = ? WHERE time > ?", (now, now + SLACK_SECONDS))
@@ -333,7 +333,7 @@ class History:
             )
 
     def samples(self, span: int, since: int) -> dict[int, dict[str, float]]:
-        """Averages by name, by the start of each stretch of `span` seconds from `since` on, in order."""
+        """Averages by name, by the start of each interval of `span` seconds from `since` on, in order."""
         rows = self._sql.execute(
             "SELECT start, body FROM sample WHERE span = ? AND start >= ? ORDER BY start", (span, since)
         )
@@ -363,7 +363,7 @@ class History:
     def prune(self, minutes_days: float, hours_days: float) -> None:
         """Keeps as many minutes and ten minutes as `minutes_days` have, as many hours as `hours_days` have.
 
-        Counted, not compared with the clock: one that jumps ahead for a moment must not take the history with it.
+        By count, not by the clock: a clock that jumps ahead briefly must not delete the history.
         """
         for span, days in ((60, minutes_days), (600, minutes_days), (3600, hours_days)):
             most = max(1, int(days * 86_400 / span))
@@ -391,7 +391,7 @@ class History:
         return None if row[0] is None else float(row[0])
 
     def commit(self) -> None:
-        """Makes all changes lasting in one step and begins the next transaction. Raises sqlite3.Error."""
+        """Commits all changes and begins the next transaction. Raises sqlite3.Error."""
         self._sql.execute("COMMIT")
         self._sql.execute("BEGIN IMMEDIATE")
 
@@ -399,24 +399,24 @@ class History:
 class DamagedHistory(OmronError):
     """The history was damaged and has been renamed; opened again, it is new and empty, and the logs are read again.
 
-    `kept` is where the damaged file is now, None if as many as may be kept are there already.
+    `kept` is the damaged file's new path, None if the maximum number of damaged files is already kept.
     """
 
     def __init__(self, path: Path, kept: Path | None, why: str) -> None:
-        super().__init__(f"the history {path} is damaged: {why}", "run the monitor again: it begins a new one")
+        super().__init__(f"the history {path} is damaged: {why}", "run the monitor again: it starts a new one")
         self.kept, self.why = kept, why
 
 
 def connect(path: Path, wait_seconds: float = WAIT_SECONDS) -> sqlite3.Connection:
-    """Opens the file, makes its tables, and begins. Raises sqlite3.Error."""
+    """Opens the file, creates its tables, and begins a transaction. Raises sqlite3.Error."""
     connection = sqlite3.connect(path, timeout=wait_seconds, isolation_level=None)
     try:
-        # In 2 MiB the pages of a run are at hand; no -wal and -shm files are left that another user could not open.
+        # 2 MiB cache the pages of a run; without WAL no -wal and -shm files are left that another user could not open.
         connection.execute("PRAGMA cache_size = -2048")
         connection.execute("BEGIN IMMEDIATE")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, _VERSION):
-            raise _NewerSchema(f"it is of version {version}, this package knows {_VERSION}")
+            raise _NewerSchema(f"it has version {version}, this package supports {_VERSION}")
         if version == 0:
             for statement in _TABLES.split(";"):
                 connection.execute(statement)
@@ -431,12 +431,12 @@ def connect(path: Path, wait_seconds: float = WAIT_SECONDS) -> sqlite3.Connectio
 def open_history(
     directory: Path, wait_seconds: float = WAIT_SECONDS, connecting: Connecting = connect
 ) -> Iterator[History]:
-    """The history in `directory`, for one run alone; what is not committed at its end is undone.
+    """The history in `directory`, locked for one run; uncommitted changes are rolled back at the end.
 
     Waits up to `wait_seconds` for another run. A file that SQLite cannot read, or that a newer version of this package
-    wrote, is renamed and a new one begun: the logs are then read again. Raises DamagedHistory when the damage shows
-    only while the history is in use (it is renamed then, so try again), and OmronError when the history cannot be
-    opened or written for any other reason. `connecting` is what opens the file, as `connect` does.
+    wrote, is renamed and a new one created: the logs are then read again. Raises DamagedHistory when the damage is
+    found only while the history is in use (it is renamed then, so try again), and OmronError when the history cannot be
+    opened or written for any other reason. `connecting` opens the file, as `connect` does.
     """
     path = directory / FILE_NAME
     try:
@@ -480,7 +480,7 @@ def _open(path: Path, wait_seconds: float, connecting: Connecting) -> tuple[sqli
                 damage = _put_aside(path, before, word), str(error)
             continue
         inode = _inode(path)
-        if inode is None or before not in (None, inode):  # another run put it aside while this one waited for the lock
+        if inode is None or before not in (None, inode):  # another run renamed it while this one waited for the lock
             connection.close()
             continue
         if damage:
@@ -490,12 +490,12 @@ def _open(path: Path, wait_seconds: float, connecting: Connecting) -> tuple[sqli
 
 
 def note_damage(history: History, damage: DamagedHistory) -> None:
-    """Lets the summary report what became of the previous history."""
+    """Lets the summary report what happened to the previous history."""
     _tell(history, damage.kept, damage.why)
 
 
 def _tell(history: History, kept: Path | None, why: str) -> None:
-    after = f"begun again from the logs ({why}); the old file is {kept or 'removed: enough of them are kept'}"
+    after = f"rebuilt from the logs ({why}); the old file is {kept or 'removed: enough damaged files are kept'}"
     history.add_entries("change", CHANGES, [(time.time(), [HISTORY, "in use", after])])
 
 
@@ -504,23 +504,23 @@ class _NewerSchema(sqlite3.DatabaseError):
 
 
 _NOT_DAMAGE = ("locked", "full", "readonly", "unable to open", "permission denied", "authorization", "interrupted")
-"""Of SQLite's messages (sqlite3_errstr): what is wrong is around the file, not in it. Codes came with Python 3.11."""
+"""SQLite messages (sqlite3_errstr) about problems outside the file's content. Codes came with Python 3.11."""
 
 
 def _is_damage(error: sqlite3.Error, path: Path) -> bool:
-    """Whether `error` is about what is in the file, which no later run can read either."""
+    """Whether `error` is about the file's content, which no later run can read either."""
     if not isinstance(error, sqlite3.DatabaseError) or isinstance(error, sqlite3.ProgrammingError):
         return False
     message = str(error)
-    if "readonly" in message:  # also what SQLite says when two bytes of the header ask for a newer SQLite
+    if "readonly" in message:  # also SQLite's message when two bytes of the header require a newer SQLite
         return all(os.access(one, os.W_OK, effective_ids=True) for one in (path, path.parent))
-    if "disk I/O error" in message:  # a quota, say; or a sector of the file that is lost
+    if "disk I/O error" in message:  # for example a quota; or a lost sector of the file
         return not _can_be_read(path)
     return not any(words in message for words in _NOT_DAMAGE)
 
 
 def _fails_check(connection: sqlite3.Connection) -> bool:
-    """Whether SQLite finds the file damaged: rows of a damaged page may be of any shape, and break the reader first."""
+    """Whether SQLite finds the file damaged: rows of a damaged page may have any form, and break the reader first."""
     try:
         return bool(connection.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok")
     except sqlite3.Error:
@@ -528,11 +528,11 @@ def _fails_check(connection: sqlite3.Connection) -> bool:
 
 
 def _check_now_and_then(history: History, connection: sqlite3.Connection) -> None:
-    """Reads the whole file every `CHECK_SECONDS`: a page whose rows are lost without an error shows in no other way."""
+    """Reads the whole file every `CHECK_SECONDS`: rows lost without an error are not detected in any other way."""
     now = time.time()
     if not 0 <= now - history.note("checked", -CHECK_SECONDS) < CHECK_SECONDS:
         if _fails_check(connection):
-            raise sqlite3.DatabaseError("SQLite's check found pages that do not hold together")
+            raise sqlite3.DatabaseError("SQLite's integrity check found damaged pages")
         history.set_note("checked", now)
 
 
@@ -556,14 +556,14 @@ def _inode(path: Path) -> int | None:
 def _put_aside(path: Path, inode: int, word: str) -> Path | None:
     """Moves the file out of the way, never over an earlier one; returns where to.
 
-    `MOST_DAMAGED_FILES` are kept; further ones are removed (None): on a disk that fails they would fill it. Nothing is
-    moved if the file is no longer the one with `inode`: then another run has already done it. Raises OSError.
+    `MOST_DAMAGED_FILES` are kept; further ones are removed (None): they would fill a failing disk. Nothing is moved if
+    the file's inode is no longer `inode`: then another run has already done it. Raises OSError.
     """
     if _inode(path) != inode:
         return None
     names = [f"{FILE_NAME}.{word}", *(f"{FILE_NAME}.{word}.{number}" for number in range(2, MOST_DAMAGED_FILES + 1))]
     free = next((one for one in map(path.with_name, names) if not os.path.lexists(one)), None)
-    # A journal left behind by a killed run belongs to this file; SQLite would play it into the new one.
+    # A journal left by a killed run belongs to this file; SQLite would apply it to the new one.
     journal = path.with_name(f"{FILE_NAME}-journal")
     for file, to in ((journal, free and free.with_name(f"{free.name}-journal")), (path, free)):
         with suppress(FileNotFoundError):
@@ -578,7 +578,7 @@ def _unusable(path: Path, error: Exception, waited_seconds: float = WAIT_SECONDS
     if "locked" in str(error):
         return OmronError(
             f"another monitor has used {path} for {waited_seconds:g} s",
-            "try again when it has ended: pgrep -af monitor",
+            "try again when it has finished: pgrep -af monitor",
         )
     return OmronError(
         f"cannot use the history {path}: {error}",

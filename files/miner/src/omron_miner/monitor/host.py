@@ -1,8 +1,8 @@
-"""What this host is doing now: processors, memory, RAM disk, swap, governors, disks and the miner's processes.
+"""The state of this host: processors, memory, RAM disk, swap, governors, disks and the miner's processes.
 
-Only looks, and cheaply: /proc, /sys and statvfs; no subprocess, no socket. A value that is not available is None,
-never 0. Sizes are bytes, durations seconds. What the kernel counts up is compared with the last run's `Counters`, so
-that the share of busy processors covers the whole time between two runs, not a moment.
+Read-only and cheap: /proc, /sys and statvfs; no subprocess, no socket. A value that is not available is None, never 0.
+Sizes are bytes, durations seconds. The kernel's counters are compared with the last run's `Counters`, so that the share
+of busy processors covers the whole time between two runs, not a moment.
 """
 
 from __future__ import annotations
@@ -47,27 +47,27 @@ if TYPE_CHECKING:
     from omron_miner.host import Process
 
 SAMPLE_SECONDS = 0.2
-"""How long processor use is measured, asleep, when there is no last run to compare with."""
+"""How long to measure processor use, sleeping, when there is no last run to compare with."""
 CLOCK_SLACK_SECONDS = 1.0
-"""A clock that moved this much more than time passed was set; less is how programs keep it right."""
+"""A clock that moved this much more than the elapsed time was stepped; less is normal synchronisation."""
 LONGEST_COMPARISON_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
 class Counters:
-    """What the kernel counts up, at one moment."""
+    """The kernel's counters at one moment."""
 
     boot_id: str
     since_boot: float
-    """Seconds, by CLOCK_BOOTTIME, which nobody can set."""
+    """Seconds, by CLOCK_BOOTTIME, which cannot be set."""
     wall: float
     """Unix time at that moment."""
     cpu: list[float]
-    """Seconds of all cores: total, idle, waiting for a disk, taken by the hypervisor."""
+    """Seconds of all cores: total, idle, waiting for a disk, stolen by the hypervisor."""
     miner: str = ""
     """The miner's main process: its pid and start."""
     miner_cpu: float = 0.0
-    """Seconds of the miner and all its workers, those that ended included."""
+    """Seconds of the miner and all its workers, including those that have exited."""
     miner_read_bytes: int = 0
 
     def dump(self) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def count_now(processes: list[Process] | None = None, proc: Path = PROC) -> Coun
 
 
 def is_comparable(last: Counters | None, now: Counters) -> bool:
-    """Whether `last` is of the same boot as `now` and neither just before nor more than an hour before it."""
+    """Whether `last` is of the same boot as `now`, and neither too recent nor more than an hour old."""
     if last is None or last.boot_id != now.boot_id:
         return False
     return 0.1 < now.since_boot - last.since_boot < LONGEST_COMPARISON_SECONDS
@@ -120,7 +120,7 @@ def use_between(last: Counters, now: Counters) -> Use:
     seconds = now.since_boot - last.since_boot
     total, idle, iowait, steal = (max(0.0, after - before) for before, after in zip(last.cpu, now.cpu, strict=True))
     miner_cpu, miner_read = now.miner_cpu, now.miner_read_bytes
-    if last.miner == now.miner:  # else it started in between, at 0
+    if last.miner == now.miner:  # otherwise it started in between, at 0
         miner_cpu, miner_read = max(0.0, miner_cpu - last.miner_cpu), max(0, miner_read - last.miner_read_bytes)
 
     def percent(busy: float) -> float:
@@ -138,7 +138,7 @@ def use_between(last: Counters, now: Counters) -> Use:
 
 
 def clock_step(last: Counters | None, now: Counters) -> float:
-    """Seconds by which the clock was set between two moments of one boot; 0 when it was not, or is not known."""
+    """Seconds by which the clock was stepped between two moments of one boot; 0 when it was not, or if unknown."""
     if last is None or last.boot_id != now.boot_id:
         return 0.0
     step = now.wall - last.wall - (now.since_boot - last.since_boot)
@@ -150,8 +150,7 @@ def collect_host(
 ) -> tuple[Host, Counters]:
     """Everything in `Host`, compared with `last`, and the counters to compare the next run with; `engine`'s miner.
 
-    Without a `last` of this boot, of at most an hour ago, it takes `SAMPLE_SECONDS` longer. Raises nothing for what
-    is missing.
+    Without a `last` of this boot, at most an hour old, it takes `SAMPLE_SECONDS` longer. Missing values raise nothing.
     """
     program = SN2_PROGRAM if engine.is_sn2 else None
     port = engine.axon_port if engine.is_sn2 else constants.axon.port
@@ -180,7 +179,7 @@ def collect_host(
             miner_percent=use.miner_percent if tree else None,
             measured_seconds=round(use.seconds, 1),
         ),
-        memory=read_memory(tree[0].pid if tree else 1),  # not our own: the unit of the monitor has a small limit
+        memory=read_memory(tree[0].pid if tree else 1),  # not the monitor's own: its unit has a small limit
         ram_disk=read_ram_disk(constants.sessions.directory),
         swap=read_swap(),
         disks=read_disks(constants.monitor.directory, constants.log.directory, constants.circuits.directory),
@@ -195,7 +194,7 @@ def collect_host(
 
 
 def read_versions() -> Versions:
-    """What runs here, without importing any of it."""
+    """Versions of the software on this host, without importing any of it."""
     return Versions(
         omron_miner=__version__,
         python=platform.python_version(),

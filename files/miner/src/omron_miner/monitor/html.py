@@ -1,9 +1,9 @@
 """The summary as one page, for a browser: summary.html.
 
-It needs nothing but itself: no script, no font, no picture from elsewhere, and its policy forbids the browser to fetch
-any. Hour, day and week are switched by radio buttons and ``summary.css``; printed, or in a browser too old for that,
-all three are shown. What the page says comes from the `Summary` alone, in the words of `render`, so that the three
-faces of a summary agree.
+The page is self-contained: no script, no external font or picture, and its policy forbids the browser to load any.
+Radio buttons and ``summary.css`` switch between hour, day and week; printed, or in a browser too old for that, all
+three are shown. The content comes from the `Summary` alone, in the words of `render`, so that the three formats of a
+summary agree.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _page(summary: Summary, body: Markup) -> str:
 
 
 def _switch(spans: list[charts.Span]) -> Markup:
-    """The radio buttons that choose the period of all plots over time. They stay in sight.
+    """The radio buttons that select the period of all plots over time. They stay visible.
 
     The page opens on the shortest period with a request in it, so that a new host does not show a day that is empty.
     """
@@ -144,12 +144,12 @@ def _alerts(summary: Summary) -> Markup:
         for alert in summary.alerts
         if alert.undelivered
     )
-    watched = counted(len(quiet), "condition is watched and does not fire", "conditions are watched and do not fire")
+    watched = counted(len(quiet), "monitored condition does not fire", "monitored conditions do not fire")
     return joined(
         (
-            Markup(f'<ul class="firing">{rows}</ul>') if rows else Markup('<p class="calm">None fires.</p>'),
+            Markup(f'<ul class="firing">{rows}</ul>') if rows else Markup('<p class="calm">None firing.</p>'),
             Markup(waiting),
-            fold(watched, table("Alerts that do not fire", ("alert", "state", "since"), map(_quiet, quiet))),
+            fold(watched, table("Alerts not firing", ("alert", "state", "since"), map(_quiet, quiet))),
         )
     )
 
@@ -182,7 +182,7 @@ def _tile(target: Target) -> Markup:
 def _answers(summary: Summary) -> Markup:
     asked = joined(_answer(answer) for answer in summary.answers if answer.asked)
     calm = facts(
-        "Questions without a sign of trouble",
+        "Questions without symptoms",
         [(answer.title, answer.symptom) for answer in summary.answers if not answer.asked],
     )
     return joined((asked, calm))
@@ -193,7 +193,7 @@ def _answer(answer: Answer) -> Markup:
     found = (
         f"<ol>{causes}</ol>"
         if causes
-        else f'<p>Nothing that is measured explains it.</p><p class="next">Next: {code(answer.command)}</p>'
+        else f'<p>No measured cause found.</p><p class="next">Next: {code(answer.command)}</p>'
     )
     return Markup(
         f'<article><h3>{text(answer.title)}</h3><p class="symptom">{text(answer.symptom)}</p>{found}</article>'
@@ -269,7 +269,7 @@ def _errors(summary: Summary) -> Markup:
         for error in summary.last_errors
     ]
     header = ("when", "failure", "what was logged", "circuit", "validator", "request")
-    return table("The newest first", header, rows, "wide") or Markup('<p class="calm">None.</p>')
+    return table("Newest first", header, rows, "wide") or Markup('<p class="calm">None.</p>')
 
 
 # --- sn2-miner ------------------------------------------------------------------------------------------------------
@@ -389,7 +389,7 @@ def _host(summary: Summary) -> Markup:
 
 
 def _percentages(named: dict[str, float | None], digits: int) -> str:
-    """``miner 40 %, waiting for disks 2 %``: those that are known, rounded; empty without any."""
+    """``miner 40 %, waiting for disks 2 %``: the known shares, rounded; empty without any."""
     return ", ".join(f"{name} {value:.{digits}f} %" for name, value in named.items() if value is not None)
 
 
@@ -401,7 +401,7 @@ def _host_facts(summary: Summary) -> Iterator[tuple[str, str]]:
         {
             "miner": cpu.miner_percent,
             "waiting for disks": cpu.iowait_percent,
-            "taken by the hypervisor": cpu.steal_percent,
+            "stolen by the hypervisor": cpu.steal_percent,
         },
         digits=0,
     )
@@ -429,7 +429,7 @@ def _host_facts(summary: Summary) -> Iterator[tuple[str, str]]:
     for mount in host.disks:
         yield "disk", f"{mount.path}: {size(mount.free_bytes)} free of {size(mount.size_bytes)}"
     synchronized = {True: "synchronised", False: "NOT synchronised", None: "unknown whether it is synchronised"}
-    step = f", set by {host.clock.step_seconds:+.1f} s since the last run" if host.clock.step_seconds else ""
+    step = f", stepped by {host.clock.step_seconds:+.1f} s since the last run" if host.clock.step_seconds else ""
     yield "clock", synchronized[host.clock.synchronized] + step
     yield "up", duration(host.uptime_seconds)
 
@@ -451,7 +451,7 @@ def _miner_facts(summary: Summary) -> Iterator[tuple[str, str]]:
     last = f"; the last event in its log is '{miner.last_life}', {when(miner.last_life_utc)}" if miner.last_life else ""
     yield (
         "in the window",
-        f"restarts {miner.restarts}, of them crashes {miner.crashes}, workers lost {miner.workers_lost}{last}",
+        f"restarts {miner.restarts} (crashes {miner.crashes}), workers lost {miner.workers_lost}{last}",
     )
 
 
@@ -473,13 +473,13 @@ def _versions(summary: Summary) -> Markup:
 def _changes(summary: Summary) -> Markup:
     rows = [(when(change.utc), change.what, change.before, change.after) for change in summary.changes]
     header = ("when", "what", "before", "after")
-    return table("The newest first", header, rows) or Markup('<p class="calm">None known.</p>')
+    return table("Newest first", header, rows) or Markup('<p class="calm">None known.</p>')
 
 
 def _foot(summary: Summary) -> Markup:
     log = summary.log
     return Markup(
-        f"<p>Read from {code(log.path)}: {counted(log.total_events, 'event', 'events')} since the history was begun;"
+        f"<p>Read from {code(log.path)}: {counted(log.total_events, 'event', 'events')} since the history was started;"
         f" it reaches back {duration(summary.history_seconds)}. Times are those of {_timed(summary)}.</p>"
         "<p>Rewritten every minute. Is the time above older than that, see "
         f"{code('systemctl status omron-miner-monitor.timer')}. For programs: {code('summary.json')}.</p>"

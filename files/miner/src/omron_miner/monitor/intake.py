@@ -1,8 +1,8 @@
-"""Takes new events from the log into the history: which minute each counts in, and what is kept of it.
+"""Adds new events from the log to the history: the minute each counts in, and what is stored of it.
 
-A request counts in the minute in which it ended, as the event says. A date that cannot be true (after the run that
-reads it, or so old that nothing of that age is kept although it was written after newer ones) is replaced by the
-nearest that can: no request is lost to a wrong clock.
+A request counts in the minute in which it ended, according to the event. An impossible date (after the run that reads
+it, or older than anything kept although it was written after newer ones) is replaced by the nearest possible one: no
+request is lost because of a wrong clock.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _UNKNOWN_FAILURE = "unknown"
 
 
 class Intake:
-    """Takes the events of one run in the order they were written; `keep` puts them into the history."""
+    """Collects the events of one run in the order they were written; `keep` adds them to the history."""
 
     def __init__(self, now: float, kept_since: float, limits: Limits, seen: int, last_time: float) -> None:
         self.now, self.kept_since, self.limits = now, kept_since, limits
@@ -60,7 +60,7 @@ class Intake:
             return
         self.last_request = max(self.last_request, time)
         outcome = self._outcome(event, time)
-        # Without a label the id is whatever the caller wrote: one entry for them all.
+        # Without a label the id is arbitrary text from the caller: one entry for all of them.
         circuit = f"{event.circuit_id} {event.circuit}" if event.circuit else ""
         minute, ten = int(time) // 60 * 60, int(time) // 600 * 600
         self._outcomes.setdefault((ALL, minute, ""), []).append(outcome)
@@ -86,7 +86,7 @@ class Intake:
         return key
 
     def _outcome(self, event: RequestEvent, time: float) -> Outcome:
-        """What is counted of the event; it is also put among the last ones."""
+        """The counted facts of the event; it is also added to the last ones."""
         outcome = outcome_of(event, time)
         times = (outcome.total, outcome.proof, outcome.overhead, outcome.queue)
         failure = outcome.failure
@@ -119,7 +119,7 @@ class Intake:
 
 
 def outcome_of(event: RequestEvent, time: float) -> Outcome:
-    """What is counted of the event as one that ended at `time`."""
+    """The counted facts of the event as one that ended at `time`."""
     failure = event.failure.value if event.failure else None if event.verified else _UNKNOWN_FAILURE
     timings = event.timings
     proof, overhead, total, queue = (
@@ -130,11 +130,11 @@ def outcome_of(event: RequestEvent, time: float) -> Outcome:
 
 
 def take_in(reader: LogReader, history: History, now: float, kept_since: float, limits: Limits) -> None:
-    """Takes in what is new in the log and how far it was read, and completes `reader.state`. Commits nothing."""
+    """Adds new log content and the position to the history, and completes `reader.state`. Commits nothing."""
     intake = Intake(now, kept_since, limits, history.note("seen", 0), history.note("last_time", 0.0))
     for event in reader:
         intake.add(event)
-    if reader.state.older_files:  # the first that was read is not the first there was
+    if reader.state.older_files:  # the first event read may not be the first ever
         intake.lives = deque(((time, life | {"first": False}) for time, life in intake.lives), LIVES)
     intake.keep(history)
     history.set_positions(reader.positions.values(), now, now - 30 * 86_400.0)

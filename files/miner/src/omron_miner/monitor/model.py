@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-# Parts of the summary; the schema is generated from them.
+# Parts of the summary; the schema is generated from these classes.
 from omron_miner.host import Disk as Disk  # noqa: TC001
 from omron_miner.host import Memory as Memory  # noqa: TC001
 from omron_miner.host import RamDisk as RamDisk  # noqa: TC001
@@ -32,7 +32,7 @@ class Verdict(str, Enum):
     MISSED = "missed"
     NO_DATA = "no_data"
     NOT_RUNNING = "not_running"
-    """Overall only: the miner answers no request now, whatever it did before."""
+    """Overall only: the miner answers no request now, regardless of earlier results."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Stats:
 
 @dataclass(frozen=True)
 class Target:
-    """One target: `value` `comparison` `wanted` is wanted, in `unit`."""
+    """One target: it is met when `value` `comparison` `wanted` holds, in `unit`."""
 
     name: str
     """success, proof p95, overhead p95, total p95 or timeouts."""
@@ -58,7 +58,7 @@ class Target:
     """%, s or empty."""
     value: float | None
     over: int
-    """Single requests that were over it, counted exactly."""
+    """Number of single requests over it, counted exactly."""
     verdict: Verdict
 
 
@@ -74,14 +74,14 @@ class Requests:
     timeouts: int
     constant_outputs: int
     timed: int
-    """Requests that the times below are of: those whose proof verified."""
+    """Number of requests in the times below: those whose proof verified."""
     proof_seconds: Stats | None
     overhead_seconds: Stats | None
     total_seconds: Stats | None
     queue_seconds: Stats | None
-    """Time waited for a free prover, of all requests."""
+    """Time spent waiting for a free prover, of all requests."""
     last_utc: str | None
-    """When the last one ended, to the minute it is counted in."""
+    """When the last one ended, rounded to its minute."""
 
 
 @dataclass(frozen=True)
@@ -122,13 +122,13 @@ class Histograms:
 
 @dataclass(frozen=True)
 class Points:
-    """A period in steps of equal length, the oldest first; every list has one value for each step.
+    """A period in steps of equal length, oldest first; every list has one value for each step.
 
     The last step is not over yet. None: no timed request, or no run of the monitor, in that step.
     """
 
     start: list[int]
-    """When the step begins: Unix seconds, UTC."""
+    """Start of the step: Unix seconds, UTC."""
     requests: list[int]
     failed: list[int]
     proof_p50_seconds: list[float | None]
@@ -141,7 +141,7 @@ class Points:
     total_p95_seconds: list[float | None]
     total_max_seconds: list[float | None]
     queue_p95_seconds: list[float | None]
-    """Time waited for a free prover."""
+    """Time spent waiting for a free prover."""
     waiting: list[float]
     """Requests waiting for a prover, on average over the step."""
     proving: list[float]
@@ -151,7 +151,7 @@ class Points:
     miner_cpu_percent: list[float | None]
     """Of all cores together, by the miner and its workers."""
     memory_used_percent: list[float | None]
-    """Of all RAM: what is not available without swapping."""
+    """Share of RAM that is not available without swapping."""
     miner_resident_bytes: list[float | None]
     """The miner and its workers together."""
     main_resident_bytes: list[float | None]
@@ -190,7 +190,7 @@ class RecentRequest:
     circuit: str
     validator_hotkey: str
     failure: str | None
-    """Its kind; None: answered with a verified proof."""
+    """Kind of failure; None: answered with a verified proof."""
     total_seconds: float
     proof_seconds: float
     overhead_seconds: float
@@ -211,11 +211,11 @@ class ErrorLine:
 
 @dataclass(frozen=True)
 class Miner:
-    """The miner's process and what the log says about its starts and stops in the window."""
+    """The miner's process, and its starts and stops in the window according to the log."""
 
     running: bool
     reasons: list[str]
-    """Why it counts as not running; empty when it runs."""
+    """Why it is considered not running; empty when it runs."""
     pid: int | None
     uptime_seconds: float | None
     processes: int | None
@@ -244,7 +244,7 @@ class Cpu:
     """Governor by processor number; empty: this host has no cpufreq (most virtual machines)."""
     iowait_percent: float | None = None
     steal_percent: float | None = None
-    """Taken by the hypervisor for others."""
+    """Steal time: used by the hypervisor for others."""
     miner_percent: float | None = None
     """By the miner and its workers."""
     measured_seconds: float | None = None
@@ -277,7 +277,7 @@ class MinerProcess:
     by_process: list[ProcessMemory] = field(default_factory=list)
     """The main process first."""
     read_bytes_per_second: float | None = None
-    """Fetched from disk: keys that were not in memory."""
+    """Read from disk: keys that were not in memory."""
 
 
 @dataclass(frozen=True)
@@ -291,17 +291,17 @@ class Pressure:
 
 @dataclass(frozen=True)
 class Clock:
-    """This host's clock, as far as the host itself knows."""
+    """This host's clock, as far as is known locally."""
 
     synchronized: bool | None
-    """What systemd-timesyncd says; None: it does not run, another program may set the clock."""
+    """According to systemd-timesyncd; None: it does not run, another program may set the clock."""
     step_seconds: float
-    """How far the clock was set since the last run; 0: it was not."""
+    """How far the clock was stepped since the last run; 0: it was not."""
 
 
 @dataclass(frozen=True)
 class Versions:
-    """What runs here. None: not installed, or not visible."""
+    """Software versions. None: not installed, or not visible."""
 
     omron_miner: str
     python: str
@@ -320,9 +320,9 @@ class Host:
     cpu: Cpu
     memory: Memory
     ram_disk: RamDisk | None
-    """None: the session directory's file system cannot be seen."""
+    """None: the session directory's file system is not visible."""
     swap: list[SwapDevice] | None
-    """Empty: no swap, as it should be. None: /proc/swaps cannot be read."""
+    """Empty: no swap, as expected. None: /proc/swaps cannot be read."""
     disks: list[Disk]
     miner: MinerProcess | None
     port: int
@@ -351,15 +351,15 @@ class LogState:
     window_unreadable_lines: int = 0
     """Unreadable lines found in the runs of the window."""
     half_written_line: bool = False
-    """The current file ends in the middle of a line: it was being written just then and counts next time."""
+    """The current file ends in the middle of a line, which was still being written and counts next time."""
     older_files: int = 0
-    """Rotated files last written before anything that is kept: not opened."""
+    """Rotated files last written before the retention period: not opened."""
     unread_bytes: int = 0
-    """Left for the next runs because one run reads only so much; until then the numbers are not complete."""
+    """Left for the next runs because one run reads a limited amount; until then the numbers are incomplete."""
     future_events: int = 0
-    """Events of the window dated after the run that read them: counted in that minute, but a clock was wrong."""
+    """Events of the window dated after the run that read them: counted in that run's minute; a clock was wrong."""
     total_events: int = 0
-    """Read since the history was begun."""
+    """Events read since the history was created."""
 
 
 @dataclass(frozen=True)
@@ -393,34 +393,34 @@ class Answer:
     question: str
     """slow, failed or memory."""
     title: str
-    """Why are answers slow? Why does verification fail? What does memory do?"""
+    """Why are answers slow? Why does verification fail? Is memory sufficient?"""
     asked: bool
-    """Whether there is a sign of it in the last hour or day: slow answers, failures, memory that grows or is short."""
+    """Whether there is a symptom in the last hour or day: slow answers, failures, memory that grows or is short."""
     symptom: str
-    """What that sign is, or that there is none."""
+    """The symptom, or that there is none."""
     causes: list[Cause]
-    """The likeliest first. Empty though asked: nothing that is measured explains it."""
+    """Most likely first. Empty although `asked`: no measured cause was found."""
     command: str
     """Where to look when no cause was found."""
 
 
 @dataclass(frozen=True)
 class Alert:
-    """A condition that is watched."""
+    """A monitored condition."""
 
     name: str
     firing: bool
     text: str
-    """What is wrong, with the measured value; when it does not fire, what would be."""
+    """What is wrong, with the measured value; when it does not fire, the current state."""
     since_utc: str | None
-    """When it began or, not firing, when it cleared. None: never fired."""
+    """When it started or, not firing, when it cleared. None: never fired."""
     undelivered: str
     """Why the last message about it was not delivered; it is sent again next time. Empty: nothing is waiting."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """Something of this host that is different from one run to the next."""
+    """Something on this host that changed from one run to the next."""
 
     utc: str
     what: str
@@ -430,13 +430,13 @@ class Change:
 
 @dataclass(frozen=True)
 class TimeTotal:
-    """How many requests took at most how long, since the counters began."""
+    """Cumulative histogram of request times since the counters started."""
 
     edges_seconds: list[float]
     at_most: list[int]
-    """Requests that took at most the edge of the same place."""
+    """Number of requests that took at most the edge with the same index."""
     count: int
-    """All of them, those beyond the last edge as well."""
+    """All of them, including those beyond the last edge."""
     sum_seconds: float
 
 
@@ -455,7 +455,7 @@ class Totals:
     """Counters that only rise, over all runs: Prometheus computes rates from them."""
 
     since: float
-    """When they began at 0: Unix seconds. A later time than before: they were reset."""
+    """When they started at 0: Unix seconds. A later time than before: they were reset."""
     requests: dict[str, int]
     """By outcome: verified, or the kind of failure."""
     life_events: dict[str, int]
@@ -465,19 +465,19 @@ class Totals:
 
 @dataclass(frozen=True)
 class Sn2Failure:
-    """Failed requests of the last day with one text, numbers apart."""
+    """Failed requests of the last day with the same text, ignoring numbers."""
 
     text: str
     count: int
     meaning: str | None
-    """What it is known to mean; None: not known."""
+    """Its known meaning; None: not known."""
     is_upstreams: bool
-    """Whether upstream knows of it and an operator cannot mend it."""
+    """Whether it is a known upstream bug that an operator cannot fix."""
 
 
 @dataclass(frozen=True)
 class Sn2Slice:
-    """One slice of a circuit in the last day. Only what the log gives to it: most ends of a busy miner it does not."""
+    """One slice of a circuit in the last day. Only what the log attributes to it, which on a busy miner is a part."""
 
     circuit: str
     slice: str
@@ -501,7 +501,7 @@ class Sn2Validator:
     last_utc: str | None
     """Of the last handshake with the running process; None: with an earlier one only."""
     connected: bool
-    """Whether it shook hands with the running process. The log says of few connections that they ended."""
+    """Whether it shook hands with the running process. The log rarely reports the end of a connection."""
 
 
 @dataclass(frozen=True)
@@ -514,24 +514,24 @@ class Sn2Refused:
     """Hotkey or address; empty: the line has none."""
     count: int
     recent: int
-    """Of them in this hour and the last."""
+    """Of them in this and the previous hour."""
     known: bool
-    """Whether this hotkey has shaken hands before."""
+    """Whether this hotkey completed a handshake before."""
 
 
 @dataclass(frozen=True)
 class Sn2Recent:
-    """This hour and the last: what the alerts look at."""
+    """This and the previous hour: the basis of the alerts."""
 
     ended: int
     failed: int
     circuit: str
-    """Of the most frequent failure that belongs to one slice or circuit; empty: none does."""
+    """Of the most frequent failure of one slice or circuit; empty: there is none."""
     slice: str
     failure: str
     """The text of the most frequent failure."""
     count: int
-    """How often that was."""
+    """How often it occurred."""
 
 
 @dataclass(frozen=True)
@@ -544,26 +544,26 @@ class Sn2Work:
     work_seconds: float
     """Credit less debit, halved for every two hours of age; at least 0."""
     ended: int
-    """Requests that ended; below 100 a validator gives no weight."""
+    """Finished requests; below 100 a validator gives no weight."""
     without_reference: int
-    """Of them, of slices whose reference time is not known here: neither credited nor debited."""
+    """Of them, those of slices without a known reference time: neither credited nor debited."""
     assumptions: list[str]
 
 
 @dataclass(frozen=True)
 class Sn2:
-    """What the log of upstream's sn2-miner says. Tables are of the last day in whole hours, the most frequent first."""
+    """Data from the log of upstream's sn2-miner. Tables cover the last day in whole hours, most frequent first."""
 
     version: str
     version_known: bool | None
-    """Whether lines of that release are known here; None: the log does not name one."""
+    """Whether that release's log format is supported; None: the log does not name a release."""
     started_utc: str | None
     since_utc: str
-    """When the last day of the tables begins."""
+    """Start of the last day in the tables."""
     unreadable_lines: int
-    """Not of the log's form."""
+    """Lines that do not have the log's format."""
     misfit_lines: int
-    """Of a known kind, without what is read from them."""
+    """Lines of a known kind without the expected fields."""
     misfit: str
     """The first of them."""
     requests: int
@@ -584,9 +584,9 @@ class Sn2:
     """Of those, how many have with the running one."""
     refused: list[Sn2Refused]
     registered: bool | None
-    """Whether the running process announced itself on the chain, or was already; None: the log does not say."""
+    """Whether the running process announced itself on the chain, or already was; None: the log does not say."""
     announced: str
-    """The address and port of that."""
+    """The announced address and port."""
     serve_error: str
     metagraph_failures: int
     loopback: bool
@@ -601,16 +601,16 @@ class Sn2:
 
 @dataclass(frozen=True)
 class Provers:
-    """The hosts that prove for this miner, as the miner says every few seconds."""
+    """The hosts that prove for this miner, as the miner reports every few seconds."""
 
     utc: str | None
-    """When the miner said so; None: it never did."""
+    """When the miner reported them; None: it never did."""
     problem: str
-    """Why this is not how it is now; empty when it is."""
+    """Why this may be out of date; empty when it is current."""
     queued: int | None
     """Requests that wait for a host."""
     hosts: list[HostState]
-    """The miner's own first, those that left last."""
+    """The miner's own first, disconnected ones last."""
 
 
 @dataclass(frozen=True)
@@ -624,19 +624,19 @@ class Summary:
     utc: str
     window_seconds: float
     window_start_utc: str
-    """The window begins with these full ten minutes."""
+    """The window starts with these full ten minutes."""
     verdict: Overall
     requests: Requests
     circuits: list[CircuitRequests]
-    """Of the window, the busiest first."""
+    """Of the window, busiest first."""
     validators: list[ValidatorRequests]
-    """Of the window, the busiest first."""
+    """Of the window, busiest first."""
     periods: Periods
     histograms: Histograms
     recent: list[RecentRequest]
-    """The newest first."""
+    """Newest first."""
     last_errors: list[ErrorLine]
-    """The newest first."""
+    """Newest first."""
     miner: Miner
     host: Host
     versions: Versions
@@ -644,11 +644,11 @@ class Summary:
     answers: list[Answer]
     """slow, failed, memory: in this order."""
     alerts: list[Alert]
-    """Those that fire first."""
+    """Firing ones first."""
     changes: list[Change]
-    """Of the last days, the newest first."""
+    """Of the last days, newest first."""
     history_seconds: float
-    """How far the kept history reaches back."""
+    """How far back the history goes."""
     totals: Totals | None = None
     """None until a new history has caught up with the log."""
     engine: str = "ezkl"

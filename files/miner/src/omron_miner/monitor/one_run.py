@@ -1,4 +1,4 @@
-"""One run of the monitor: reads what is new in the log and the host, writes the summary, sends alerts."""
+"""One run of the monitor: reads new log content and the host's state, writes the summary, sends alerts."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     OpenHistory = Callable[[Path], AbstractContextManager[History]]
 
 READ_BYTES_PER_RUN = 1 << 20
-"""Of the event log: some thousand requests, more than come in a minute, in well under a second."""
+"""For the event log: some thousand requests, more than a minute's, in well under a second."""
 SN2_READ_BYTES_PER_RUN = 8 << 20
-"""Of sn2-miner's log: some ten thousand slices."""
+"""For sn2-miner's log: some ten thousand slices."""
 
 
 def run(
@@ -53,21 +53,21 @@ def run(
     read_bytes: int | None = None,
     history_in: OpenHistory = open_history,
 ) -> Summary:
-    """One run: reads what is new in the log of `engine`, writes the summary, sends alerts.
+    """One run: reads new content of the log of `engine`, writes the summary, sends alerts.
 
-    Reads at most `read_bytes` of the log, by default what suits the engine; with `catch_up` all there is. Only one run
-    works at a time: a second one waits for the first. Called by root, the process becomes the service user (the owner
-    of the logs), whose files these are, and stays it. `collect` reads the host, by default `collect_host`; `history_in`
+    Reads at most `read_bytes` of the log, by default a limit per engine; with `catch_up` everything. Only one run works
+    at a time: a second one waits for the first. Started by root, the process permanently becomes the service user (the
+    owner of the logs), who owns these files. `collect` reads the host, by default `collect_host`; `history_in`
     opens the history in a directory.
 
-    Raises OmronError when the history or the summary cannot be written; what was there before is then still whole.
+    Raises OmronError when the history or the summary cannot be written; the previous files then stay intact.
     """
     _become_service_user(constants)
     collect = collect or partial(collect_host, engine=engine)
     observed = partial(observe, constants=constants, collect=collect, engine=engine, clock=clock, read_bytes=read_bytes)
     try:
         return _run(constants, catch_up, history_in, observed)
-    except DamagedHistory as damage:  # renamed by now
+    except DamagedHistory as damage:  # it has been renamed
         return _run(constants, catch_up, history_in, observed, damage)
 
 
@@ -105,7 +105,7 @@ def observe(
     clock: Callable[[], float] = time.time,
     read_bytes: int | None = None,
 ) -> Summary:
-    """The summary as of now, everything new taken into `history`. Commits nothing, writes no file."""
+    """The summary as of now, with all new content added to `history`. Commits nothing, writes no file."""
     now, monitor = clock(), constants.monitor
     limits = limits_of(monitor)
     history.hold_to(limits)
@@ -123,7 +123,7 @@ def observe(
     summary = summarize(history, reader.state, host, versions, constants, now, log_problems(constants.log), engine)
     if not engine.is_sn2:
         summary = replace(summary, provers=provers.read(constants, now))
-    # While older events are still being read, nothing is known of now.
+    # While older events are still being read, the current state is unknown.
     found = [] if summary.log.unread_bytes else alerts.conditions(history, summary, constants)
     watched = alerts.update(history, found, now, alerts.ALERT_CLEAR_SECONDS)
     return replace(summary, alerts=watched, answers=answer(history, summary, constants))
@@ -138,7 +138,7 @@ def _take_in(
     limits: Limits,
     read_bytes: int | None,
 ) -> LogReader:
-    """Takes what is new in the engine's log into `history`; the reader that read it."""
+    """Adds new content of the engine's log to `history`; returns the reader."""
     known = history.positions()
     if engine.is_sn2:
         path = engine.log_in(constants.log.directory)
@@ -153,7 +153,7 @@ def _take_in(
 def write(summary: Summary, constants: Constants) -> None:
     """Writes the summary's files to `constants.monitor.directory`, each in one step.
 
-    Raises OmronError when that cannot be done; what was there before is then still whole.
+    Raises OmronError when that fails; the previous files then stay intact.
     """
     directory = constants.monitor.directory
     files = {
@@ -177,7 +177,7 @@ def compare_logs(paths: Sequence[Path], constants: Constants, as_json: bool = Fa
 
     Writes nothing. Raises OmronError when a log cannot be read or is not a miner's.
     """
-    from omron_miner.monitor import stock_log  # a run of the monitor does not need it
+    from omron_miner.monitor import stock_log  # not needed by a run of the monitor
 
     columns = stock_log.compare(paths, constants, time.time())
     return stock_log.to_json(columns) if as_json else stock_log.to_text(columns)
@@ -206,15 +206,15 @@ def _note_changes(history: History, host: Host, versions: Versions, circuits: di
         history.add_entries("change", CHANGES, changed)
     if host.clock.step_seconds:
         step = f"{host.clock.step_seconds:+.1f} s"
-        history.add_entries("change", CHANGES, [(now, ["clock", "in step with time passed", f"set by {step}"])])
+        history.add_entries("change", CHANGES, [(now, ["clock", "no step", f"stepped by {step}"])])
     if before != facts:
         history.set_note("facts", facts)
 
 
 def _become_service_user(constants: Constants) -> None:
-    """As root, becomes the owner of the logs for good: what root made, that user could not replace.
+    """As root, permanently becomes the owner of the logs, who could not replace files created by root.
 
-    Real, effective and saved ids and the groups: the command that receives alerts cannot take root's rights back.
+    Real, effective and saved ids and the groups: the command that receives alerts cannot regain root's rights.
     """
     try:
         owner = constants.log.directory.stat()

@@ -1,7 +1,7 @@
 """The summary as metrics for Prometheus, in the text format that node_exporter's textfile collector reads.
 
-Names follow Prometheus' rules: base units (seconds, bytes, ratios), a HELP and a TYPE line each. What is of a window or
-of now is a gauge; what only rises is a counter or a histogram, for rate() and histogram_quantile().
+Names follow Prometheus' rules: base units (seconds, bytes, ratios), a HELP and a TYPE line each. Values of a window or
+of the present are gauges; values that only rise are counters or histograms, for rate() and histogram_quantile().
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _Sample = tuple[dict[str, str], "float | None"]
 
 
 def to_prometheus(summary: Summary) -> str:
-    """The metrics. What has no value (no data, not available) is left out, as is a metric without any value."""
+    """The metrics. Labels without a value (no data, not available) are omitted, as is a metric without any value."""
     lines = []
     for name, text, samples in _metrics(summary):
         rows = [f"omron_{name}{_labels(labels)} {value!r}" for labels, value in samples if value is not None]
@@ -46,7 +46,7 @@ def _totals(summary: Summary) -> Iterator[str]:
         return
     for name, label, text, counts in (
         ("requests", "outcome", "Requests by outcome: verified, or the kind of failure.", totals.requests),
-        ("miner_events", "event", "What the miner logged of its own life.", totals.life_events),
+        ("miner_events", "event", "Lifecycle events that the miner logged.", totals.life_events),
     ):
         yield f"# HELP omron_{name}_total {text}"
         yield f"# TYPE omron_{name}_total counter"
@@ -92,7 +92,7 @@ def _of_the_run(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]]
     yield "last_run_timestamp_seconds", "When the monitor last ran.", [({}, summary.time)]
     yield (
         "window_seconds",
-        "How long ago the window of the omron_window_ metrics begins.",
+        "How long ago the window of the omron_window_ metrics starts.",
         [({}, summary.window_seconds)],
     )
     yield (
@@ -122,7 +122,7 @@ def _of_the_run(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]]
             for cause in answer.causes
         ],
     )
-    yield "log_unread_bytes", "Of the event log, what the next runs have to read.", [({}, summary.log.unread_bytes)]
+    yield "log_unread_bytes", "Part of the event log that the next runs have to read.", [({}, summary.log.unread_bytes)]
 
 
 def _of_requests(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]]]:
@@ -210,7 +210,7 @@ def _of_the_miner(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample
     )
     yield "miner_processes", "Processes of the miner, workers included.", [({}, process.processes)]
     yield "miner_cpu_cores", "Cores the miner kept busy since the last run.", [({}, process.cpu_cores)]
-    yield "miner_read_bytes_per_second", "What the miner fetched from disk.", [({}, process.read_bytes_per_second)]
+    yield "miner_read_bytes_per_second", "What the miner reads from disk.", [({}, process.read_bytes_per_second)]
 
 
 def _of_the_host(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]]]:
@@ -235,10 +235,10 @@ def _of_the_host(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]
     yield "host_memory_bytes", "RAM.", [({}, host.memory.total_bytes)]
     yield "host_memory_available_bytes", "RAM available without swapping.", [({}, host.memory.available_bytes)]
     swap = None if host.swap is None else sum(one.size_bytes for one in host.swap)
-    yield "host_swap_bytes", "Swap that is on; 0 is as it should be.", [({}, swap)]
+    yield "host_swap_bytes", "Swap that is on; 0 is expected.", [({}, swap)]
     yield (
         "host_pressure_ratio",
-        "Share of the last five minutes in which some task waited.",
+        "Share of the last five minutes in which at least one task waited.",
         [
             ({"resource": "cpu"}, _ratio(host.pressure.cpu_percent)),
             ({"resource": "memory"}, _ratio(host.pressure.memory_percent)),
@@ -250,11 +250,11 @@ def _of_the_host(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]
         yield "ram_disk_used_bytes", "Used on the RAM disk by all programs.", [({}, disk.used_bytes)]
         yield "session_bytes", "Temporary files of requests.", [({}, disk.session_bytes)]
         yield "session_files", "Temporary files of requests.", [({}, disk.session_files)]
-    yield "host_clock_step_seconds", "How far the clock was set since the last run.", [({}, host.clock.step_seconds)]
+    yield "host_clock_step_seconds", "Clock step since the last run.", [({}, host.clock.step_seconds)]
 
 
 def _provers_now(summary: Summary) -> Provers | None:
-    """None where they are not known now: what the miner said before it stopped is no metric."""
+    """None where they are not known now: what the miner reported before it stopped is not a metric."""
     return summary.provers if summary.provers and not summary.provers.problem else None
 
 
@@ -274,7 +274,7 @@ def _of_provers(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]]
     )
     here = [(labels, one) for labels, one in hosts if not one.left]
     yield "prover_host_workers", "Warm workers of the prover host.", [(labels, one.workers) for labels, one in here]
-    yield "prover_host_proving", "Proofs the prover host makes now.", [(labels, one.running) for labels, one in here]
+    yield "prover_host_proving", "Proofs running on the prover host.", [(labels, one.running) for labels, one in here]
     yield (
         "prover_host_circuits",
         "Circuits that the prover host may prove.",
@@ -292,12 +292,12 @@ def _of_provers(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]]
 
 
 def _prover_totals(summary: Summary) -> Iterator[str]:
-    """Counters of each prover host, which begin at 0 when the miner starts."""
+    """Counters of each prover host, which start at 0 when the miner starts."""
     if (found := _provers_now(summary)) is None:
         return
     for name, text, attribute in (
         ("prover_host_proofs", "Verified proofs of the prover host.", "proofs"),
-        ("prover_host_failures", "Proofs that failed on the prover host, or that it was lost with.", "failures"),
+        ("prover_host_failures", "Proofs that failed on the prover host, or were lost with it.", "failures"),
     ):
         rows = [
             f"omron_{name}_total{_labels(labels)} {getattr(one, attribute)!r}"
@@ -335,7 +335,7 @@ def _of_sn2(summary: Summary) -> Iterator[tuple[str, str, Iterable[_Sample]]]:
     )
     yield (
         "sn2_log_misfit_lines",
-        "Log lines of the last day that are not as they are known.",
+        "Log lines of the last day in an unknown format.",
         [({}, found.misfit_lines)],
     )
     yield "sn2_validators_connected", "Validators with a handshake since the start.", [({}, found.connected)]
@@ -365,7 +365,7 @@ def _times(requests: Requests, name: str) -> list[_Sample]:
     stats = getattr(requests, f"{name}_seconds")
     if stats is None:
         return []
-    # Not "quantile": that label is for summaries, which these are not.
+    # Not "quantile": that label is reserved for summaries.
     return [({"stat": key}, getattr(stats, key)) for key in ("mean", "p50", "p95", "max")]
 
 
@@ -381,6 +381,6 @@ def _labels(labels: dict[str, str]) -> str:
 
 def _escaped(text: str, quotes: bool) -> str:
     text = text.replace("\\", "\\\\").replace("\n", "\\n")
-    # A lone surrogate, as a caller may send, cannot be written as UTF-8.
+    # A caller may send a lone surrogate, which cannot be written as UTF-8.
     text = text.encode("utf-8", "replace").decode("utf-8")
     return text.replace('"', '\\"') if quotes else text

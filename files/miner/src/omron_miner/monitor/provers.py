@@ -1,4 +1,4 @@
-"""The hosts that prove for a miner, as the miner last said, and what is watched of them."""
+"""The hosts that prove for a miner, as last reported by the miner, and their monitored conditions."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 Watched = tuple[str, "bool | None", str, float]
 """Name, bad, text, patience in seconds. `bad` None: not known now."""
 LOST_SECONDS = 300.0
-"""A host that is being deployed or restarted is back before."""
+"""A host that is being deployed or restarted is back sooner."""
 BEHIND = 2.0
-"""Times its own fastest proof that a host is expected to take: a CPU that is throttled, or other work on it."""
+"""Expected time over the host's own fastest proof that is reported: a throttled CPU, or other work on it."""
 BEHIND_SECONDS = 600.0
 
 
 def read(constants: Constants, now: float) -> Provers | None:
-    """What the miner says of its hosts; None for one that has no others. Raises nothing."""
+    """What the miner reports about its hosts; None for a miner without prover hosts. Raises nothing."""
     if not constants.has_prover_hosts:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Writes a `Summary` down: as JSON for machines, as text of at most 100 columns for people."""
+"""Renders a `Summary`: as JSON for machines, as text of at most 100 columns for people."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _VERDICT_WORDS = {Verdict.MET: "met", Verdict.MISSED: "MISSED", Verdict.NO_DATA:
 
 def to_json(summary: Summary) -> str:
     """The summary as JSON, one line for each of its keys; keys that hold a quantity end in its unit."""
-    # No NaN can be in it (events are finite); should one ever be, this refuses to write what is not JSON.
-    # With an indent json leaves its fast encoder, which on a full summary takes a tenth of the time.
+    # It cannot contain NaN (events are finite); allow_nan guards against writing invalid JSON.
+    # With an indent json does not use its fast encoder, which is ten times as fast on a full summary.
     lines = (
         f" {json.dumps(name)}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}"
         for name, value in plain(summary).items()
@@ -212,8 +212,8 @@ def _sn2(summary: Summary) -> Iterator[str]:
 
 
 def sn2_facts(found: Sn2) -> Iterator[tuple[str, str]]:
-    """What the log of sn2-miner says of itself, as names and texts."""
-    lines = f", {found.unreadable_lines} unreadable lines, {found.misfit_lines} that do not fit"
+    """Facts about sn2-miner from its log, as names and texts."""
+    lines = f", {found.unreadable_lines} unreadable lines, {found.misfit_lines} in an unknown format"
     yield "sn2-miner", f"{found.version or 'version unknown'}, started {when(found.started_utc)}{lines}"
     yield (
         "last day",
@@ -268,16 +268,16 @@ def provers_in_words(found: Provers) -> str:
     """How many hosts get work, and how many requests wait for one."""
     queued = "unknown" if found.queued is None else str(found.queued)
     text = f"{working(found.hosts)} get work; requests waiting for a host: {queued}"
-    return f"NOT KNOWN NOW, {found.problem}; before: {text}" if found.problem else text
+    return f"STALE, {found.problem}; last known: {text}" if found.problem else text
 
 
 def prover_state(host: HostState) -> str:
-    """Whether it gets work, or why not."""
+    """That it gets work, or why not."""
     return host.state or "gets work"
 
 
 def prover_pace(host: HostState) -> str:
-    """The range of what it needs for a proof, over its circuits."""
+    """The range of its proof times, over its circuits."""
     seconds = sorted(one.expected_seconds for one in host.pace.values())
     if not seconds:
         return "unknown"
@@ -295,7 +295,7 @@ def _answers(summary: Summary) -> Iterator[str]:
                 yield from _wrapped(f"    {one}")
             yield from _wrapped(f"    try: {cause.command}")
         if not answer.causes:
-            yield from _wrapped(f"  nothing that is measured explains it; try: {answer.command}")
+            yield from _wrapped(f"  no measured cause found; try: {answer.command}")
 
 
 def _miner(summary: Summary) -> Iterator[str]:
@@ -382,7 +382,7 @@ def governors_in_words(governors: dict[str, str]) -> str:
 
 
 def sessions_in_words(directory: str, files: int | None, used_bytes: int | None) -> str:
-    """The session directory and how much lies in it."""
+    """The session directory and the size of its content."""
     return (
         f"{directory}: not there or not readable"
         if files is None
@@ -394,7 +394,7 @@ def swap_in_words(summary: Summary) -> str:
     """Whether swap is on, and how much of it is used."""
     devices = summary.host.swap
     if devices is None:
-        return "unknown: the kernel does not tell"
+        return "unknown: not reported by the kernel"
     if not devices:
         return "off"
     used, total = sum(device.used_bytes for device in devices), sum(device.size_bytes for device in devices)

@@ -1,4 +1,4 @@
-"""summary.json's JSON Schema and its table of keys, both from `model`; for those who write documentation and tests.
+"""summary.json's JSON Schema and its table of keys, both from `model`; used for documentation and tests.
 
 python -m omron_miner.monitor.schema --write    renews summary.schema.json and docs/summary.md below this folder
 """

@@ -1,4 +1,4 @@
-"""Times of many requests in little space: histograms with log-spaced buckets, which can be added up.
+"""Compact storage of many requests' times: histograms with log-spaced buckets, which can be added up.
 
 Every bucket is `GAMMA` times as wide as the one before, so a percentile read from them is at most `RELATIVE_ERROR`
 off (the idea of DDSketch, Masson et al., VLDB 2019, without its collapsing: a range of 0.1 ms to a day has 2068
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 GAMMA = 1.01
 RELATIVE_ERROR = (GAMMA - 1) / (GAMMA + 1)
 SMALLEST, LARGEST = 1e-4, 86_400.0
-"""Seconds. Below the first all is one bucket, read as 0; beyond the last, another: no request lasts a day."""
+"""Seconds. One bucket holds everything below the first, read as 0; one everything above: no request lasts a day."""
 _LOG_GAMMA = math.log(GAMMA)
 _LAST = math.ceil(math.log(LARGEST / SMALLEST) / _LOG_GAMMA)
 
@@ -77,7 +77,7 @@ class Sketch:
         return found
 
     def may_exceed(self, share: float) -> int:
-        """How many values may be over a limit while the quantile of `share` still keeps it."""
+        """How many values may be over a limit while the quantile of `share` still meets it."""
         return self.count - max(1, math.ceil(share * self.count - 1e-9))
 
     def count_over(self, limit: float) -> int:
@@ -100,7 +100,7 @@ class Sketch:
 
     @staticmethod
     def load(data: list[Any]) -> Sketch:
-        """The sketch that `dump` made `data` of."""
+        """The sketch that `dump` converted to `data`."""
         sketch = Sketch()
         if data:
             sketch.count, sketch.over, sketch.sum, sketch.least, sketch.largest, flat = data
@@ -114,5 +114,5 @@ def bucket_of(seconds: float) -> int:
 
 
 def middle(index: int) -> float:
-    """The value that stands for a bucket: within `RELATIVE_ERROR` of everything in it."""
+    """The value that represents a bucket: within `RELATIVE_ERROR` of everything in it."""
     return 0.0 if index == 0 else SMALLEST * 2.0 * GAMMA**index / (GAMMA + 1)

@@ -1,8 +1,9 @@
-"""Upstream's `sn2-miner` in the history and the summary: takes in what is new in its log, and reports the last day.
+"""Upstream's `sn2-miner` in the history and the summary: adds new log content, and reports the last day.
 
-Its lines are read by `live.miner_log`. Ends of requests go into the same buckets as those of this product's own miner:
-proofs, failures and the times of proofs that ran alone; what the log does not tell (overhead, total, who asked) stays
-empty. What only this miner has, by hour, is in notes of the history: failures by text and slice, handshakes, refusals.
+`live.miner_log` reads its lines. Finished requests go into the same buckets as those of this product's own miner:
+proofs, failures and the times of proofs that ran alone; what the log does not contain (overhead, total, the caller)
+stays empty. Data that only this miner has, by hour, is in notes of the history: failures by text and slice,
+handshakes, refusals.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _STATE, _HOUR = "sn2", "sn2 {:010}"
 """Names of notes: the reader's state, and an hour's tables by its number since 1970."""
 _HOURS = 24
 _MOST = 1000
-"""Slices, validators, peers and texts of an hour that are counted apart."""
+"""Slices, validators, peers and texts of an hour that are counted separately."""
 _MOST_SHOWN = 40
 _OTHERS = "others"
 _TIMES = 16
@@ -46,12 +47,12 @@ _TIMES = 16
 REFERENCE_TIMES, REFERENCE_SHARE, LAST_TIMES = 8, 0.1, 256
 """A slice's reference time is the 10th percentile of its last 256 successful times, of which it needs 8."""
 DEBIT, HALF_LIFE_HOURS = 2.0, 2.0
-"""What a failure costs in reference times, and how fast work loses its worth (upstream's scoring, July 2026)."""
+"""Cost of a failure in reference times, and half-life of work (upstream's scoring, July 2026)."""
 ASSUMPTIONS = [
     "a slice's reference time is the 10th percentile of this miner's own times; validators take those of all miners",
-    "ends that the log does not give to one slice are shared out over the hour's requests",
-    "slices with fewer than 8 known times are left out",
-    "all validators together, while each has an account of its own",
+    "results that the log does not attribute to one slice are distributed over the hour's requests",
+    "slices with fewer than 8 known times are not counted",
+    "all validators together, while each keeps its own account",
     "what a validator timed out, refused or could not send is not in this log; one proof that a validator finds wrong "
     "takes all weight for a day",
     "scoring as it was read in upstream's source of July 2026",
@@ -59,12 +60,12 @@ ASSUMPTIONS = [
 
 
 def is_stamped(line: bytes) -> bool:
-    """Whether a log's `line` begins as the miner's do; the file is recognised by the first."""
+    """Whether a log's `line` starts as the miner's do; the first such line identifies the file."""
     return STAMP.match(without_colours(line[:200].decode("utf-8", "replace"))) is not None
 
 
 def take_in(reader: LogReader, history: History, now: float, kept_since: float, limits: Limits) -> None:
-    """Takes in what is new in the log and how far it was read, and completes `reader.state`. Commits nothing."""
+    """Adds new log content and the position to the history, and completes `reader.state`. Commits nothing."""
     lines = Reader(keep_minutes=True)
     if (state := history.note(_STATE)) is not None:
         lines.load(state)
@@ -86,7 +87,7 @@ def take_in(reader: LogReader, history: History, now: float, kept_since: float, 
 
 
 class _Intake:
-    """Puts what a run read into the history."""
+    """Adds what a run read to the history."""
 
     def __init__(self, history: History, now: float, kept_since: float, limits: Limits) -> None:
         self._history, self._now, self._kept_since, self._limits = history, now, kept_since, limits
@@ -96,7 +97,7 @@ class _Intake:
         self._future = 0
 
     def keep(self, lines: Reader, is_first: bool) -> None:
-        """`is_first`: nothing was read before, so that the first start is no restart."""
+        """`is_first`: nothing was read before, so that the first start is not a restart."""
         history, outcomes = self._history, Counter[str]()
         seconds: list[float] = []
         lives: list[tuple[float, Any]] = []
@@ -128,14 +129,14 @@ class _Intake:
         history.set_note("last_request", max(last, history.note("last_request", 0.0)))
 
     def _time(self, begins: float) -> float:
-        """`begins`, or now where it cannot be true."""
+        """`begins`, or the nearest possible time if it cannot be true."""
         if begins > self._now + SLACK_SECONDS:
             self._future += 1
             return self._now
         return begins if begins >= self._kept_since else self._now if begins <= 0.0 else self._kept_since
 
     def _count(self, minute: Minute, time: float) -> Mapping[str, int]:
-        """Puts a minute's ends into its bucket and its circuits'; returns them by outcome."""
+        """Adds a minute's finished requests to its bucket and its circuits'; returns them by outcome."""
         outcomes, limit = Counter[str](), self._limits.proof
         of_circuits: dict[str, Bucket] = {}
         everything = Bucket()
@@ -237,7 +238,7 @@ def _error(text: str, whose: str) -> list[str]:
 
 
 def short(circuit: str) -> str:
-    """The beginning of a circuit's id."""
+    """The start of a circuit's id."""
     return f"{circuit[:12]}…" if len(circuit) > 12 else circuit
 
 
@@ -370,7 +371,7 @@ def reference(times: list[float]) -> float | None:
 def _slices(
     hours: Mapping[int, dict[str, Any]], failed: Counter[tuple[str, str]], times: dict[tuple[str, str], list[float]]
 ) -> list[Sn2Slice]:
-    """Those that failed most first, then those asked for most."""
+    """Most failures first, then most requests."""
     units: dict[tuple[str, str], list[int]] = {}
     for tables in hours.values():
         for circuit, slices in tables["units"].items():
@@ -393,7 +394,7 @@ def _slices(
 
 
 def estimate(hours: Mapping[int, dict[str, Any]], times: dict[tuple[str, str], list[float]], now: float) -> Sn2Work:
-    """What the last day's ends are worth by upstream's rules, as far as a miner can know; see `ASSUMPTIONS`."""
+    """The value of the last day's work by upstream's rules, as far as a miner can know; see `ASSUMPTIONS`."""
     references = {key: reference(some) for key, some in times.items()}
     credit = debit = work = left_out = 0.0
     ended = 0

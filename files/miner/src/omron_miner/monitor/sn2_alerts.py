@@ -1,4 +1,4 @@
-"""What is watched of upstream's `sn2-miner`, from what its log and this host say. Each: name, bad, text, patience."""
+"""Monitored conditions of upstream's `sn2-miner`, from its log and this host. Each: name, bad, text, patience."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 Watched = tuple[str, "bool | None", str, float]
 """`bad` None: not known now."""
 FLOOD = 10
-"""Failures of one slice, with one text, in this hour and the last: and half of all failures."""
+"""Failures of one slice, with one text, in this and the previous hour: and half of all failures."""
 FLOOD_SHARE = 0.5
 CONFIRM_SECONDS = 900.0
-"""A process that has run for so long has announced itself on the chain, or never will: it tries once."""
+"""A process that has run for this long has announced itself on the chain, or never will: it tries once."""
 RETURN_SECONDS = 600.0
 """Validators notice a restart after 150 s, then try again for some minutes."""
 UNKNOWN_PEER_LINES = 3
-"""Requests from connections without a handshake: fewer are a stranger's scan."""
+"""Requests from connections without a handshake: fewer are just a port scan."""
 LOW_COVERAGE_PERCENT = 90.0
-"""Of the validators' stake: what the allowlist does not know, it drops."""
+"""Percent of the validators' stake: the allowlist drops validators it does not know."""
 FULL_PERCENT, FILLING_PERCENT = 95.0, 60.0
 FORECAST_HOURS = 6.0
-"""Memory that would be used up within this time, at the pace of the last as many hours, is an alert."""
+"""It is an alert if memory would be exhausted within this time, at the pace of the last as many hours."""
 
 
 def watched(history: History, summary: Summary, found: Sn2, no_request_seconds: float) -> Iterator[Watched]:
@@ -63,7 +63,7 @@ def _idle(history: History, summary: Summary, found: Sn2, limit: float) -> Watch
 
 def _gone(summary: Summary, found: Sn2) -> Watched:
     name, up = "validators_gone", _up(summary)
-    text = f"{found.returned} of the {found.connected_before} validators of before the restart are connected again"
+    text = f"{found.returned} of {found.connected_before} validators have reconnected since the restart"
     if not found.connected_before:
         return name, False, f"{found.connected} validators are connected", 0.0
     if up is None or up < RETURN_SECONDS:
@@ -77,15 +77,13 @@ def _flood(found: Sn2) -> Watched:
     recent, name = found.recent, "failures_flood"
     bad = recent.count >= FLOOD and recent.count >= FLOOD_SHARE * recent.failed
     if not bad:
-        return name, False, f"{recent.failed} of {recent.ended} requests failed in this hour and the last", 0.0
+        return name, False, f"{recent.failed} of {recent.ended} requests failed in this and the previous hour", 0.0
     where = f"{recent.slice or 'slices'} of circuit {recent.circuit[:16]}" if recent.circuit else "slices not known"
     meaning = meaning_of(recent.failure)
-    whose = " UPSTREAM'S DEFECT, nothing to mend here:" if UPSTREAM in (meaning or "") else ""
+    whose = " KNOWN UPSTREAM BUG, cannot be fixed here:" if UPSTREAM in (meaning or "") else ""
     known = f" ({meaning})" if meaning else ""
-    text = (
-        f"{recent.count} of {recent.failed} failures in this hour and the last:{whose} {where}: {recent.failure}{known}"
-    )
-    return name, True, text, 0.0
+    text = f"{recent.count} of {recent.failed} failures in this and the previous hour:{whose} {where}:"
+    return name, True, f"{text} {recent.failure}{known}", 0.0
 
 
 def _announced(summary: Summary, found: Sn2) -> Watched:
@@ -96,9 +94,9 @@ def _announced(summary: Summary, found: Sn2) -> Watched:
         return name, False, f"announced on the chain {found.announced}".rstrip(), 0.0
     if found.registered is False:
         text = f"the miner could not announce itself on the chain and does not try again: {found.serve_error}"
-        return name, True, f"{text}; restart it when the chain answers, if the doctor says that its entry is wrong", 0.0
+        return name, True, f"{text}; restart it when the chain is reachable, if the doctor reports a wrong entry", 0.0
     text = "the miner's log does not say that it is announced on the chain"
-    return name, None if up is None or up < CONFIRM_SECONDS else True, f"{text}; omron-miner doctor compares", 0.0
+    return name, None if up is None or up < CONFIRM_SECONDS else True, f"{text}; check with omron-miner doctor", 0.0
 
 
 def _refused(found: Sn2) -> Watched:
@@ -110,7 +108,7 @@ def _refused(found: Sn2) -> Watched:
         return name, True, f"validators that had connected before are refused: {parts}", 0.0
     if unknown and found.connected:
         parts = ", ".join(f"{one.peer} ({one.recent} times)" for one in unknown[:3])
-        why = "a validator whose NAT gave it another port, or a stranger"
+        why = "a validator whose NAT changed its port, or an unknown peer"
         return name, True, f"authentication failed for requests from {parts}: {why}", 0.0
     return name, False, "no known validator is refused", 0.0
 
@@ -121,12 +119,12 @@ def _allowlist(found: Sn2) -> Watched:
         return name, None, "the allowlist has not been evaluated yet", 0.0
     bad = found.enforcing and coverage < LOW_COVERAGE_PERCENT
     text = f"the allowlist knows {percent(coverage)} of the validators' stake"
-    drops = " and drops all others; a restart lets it learn again" if bad else ""
+    drops = " and drops all others; a restart makes it learn them again" if bad else ""
     return name, bad, f"{text}{drops}", 0.0
 
 
 def memory_forecast(history: History, summary: Summary) -> Watched:
-    """Memory of what the miner may use, by its control group where that can be seen."""
+    """Used share of the memory available to the miner, by its control group where that is visible."""
     name, memory = "memory_limit", summary.host.memory
     samples = history.samples(600, int(summary.time - FORECAST_HOURS * 3600))
     used = [(at, look["memory_used_percent"]) for at, look in samples.items() if "memory_used_percent" in look]
@@ -147,7 +145,7 @@ def memory_forecast(history: History, summary: Summary) -> Watched:
 
 
 def _up(summary: Summary) -> float | None:
-    """Seconds that the running process runs, by its log; None when it does not say."""
+    """Seconds since the running process started, by its log; None when the log does not say."""
     found = summary.sn2
     if found is None or found.started_utc is None:
         return None

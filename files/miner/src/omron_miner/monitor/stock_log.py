@@ -1,16 +1,16 @@
-"""Before and after: what miners' logs say of their requests, the stock miner's or ours, in one table with this miner's.
+"""Comparison of miners' logs, of the stock miner or of this one, with this miner's requests in one table.
 
-Reads whole files, any size, line by line, and writes nothing; it has no part in a run of the monitor. Three forms are
-known, recognised line by line: the stock (upstream) miner's log, our ``miner.log`` and our ``events.jsonl``.
+Reads whole files of any size, line by line, and writes nothing; it is not part of a run of the monitor. Three formats
+are recognised line by line: the stock (upstream) miner's log, this miner's ``miner.log`` and ``events.jsonl``.
 
-What a stock line means is less than what one of ours means, and the table does not hide it:
+A stock line means less than a line of this miner, and the table shows that:
 
-- Stock verifies nothing. Its success is an *answer with a proof*, in time by its own clock; what the validator refused
-  counts as a success there. Failed verifications are "not in this log".
-- Its total runs from its handler's start to its end. What a request waited before, behind the proof of another, is not
-  in it, nor are requests that validators gave up meanwhile. Ours runs from the request's arrival to the answer.
-- Its stamps are of that host's own clock, without a zone.
-- A request with a start and no end (a killed miner) is no outcome: such are counted apart, as `without_end`.
+- Stock does not verify. Its success is an *answer with a proof*, in time by its own clock; an answer that the validator
+  refused counts as a success. Failed verifications are "not in this log".
+- Its total runs from its handler's start to its end. It excludes the time a request waited before, behind another's
+  proof, and requests that validators gave up meanwhile. This miner's runs from the request's arrival to the answer.
+- Its timestamps are of that host's own clock, without a time zone.
+- A request with a start and no end (a killed miner) has no outcome: these are counted separately, as `without_end`.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ _UNTOLD = {
     EVENTS: set[str](),
     HISTORY: set[str](),
 }
-"""What a form of log does not tell."""
+"""What a log format does not contain."""
 HISTORY_SECONDS = 604_800
-"""This miner's column is of its last week."""
+"""This miner's column covers its last week."""
 NOT_IN_LOG, NO_DATA = "not in this log", "no data"
 _MOST_OPEN = 1000
-"""Started requests that are remembered; no miner has so many at once."""
+"""Started requests that are remembered; no miner has as many concurrently."""
 _BATCH = 4096
 _SIGN_BYTES = 2000
-"""What is looked for stands near the beginning of a line."""
+"""Only the start of a line is searched."""
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:[.,]\d+)?(Z?)")
 _NUMBER = r"(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
 # bittensor writes "stamp | LEVEL | text", with its debug level "stamp | LEVEL | file:line | text"; traces have neither.
@@ -92,19 +92,19 @@ _SIGNS = re.compile(
 
 @dataclass
 class Column:
-    """What one log, or this miner's history, says."""
+    """The figures of one log, or of this miner's history."""
 
     label: str
     path: str
     kinds: set[str] = field(default_factory=set)
-    """Forms of log that were recognised in it."""
+    """Log formats that were recognised in it."""
     bucket: Bucket = field(default_factory=Bucket)
     without_end: int = 0
-    """Requests that began and whose end is not in the log."""
+    """Requests that started and whose end is not in the log."""
     lines: int = 0
     """Lines that were recognised."""
     problem: str = ""
-    """Why it could not be read to its end; empty: it could."""
+    """Why it could not be read completely; empty: it could."""
     first: str | None = None
     last: str | None = None
     """First and last stamp of a recognised line, ``YYYY-MM-DD hh:mm:ss``; None: it has none."""
@@ -112,7 +112,7 @@ class Column:
     """UTC, or empty when the log does not say."""
 
     def tells(self, name: str) -> bool:
-        """Whether the log can tell it at all."""
+        """Whether the log's format contains it."""
         return not any(name in _UNTOLD[kind] for kind in self.kinds)
 
     def saw(self, kind: str, stamp: str | None, zone: str) -> None:
@@ -136,10 +136,10 @@ class _Request:
 
 
 class _Lines:
-    """Puts lines together to requests; `emit` gets each as soon as it is complete.
+    """Combines lines into requests; `emit` gets each as soon as it is complete.
 
-    Stock's handlers run one at a time, so its lines of one request follow each other; should they ever run side by
-    side, an end belongs to the request that began first.
+    Stock's handlers run one at a time, so its lines of one request follow each other; if they ever run concurrently,
+    an end belongs to the request that started first.
     """
 
     def __init__(self, column: Column, emit: Callable[[Outcome], None]) -> None:
@@ -162,7 +162,7 @@ class _Lines:
         sign = next(name for name, found in match.groupdict().items() if found)
         stamp = _STAMP.search(text, 0, match.start() + 1)
         if stamp is None and after_error and sign != "unknown":
-            return  # an exception's own text is no line of the log
+            return  # an exception's own text is not a log line
         own = sign.startswith("own_")
         when = f"{stamp[1]} {stamp[2]}" if stamp else None
         self._column.saw(MINER_LOG if own else STOCK, when, "UTC" if stamp and stamp[3] else "")
@@ -198,7 +198,7 @@ class _Lines:
         elif sign == "answered":
             self._close(None)
         elif sign == "failed":
-            # "Circuit not found" may have been logged for the same request just before, which then never began.
+            # "Circuit not found" may have been logged for the same request just before, which then never started.
             if not (self._open == 0 and self._ended and self._ended.failure == "unknown_circuit"):
                 self._close("proving_failed")
             self._after_error = True
@@ -243,10 +243,10 @@ def _seconds(match: re.Match[str] | None) -> tuple[float, float, float] | None:
 
 
 def read_log(path: Path, limits: Limits) -> Column:
-    """What the log at `path`, plain or gzip, says; memory does not grow with it.
+    """The figures of the log at `path`, plain or gzip; memory does not grow with it.
 
-    Raises OmronError when it is missing, unreadable or empty, or when no line in it is known. A file that breaks off
-    in the middle (a damaged .gz) counts as far as it goes and says so in `problem`.
+    Raises OmronError when it is missing, unreadable or empty, or when no line in it is known. A truncated file (a
+    damaged .gz) counts as far as it can be read, with a `problem`.
     """
     column, pending = Column(path.name, str(path)), list[Outcome]()
 
@@ -292,7 +292,7 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _whole_lines(stream: IO[bytes]) -> Iterator[bytes]:
-    """Its lines; of one longer than `MAX_LINE_BYTES` only the beginning."""
+    """Its lines; of one longer than `MAX_LINE_BYTES` only the start."""
     within = False
     for piece in iter(lambda: stream.readline(MAX_LINE_BYTES), b""):
         if not within:
@@ -305,7 +305,7 @@ def _take_event(raw: bytes, column: Column, emit: Callable[[Outcome], None]) -> 
     if event is None:
         return
     stamp = _stamp(event.time)
-    column.saw(EVENTS, stamp if _STAMP.match(stamp) else None, "UTC")  # it may be beyond the calendar
+    column.saw(EVENTS, stamp if _STAMP.match(stamp) else None, "UTC")  # it may not be a valid date
     if isinstance(event, RequestEvent):
         emit(outcome_of(event, 0.0))
 
@@ -377,20 +377,20 @@ def to_text(columns: Sequence[Column]) -> str:
     if any(STOCK in column.kinds for column in columns):
         notes += [
             "A stock miner verifies nothing: its success is an answer with a proof, whether or not it was accepted.",
-            "Its total begins when its handler does: what a request waited before that is not in it; in ours it is.",
+            "Its total starts with its handler: it excludes the time a request waited before that; ours includes it.",
         ]
     lines = [*table(("", *(clip(column.label, 28) for column in columns)), rows), *([""] if notes else []), *notes]
     return "".join(f"{printable(line)}\n" for line in lines)
 
 
 def to_json(columns: Sequence[Column]) -> str:
-    """The same numbers. What a log cannot tell is named in ``not_in_this_log``; its value is then null."""
+    """The same numbers. ``not_in_this_log`` lists what a log does not contain; its value is then null."""
     return json.dumps({"schema_version": SCHEMA_VERSION, "columns": [_plain(one) for one in columns]}, indent=1) + "\n"
 
 
 def _plain(column: Column) -> dict[str, Any]:
     requests = plain(requests_of(column.bucket))
-    del requests["last_utc"]  # `last`, with its clock, says more
+    del requests["last_utc"]  # `last`, with its clock, has more detail
     untold = sorted(set().union(*(_UNTOLD[kind] for kind in column.kinds)))
     for name in untold:
         key = "queue_seconds" if name == "queue" else name

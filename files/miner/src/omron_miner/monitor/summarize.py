@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 LAST_ERRORS = 10
 LEFT_BEHIND_SECONDS = 900.0
-"""A session's file this old belongs to no request: validators wait a minute."""
+"""A session file this old belongs to no request: validators wait a minute."""
 LOW_DISK_BYTES = 2 * GIB
 LOW_MEMORY_SHARE = 0.1
 _MOST_BINS = 30
@@ -70,12 +70,12 @@ _SAMPLES = (
 
 
 def limits_of(monitor: Monitor) -> Limits:
-    """The targets that single requests are compared with."""
+    """The targets for single requests."""
     return Limits(monitor.target_proof_seconds, monitor.target_overhead_seconds, monitor.target_total_seconds)
 
 
 def sample_of(host: Host) -> dict[str, float | None]:
-    """What the history keeps of one reading of the host."""
+    """The part of one reading of the host that the history keeps."""
     memory, disk, miner = host.memory, host.ram_disk, host.miner
     return {
         "cpu_percent": host.cpu.percent,
@@ -116,7 +116,7 @@ def summarize(
     log.future_events = sum(count for _, count in history.entries("future", since))
     miner = _miner(history, since, host, engine)
     targets = _targets(window, requests, monitor)
-    # sn2-miner's log does not tell the other times.
+    # sn2-miner's log does not contain the other times.
     judged = (
         targets if not engine.is_sn2 else [one for one in targets if one.name in ("success", "proof p95", "timeouts")]
     )
@@ -282,7 +282,7 @@ def _targets(bucket: Bucket, requests: Requests, wanted: Monitor) -> list[Target
 
 
 def time_target(name: str, comparison: str, wanted: float, sketch: Sketch) -> Target:
-    """Whether the p95 holds, by exact counts; its value is read from the sketch and never contradicts that."""
+    """Whether the p95 meets its target, by exact counts; its value comes from the sketch and never contradicts that."""
     if not sketch.count:
         return Target(f"{name} p95", comparison, wanted, "s", None, 0, Verdict.NO_DATA)
     value = sketch.quantiles(0.95)[0]
@@ -306,7 +306,7 @@ def _overall(targets: list[Target], miner: Miner, log: LogState) -> Verdict:
         return Verdict.NOT_RUNNING
     if Verdict.MISSED in verdicts:
         return Verdict.MISSED
-    # Nothing is called met while a part of what happened was not read.
+    # No target counts as met while part of the log has not been read.
     incomplete = log.problems or log.unread_bytes
     return Verdict.NO_DATA if Verdict.NO_DATA in verdicts or incomplete else Verdict.MET
 
@@ -343,12 +343,12 @@ def _miner(history: History, since: float, host: Host, engine: Engine) -> Miner:
         if life["what"] not in ("started", "stopping", "stopped"):
             continue
         if life["what"] == "started" and time >= since:
-            starts += not life["first"]  # the first start ever is no restart
+            starts += not life["first"]  # the first start ever is not a restart
             crashes += last is not None and last[1]["what"] == "started"
         last = (time, life)
     reasons = []
     if engine.is_sn2:
-        # It may be another user's, whose processes the monitor does not see: then its port says whether it runs.
+        # It may run as another user, whose processes the monitor cannot see: then its port shows whether it runs.
         if process is None and not host.port_listening:
             reasons.append(f"no process '{SN2_PROGRAM}'")
         if host.port_listening is False:
@@ -381,9 +381,9 @@ def _miner(history: History, since: float, host: Host, engine: Engine) -> Miner:
 
 def _sn2_warnings(found: Sn2) -> Iterator[str]:
     if found.version_known is False:
-        yield f"sn2-miner {found.version}: its log lines are not known here, figures may be incomplete"
+        yield f"sn2-miner {found.version}: its log format is not supported, figures may be incomplete"
     if found.misfit_lines:
-        yield f"{found.misfit_lines} lines of its log lack what is read from them; the first: {found.misfit}"
+        yield f"{found.misfit_lines} log lines do not have the expected fields; the first: {found.misfit}"
     if found.loopback:
         yield "sn2-miner runs with --loopback: no validator reaches it"
 
@@ -398,7 +398,7 @@ def _host_warnings(host: Host, constants: Constants, engine: Engine) -> list[str
     if engine.is_sn2:
         pass  # it has no temporary files there
     elif host.ram_disk is None:
-        found.append("the session directory's file system cannot be seen")
+        found.append("the session directory's file system is unknown")
     else:
         if host.ram_disk.filesystem not in ("tmpfs", "ramfs"):
             found.append(f"temporary files are on {host.ram_disk.filesystem}, not on a RAM disk")

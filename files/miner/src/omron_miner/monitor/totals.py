@@ -1,7 +1,7 @@
 """Counters that only rise, for Prometheus' rate() and histogram_quantile(): kept in the history from run to run.
 
-They begin at 0 once a new history has caught up with the log, and count what is read after that. So a history that had
-to be begun again, and reads old logs again, looks to Prometheus like any counter that was reset: nothing counts twice.
+They start at 0 once a new history has caught up with the log, and count what is read after that. So to Prometheus a
+rebuilt history, which reads old logs again, looks like any counter that was reset: nothing counts twice.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _no_times(edges: tuple[float, ...]) -> dict[str, Any]:
 
 
 def add(kept: dict[str, Any], outcomes: Iterable[Outcome], events: Mapping[str, int]) -> dict[str, Any]:
-    """`kept` with these requests and life events (how many by name) added; events of other names are left out."""
+    """`kept` with these requests and life events (counts by name) added; events of other names are ignored."""
     requests, times = kept["requests"], kept["times"]
     for name, edges in EDGES.items():
         if times.get(name, {}).get("edges") != list(edges):  # another version's: a reset, as after a restart
@@ -77,7 +77,7 @@ def add_counts(
 
 
 def totals_of(kept: dict[str, Any] | None) -> Totals | None:
-    """What the summary shows of them; None of None."""
+    """Their form in the summary; None for None."""
     if kept is None:
         return None
     times = {

@@ -1,4 +1,4 @@
-"""The model with other weights: what a forger computes with who answers from another model than the circuit's."""
+"""The model with other weights, used to forge proofs: answers of another model must not verify."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What EZKL says of a model: how many cells its circuit has, and the numbers that reach its tables.
+"""EZKL's figures for a model: the number of cells of its circuit, and the numbers that reach its tables.
 
-Each question is asked in a process of its own, since EZKL aborts on what it does not like. No keys are made.
+Each query runs in a separate process, since EZKL aborts on invalid input. No keys are generated.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Size:
     rows: int
     """Of the advice columns, all blocks together."""
     cells: int
-    """Rows × inner columns, and what Freivalds' check of products takes in columns of its own."""
+    """Rows × inner columns, plus the separate columns of Freivalds' check of products."""
     lookups: int
     """Different lookup tables."""
     lookup_scales: Mapping[str, int] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Reached:
 
 
 def circuit_size(graph: Graph, run_args: RunArgs) -> Size:
-    """Size of the circuit that EZKL makes of a model. Raises CircuitError when it takes it not."""
+    """Size of the circuit that EZKL makes of a model. Raises CircuitError when EZKL rejects the model."""
     with tempfile.TemporaryDirectory(prefix="omron-miner-tune-") as place:
         (Path(place) / "model.onnx").write_bytes(graph.to_model().SerializeToString())
         settings = _isolated(place, _settings, place, run_args)
@@ -69,9 +69,9 @@ def circuit_size(graph: Graph, run_args: RunArgs) -> Size:
 
 
 def reached_numbers(graph: Graph, run_args: RunArgs, feeds: Sequence[Feed]) -> list[Reached | str]:
-    """What reaches the tables for each feed in EZKL's own arithmetic, or in words why it cannot be run.
+    """The numbers that reach the tables for each feed in EZKL's own arithmetic, or the reason why it cannot be run.
 
-    Raises CircuitError when EZKL does not take the model at all.
+    Raises CircuitError when EZKL rejects the model.
     """
     rows = [[feed[one.name].ravel().tolist() for one in graph.inputs] for feed in feeds]
     with tempfile.TemporaryDirectory(prefix="omron-miner-tune-") as place:
@@ -81,7 +81,7 @@ def reached_numbers(graph: Graph, run_args: RunArgs, feeds: Sequence[Feed]) -> l
 
 
 def shapes_of_each(model: bytes, each: Sequence[RunArgs], tell: Callable[[], None] = lambda: None) -> list[Any]:
-    """For each run args what `circuits.fit` and `cost` read of EZKL's settings.json, or in words why there is none.
+    """For each run args the part of EZKL's settings.json that `circuits.fit` and `cost` need, or why there is none.
 
     `model` is an ONNX file's content. `tell` is called after each answer.
     """
@@ -91,7 +91,7 @@ def shapes_of_each(model: bytes, each: Sequence[RunArgs], tell: Callable[[], Non
 def outputs_of_each(
     model: bytes, each: Sequence[RunArgs], rows: Sequence[Sequence[Sequence[float]]], tell: Callable[[], None]
 ) -> list[Any]:
-    """For each run args a list with what EZKL answers to each of `rows`, without a proof, or in words why it cannot.
+    """For each run args a list of EZKL's answers to `rows`, without a proof, or the reason why there is none.
 
     An answer is {"lowest", "highest", "outputs"} as in `Reached`, or why that input has none. `rows` has a list per
     input of the model. `tell` is called after each run args.
@@ -100,7 +100,7 @@ def outputs_of_each(
 
 
 def too_large(model: Path, run_args: RunArgs, space_bytes: int) -> str:
-    """Why no key of a model can be made within `space_bytes`, at whatever logrows; empty when one may be."""
+    """Why a model's key exceeds `space_bytes` at every logrows; empty when one may fit."""
     (shape,) = shapes_of_each(model.read_bytes(), [run_args])
     if isinstance(shape, str):
         return ""  # EZKL says why when it is tried
@@ -112,7 +112,7 @@ def too_large(model: Path, run_args: RunArgs, space_bytes: int) -> str:
 def _each(
     ask: Callable[..., Any], model: bytes, each: Sequence[RunArgs], more: tuple[object, ...], tell: Callable[[], None]
 ) -> list[Any]:
-    """Answers of `ask` for all run args; where EZKL dies of some, the reason, and a new process continues."""
+    """Answers of `ask` for all run args; if EZKL dies on some, the reason, and a new process continues."""
     answers: list[Any] = []
 
     def take(text: str) -> None:
@@ -139,7 +139,7 @@ def _isolated(place: str, function: Callable[..., Any], *arguments: object) -> A
     except ProcessLostError as error:
         if not error.started:
             raise
-        raise CircuitError(f"EZKL does not take the model: {error.message}"[:_REFUSED], error.hint) from error
+        raise CircuitError(f"EZKL rejects the model: {error.message}"[:_REFUSED], error.hint) from error
 
 
 def _scales(lookups: list[Any]) -> dict[str, int]:
@@ -154,7 +154,7 @@ def _scales(lookups: list[Any]) -> dict[str, int]:
     return scales
 
 
-# --- in the process of its own --------------------------------------------------------------------------------------
+# --- in the separate process ----------------------------------------------------------------------------------------
 
 
 def _ask_each(
@@ -187,7 +187,7 @@ def _settings(place: str, run_args: RunArgs) -> dict[str, Any]:
     try:
         call(ezkl.gen_settings, model=model, output=str(path), py_run_args=native_run_args(run_args))
     except ProofError as error:
-        raise CircuitError(f"EZKL does not take the model: {error.message}"[:_REFUSED]) from error
+        raise CircuitError(f"EZKL rejects the model: {error.message}"[:_REFUSED]) from error
     settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return settings
 

@@ -1,6 +1,6 @@
-"""The compact arithmetic: the same model in integers of few bits, scaled back by one lookup instead of by digits.
+"""The compact arithmetic: the same model in integers of few bits, rescaled by one lookup instead of by digits.
 
-EZKL holds a number x as the integer x·2^scale and takes it apart into digits (some 37 cells) whenever a product has
+EZKL stores a number x as the integer x·2^scale and decomposes it into digits (some 37 cells) whenever a product has
 made its scale too large. Here no scale ever becomes too large for EZKL, and the model itself says where integers are
 made smaller, in operations that EZKL answers from a table, a cell each:
 
@@ -93,7 +93,7 @@ class _Fixed:
 
 
 def compact(graph: Graph, precision: Precision) -> Compact:
-    """The model in the compact arithmetic. Raises CircuitError when it has an operation that is not known here."""
+    """The model in the compact arithmetic. Raises CircuitError when it has an unsupported operation."""
     return _Compacting(graph, precision).run()
 
 
@@ -133,7 +133,9 @@ class _Compacting:
         maker = _MAKERS.get(node.op_type) or (_tabulated if node.op_type in TABULATED else None)
         made = maker(self, node) if maker else None
         if made is None:
-            raise CircuitError(f"the compact arithmetic does not know {node.op_type} as {node.name or node.output[0]}")
+            raise CircuitError(
+                f"the compact arithmetic does not support {node.op_type} as {node.name or node.output[0]}"
+            )
         return made
 
     def _output(self, name: str) -> None:
@@ -153,8 +155,8 @@ class _Compacting:
     def constant(self, stem: str, integers: Array | float, scale: int = -PLACES) -> str:
         """A constant that no other is, one of its numbers being so little off that EZKL rounds it to the same integer.
 
-        EZKL takes equal constants for one, also a tensor of one number for that number, and changes the scale of one
-        that is shared.
+        EZKL merges equal constants, also a tensor of one number with that number, and changes the scale of a shared
+        one.
         """
         made = np.array(integers, np.float64)
         flat = made.reshape(-1)
@@ -164,7 +166,7 @@ class _Compacting:
         return self.made.constant(stem, (made * 2.0**-scale).astype(np.float32))
 
     def units(self, source: str) -> list[Array]:
-        """What adds up to 1 and is no other constant: EZKL takes equal ones for one, which it takes apart."""
+        """Constants that add up to 1 and equal no other: EZKL merges equal ones, and decomposes a merged one."""
         shape = self.given.shape(source) or ()
         if shape not in self.shapes:
             self.shapes.add(shape)
@@ -174,7 +176,7 @@ class _Compacting:
         return [np.array(0.5 - part, np.float32), np.array(0.5 + part, np.float32)]
 
     def at(self, one: _Fixed, scale: int) -> _Fixed:
-        """The same integers, taken for ones of another scale: larger costs nothing, smaller a cell a number."""
+        """The same integers, read at another scale: a larger one costs nothing, a smaller one a cell per number."""
         if one.scale == scale:
             return one
         if (found := self.known.get((one.name, scale))) is not None:
@@ -310,7 +312,7 @@ class _Compacting:
         have = attributes(node)
         each = window_indices(have, (1, 1, *sides), tuple(have["kernel_shape"]), zero=-1)
         if (each < 0).any():
-            raise CircuitError(f"the compact arithmetic does not know {node.op_type} with zeros around the image")
+            raise CircuitError(f"the compact arithmetic does not support {node.op_type} with zeros around the image")
         return np.concatenate([each + channel * math.prod(sides) for channel in range(channels)], axis=1)
 
     def pooled(self, node: onnx.NodeProto, join: Callable[[_Fixed, _Fixed], _Fixed], one: _Fixed) -> _Fixed:

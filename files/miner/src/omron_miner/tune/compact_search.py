@@ -34,7 +34,7 @@ _INNER = (1, 2, 3)
 def compact_search(question: Question, graphs: Sequence[tuple[Graph, Magnitudes]]) -> list[Candidate]:
     """Candidates made of that of `graphs`, one model with its magnitudes each, whose circuit has the fewest cells.
 
-    None when each has an operation that is not known, or EZKL takes none.
+    None when each has an unsupported operation, or EZKL rejects all.
     """
     sized = [(cells, at) for at, (graph, _) in enumerate(graphs) if (cells := _cells(graph, question.base))]
     if not sized:
@@ -60,12 +60,12 @@ def _cells(graph: Graph, base: RunArgs) -> int:
         return 0
     (shape,) = shapes_of_each(made.content(), [run_args_for(base, PRECISIONS[0])])
     if isinstance(shape, str):
-        say(f"EZKL does not take the compact arithmetic: {shape}")
+        say(f"EZKL rejects the compact arithmetic: {shape}")
         return 0
     return int(shape["num_rows"]) + einsum_cells(shape)
 
 
 def run_args_for(base: RunArgs, precision: Precision) -> RunArgs:
-    """Run args at which EZKL never scales anything back by itself, with a table that holds all that samples reach."""
+    """Run args at which EZKL never rescales anything itself, with a table that holds everything samples reach."""
     scales = {"input_scale": precision.input_scale, "param_scale": -PLACES, "scale_rebase_multiplier": _NEVER_SCALED}
     return changed(base, **scales, **unchecked(base), lookup_range=(-_WIDE, _WIDE), logrows=22, num_inner_cols=1)

@@ -1,4 +1,4 @@
-"""What proving a circuit will cost, from what EZKL's gen_settings says of it: no key is made.
+"""Estimated cost of proving a circuit, from EZKL's gen_settings: no key is generated.
 
 Proving time follows the size of the proving key (log correlation 0.88 over 13 proofs; 0.020 to 0.069 s per 10^6 bytes
 on two cores of 2026), not the rows (0.28).

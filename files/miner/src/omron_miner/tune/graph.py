@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 FLOAT = onnx.TensorProto.FLOAT
 OPSET = 13
-"""What older models are raised to: the first in which axes are inputs everywhere that passes look."""
+"""Opset that older models are converted to: the first in which axes are inputs in all operations that passes use."""
 _IR_VERSION = 8
 
 
@@ -53,7 +53,7 @@ class Graph:
         self._shapes: dict[str, tuple[int, ...]] | None = None
 
     def copy(self) -> Graph:
-        """One that can be changed without changing this."""
+        """An independent copy."""
         return Graph(copy.deepcopy(self.to_model()))
 
     def to_model(self) -> onnx.ModelProto:
@@ -91,7 +91,7 @@ class Graph:
         return [node for node in self.nodes if name in node.input]
 
     def used_only_by(self, name: str, node: onnx.NodeProto) -> bool:
-        """Whether a tensor is no output of the model and used by this node alone."""
+        """Whether a tensor is not an output of the model and is used by this node alone."""
         return self.consumers(name) == [node] and name not in self.output_names
 
     def constant_inputs(self, node: onnx.NodeProto, first: int = 1) -> bool:
@@ -119,13 +119,13 @@ class Graph:
         return self.node("Reshape", [source, wanted], stem, output)
 
     def remove(self, *nodes: onnx.NodeProto) -> None:
-        """Takes nodes out; what they computed must be computed by another before the model is used."""
+        """Removes nodes; another node must compute their outputs before the model is used."""
         gone = {id(node) for node in nodes}
         self.nodes = [node for node in self.nodes if id(node) not in gone]
         self._shapes = None
 
     def rewire(self, old: str, new: str) -> None:
-        """Lets every user of the tensor `old` use `new`."""
+        """Makes every user of the tensor `old` use `new`."""
         for node in self.nodes:
             for index, name in enumerate(node.input):
                 if name == old:
@@ -133,7 +133,7 @@ class Graph:
         self._shapes = None
 
     def touch(self) -> None:
-        """To be called when a node was changed in place: shapes are inferred again."""
+        """Must be called after changing a node in place: shapes are inferred again."""
         self._shapes = None
 
     def _new_name(self, stem: str) -> str:
@@ -158,7 +158,7 @@ class Graph:
 
 
 def read_graph(path: Path, variables: Mapping[str, int] | None = None) -> Graph:
-    """The model in a file, raised to our opset, symbolic sizes as in `variables`, others 1.
+    """The model in a file, converted to the opset used here, symbolic sizes as in `variables`, others 1.
 
     Raises ConfigError when it cannot be used.
     """
@@ -175,7 +175,7 @@ def read_graph(path: Path, variables: Mapping[str, int] | None = None) -> Graph:
         version = next(one.version for one in model.opset_import if one.domain in ("", "ai.onnx"))
         if version < OPSET:
             model = onnx.version_converter.convert_version(model, OPSET)
-    except Exception as error:  # onnx raises what it likes: protobuf's, RuntimeError, its own
+    except Exception as error:  # onnx raises many types: protobuf's, RuntimeError, its own
         raise ConfigError(f"cannot read the model {path}: {str(error)[:300]}", hint) from error
     graph = Graph(model)
     if spoilt := [name for name, array in graph.constants.items() if array.dtype.kind == "f" and np.isnan(array).any()]:
@@ -193,7 +193,7 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
 
 
 def set_attributes(node: onnx.NodeProto, **values: object) -> None:
-    """Sets a node's attributes, replacing those of the same name; None takes one out."""
+    """Sets a node's attributes, replacing those of the same name; None removes one."""
     kept = [one for one in node.attribute if one.name not in values]
     made = [helper.make_attribute(name, value) for name, value in values.items() if value is not None]
     del node.attribute[:]

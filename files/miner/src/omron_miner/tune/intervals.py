@@ -2,7 +2,7 @@
 
 The bounds hold for every input within `low` and `high`, not only for samples; they are wider than what any input
 reaches, the more so the deeper the model. They are of real numbers: what rounding in a circuit adds is not in them.
-A node that is none of those known here has no bounds, nor has what is computed from it.
+An unsupported node has no bounds, and neither has anything computed from it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _COMPARISONS = {"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "No
 _POSITIONS = {"ArgMax", "ArgMin"}
 _AFFINE = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _SLACK = 1e-5
-"""Share by which sums of 32-bit floats may be off."""
+"""Relative error that sums of 32-bit floats may have."""
 
 
 def bound_tensors(graph: Graph, low: float, high: float) -> dict[str, Bounds]:
@@ -61,7 +61,7 @@ def bound_tensors(graph: Graph, low: float, high: float) -> dict[str, Bounds]:
         if any(name not in bounds for name in node.input if name):
             continue
         try:
-            with np.errstate(all="ignore"):  # what is no finite number has no bounds
+            with np.errstate(all="ignore"):  # a value that is not finite has no bounds
                 found = _bound(node, {name: bounds[name] for name in node.input if name}, graph)
         except NotRunError:
             continue
@@ -70,7 +70,7 @@ def bound_tensors(graph: Graph, low: float, high: float) -> dict[str, Bounds]:
 
 
 def _bound(node: onnx.NodeProto, given: Mapping[str, Bounds], graph: Graph) -> list[Bounds]:
-    """Bounds of a node's outputs; empty when it is not known here."""
+    """Bounds of a node's outputs; empty when it is not supported."""
     if node.domain not in ("", "ai.onnx"):
         return []
     lows, highs = ({name: one[side] for name, one in given.items()} for side in (0, 1))
@@ -116,7 +116,7 @@ def _rises(node: onnx.NodeProto, given: Mapping[str, Bounds]) -> bool:
     if node.op_type == "Cast" and attributes(node)["to"] not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE):
         return False  # to a bool falls below 0; to whole numbers, what is too large wraps around
     if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
-        return not given[node.input[2]][1].any()  # in training it drops by chance
+        return not given[node.input[2]][1].any()  # in training it drops values at random
     return node.op_type in _RISING and _fixed(node, given, 1)
 
 

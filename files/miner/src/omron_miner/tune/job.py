@@ -1,4 +1,4 @@
-"""What a tuning is asked for, and what it comes to."""
+"""The request of a tuning, and its result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from omron_miner.tune.results import Trial
 
 PUBLIC = RunArgs(input_visibility="Public", param_visibility="Fixed")
-"""What is not searched, by default: visibilities as in today's validators' circuits, the rest EZKL's own."""
+"""Default of run args that are not searched: visibilities as in current validators' circuits, the rest EZKL's own."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Search:
-    """Which candidates are looked for, and how many of them are proved with."""
+    """Which candidates are searched, and how many of them are proved with."""
 
     best: int = 4
     compact: bool = False
@@ -41,12 +41,12 @@ class Search:
     free_visibilities: bool = False
     """Whether the visibilities of inputs and parameters may be other than those of `base`, where that is cheaper."""
     margin: float = SAMPLED_MARGIN
-    """How many times what samples reach tables hold where they are sized by samples."""
+    """Where tables are sized by samples: their size as a multiple of what samples reach."""
 
 
 @dataclass(frozen=True)
 class Baselines:
-    """What candidates are compared with."""
+    """The baselines that candidates are compared with."""
 
     which: str = "all"
     """all: EZKL's own run args, one logrows less, calibrate_settings' and those given; given: the last alone."""
@@ -58,10 +58,10 @@ class Baselines:
 
 @dataclass(frozen=True)
 class Goal:
-    """What the winner must be."""
+    """The requirements for the winner."""
 
     name: str = "time"
-    """What it is best in: time, of a response, or score, a competition's."""
+    """The criterion: time, of a response, or score, a competition's."""
     floor: float = 0.99
     """The least accuracy."""
     reference: CircuitMetrics | None = None
@@ -70,7 +70,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Job:
-    """What is asked for: the model `onnx` tuned into the folder `out`."""
+    """A request: the model `onnx` tuned into the folder `out`."""
 
     onnx: Path
     out: Path
@@ -85,13 +85,13 @@ class Job:
 
     @property
     def work(self) -> Path:
-        """The folder of what is removed at the end."""
+        """The temporary folder, removed at the end."""
         return self.out / "work"
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """Everything measured, the winner and the circuit built of it; both None when nothing passes."""
+    """Everything measured, the winner and the circuit built from it; both None when no candidate passes."""
 
     job: Job
     samples: int

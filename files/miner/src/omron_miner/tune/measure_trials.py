@@ -1,4 +1,4 @@
-"""Third step of tuning: what each trial's answers are worth, its keys, and proofs that take turns."""
+"""Third step of tuning: each trial's accuracy, its keys, and proofs in turn."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ _TRIED_PER_BEST = 3
 def measure_trials(
     job: Job, constants: Constants, prepared: Prepared, proposed: Proposed, finished: FinishedSteps
 ) -> list[Trial]:
-    """Sets up and proves a first input of all baselines and of enough candidates, then the others' turns.
+    """Sets up and proves a first input of all baselines and of enough candidates, then the remaining inputs in turn.
 
-    The trials that were tried; why one is out is in its `failure`. Raises OSError.
+    Returns the trials that were tried; `failure` is the reason for a rejected one. Raises OSError.
     """
     steps = _Steps(job, constants, prepared, proposed, finished)
     tried = first_turns(proposed.trials, job, steps.first_proof)
@@ -48,7 +48,7 @@ def measure_trials(
 def first_turns(trials: Sequence[Trial], job: Job, take: Callable[[Trial], None]) -> list[Trial]:
     """Has all baselines and enough candidates take their first turn; those that were tried.
 
-    Candidates whose arithmetic was too coarse in another layout are passed over.
+    Candidates whose arithmetic was too coarse in another layout are skipped.
     """
     candidates = [one for one in trials if not one.baseline]
     coarse = set[tuple[object, ...]]()
@@ -64,13 +64,13 @@ def first_turns(trials: Sequence[Trial], job: Job, take: Callable[[Trial], None]
 
 
 def _arithmetic(one: Trial) -> tuple[object, ...]:
-    """What its answers depend on, whatever its layout."""
+    """The run args that its answers depend on, independent of its layout."""
     return one.model, one.run_args.input_scale, one.run_args.param_scale, one.run_args.scale_rebase_multiplier
 
 
 @dataclass(frozen=True)
 class _Steps:
-    """The steps of a trial, each of which fills in a part of it."""
+    """The steps of a trial, each of which fills in part of it."""
 
     job: Job
     constants: Constants
@@ -90,16 +90,16 @@ class _Steps:
                     step(one)
         except (CircuitError, SrsError) as error:
             one.failure = error.message
-            say(f"{one.name}: out, {one.failure}")
+            say(f"{one.name}: rejected, {one.failure}")
 
     def _ranged(self, one: Trial) -> None:
         verdicts = {place.verdict for place in self.proposed.magnitudes[one.model].at(one.run_args)}
         one.ranges = next((what for what in ("exceeded", "unknown", "by samples") if what in verdicts), "safe")
 
     def _sized(self, one: Trial) -> None:
-        """Spares answers and a setup that must be killed. Raises CircuitError."""
+        """Avoids answers and a setup that would be killed. Raises CircuitError."""
         if why := too_large(one.model, one.run_args, self.job.limits.space_bytes):
-            raise CircuitError(f"{why}, more than the limit of space")
+            raise CircuitError(f"{why}, more than the space limit")
 
     def _answered(self, one: Trial) -> None:
         """Its accuracy over all samples.
@@ -123,10 +123,10 @@ class _Steps:
             raise CircuitError(f"{len(lost) + len(beyond)} of {len(answers)} samples cannot be proved")
         outputs = [[number for row in answer["outputs"] for number in row] for answer in answers]
         one.accuracy = fmean(map(accuracy, outputs, expected))
-        if not one.baseline and one.accuracy < self.job.goal.floor:  # a baseline is reported all the same
+        if not one.baseline and one.accuracy < self.job.goal.floor:  # a baseline is reported anyway
             raise CircuitError(below(one.accuracy, self.job.goal.floor))
         if collapses(outputs, expected):
-            raise CircuitError("different samples have the same outputs, a circuit so coarse is refused")
+            raise CircuitError("the circuit is too coarse: different samples have the same outputs")
         one.accurate = True
 
     def _set_up(self, one: Trial) -> None:

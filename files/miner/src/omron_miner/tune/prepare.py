@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from omron_miner.tune.running import Feed
 
 USUAL = ("own", "augmented", "uniform", "normal")
-"""Kinds of samples that are no extremes, in the order in which they are proved."""
+"""Kinds of samples other than extremes, in the order in which they are proved."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model that trials are made of: its graph, the file it is written to, and what its values reach."""
+    """A model for trials: its graph, the file it is written to, and the range of its values."""
 
     graph: Graph
     path: Path
@@ -36,7 +36,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What all trials share. `rows` and `expected` have an entry per sample, in the order of `feeds`."""
+    """Data shared by all trials. `rows` and `expected` have an entry per sample, in the order of `feeds`."""
 
     given: Model
     rewritten: Model
@@ -56,7 +56,7 @@ def prepare(job: Job) -> Prepared:
     answers = run_model(graph, list(feeds.values()))
     expected = [[float(number) for output in one for number in output.ravel()] for one in answers]
     if is_constant(expected):
-        raise ConfigError(f"{job.onnx} answers the same to every sample", "train the model, or give other --data")
+        raise ConfigError(f"{job.onnx} gives the same output for every sample", "train the model, or give other --data")
     rewritten = rewrite(graph, feeds, job.base).graph
     return Prepared(
         given=_write(job, "given", graph, feeds),
@@ -74,7 +74,7 @@ def _write(job: Job, name: str, graph: Graph, feeds: dict[str, Feed]) -> Model:
 
 
 def _own_first(feeds: dict[str, Feed]) -> dict[str, Feed]:
-    """The operator's inputs, as given and changed, then random ones, then extremes: what stands first is proved."""
+    """The operator's inputs, as given and augmented, then random ones, then extremes: the first ones are proved."""
 
     def rank(item: tuple[str, Feed]) -> int:
         return next((at for at, kind in enumerate(USUAL) if item[0].startswith(kind)), len(USUAL))

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 _SEARCHED_SAMPLES = 8
 _CALIBRATED_SAMPLES = 2
-"""And the extremes: without them calibrate_settings makes tables that an honest input leaves."""
+"""And the extremes: without them calibrate_settings makes tables that an honest input can exceed."""
 _ASKED_PER_BEST = 16
-"""Candidates at hand for each wanted one: those that are not accurate enough over all samples cost no setup."""
+"""Spare candidates per wanted one: a candidate that is not accurate enough over all samples costs no setup."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _calibrate(job: Job, prepared: Prepared, stock: RunArgs, target: str) -> dic
     place = job.work / f"calibrate-{target}"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
-    extremes = sum(not name.startswith(USUAL) for name in prepared.feeds)  # they stand last
+    extremes = sum(not name.startswith(USUAL) for name in prepared.feeds)  # they come last
     samples = [*prepared.rows[:_CALIBRATED_SAMPLES], *prepared.rows[-extremes:]]
     rows = [[number for sample in samples for number in sample[at]] for at in range(len(samples[0]))]
     found = trial.calibrated(prepared.given.path, stock, rows, target, job.limits, place)
@@ -120,7 +120,7 @@ def _candidates(job: Job, prepared: Prepared, searching: Searching) -> list[Cand
 
 
 def _base(job: Job, model: Path) -> RunArgs:
-    """Where candidates have everything from that is not searched."""
+    """Source of everything in candidates that is not searched."""
     if not job.search.free_visibilities:
         return job.base
     found = cheapest_visibilities(model.read_bytes(), job.base)

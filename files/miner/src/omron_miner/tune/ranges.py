@@ -1,4 +1,4 @@
-"""Do the numbers that reach a circuit's tables stay in them? Bounds for every lookup and every decomposition.
+"""Checks that the numbers reaching a circuit's tables fit: bounds for every lookup and every decomposition.
 
 A value outside a lookup table, or with more digits than `decomp_base` and `decomp_legs` hold, cannot be proved at all.
 Three answers are compared: bounds that hold for every input (`intervals`), the largest that samples reach in
@@ -33,13 +33,13 @@ TABULATED = {
     *("Tanh", "Sigmoid", "Erf", "Exp", "Log", "Sqrt", "Reciprocal", "HardSwish", "HardSigmoid", "Softplus", "Gelu"),
     *("Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh", "Elu", "Selu", "Mish"),
 }
-"""What EZKL answers from a lookup table, by ONNX's names."""
+"""Operations that EZKL evaluates with a lookup table, by ONNX's names."""
 _TAKEN_APART = {"Relu", "LeakyRelu", "PRelu", "Abs", "Sign", "ThresholdedRelu"}
 _COMPARED = {
     *("MaxPool", "GlobalMaxPool", "Max", "Min", "Clip", "ReduceMax", "ReduceMin", "ArgMax", "ArgMin", "TopK"),
     *("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal"),
 }
-"""What takes differences of numbers apart."""
+"""Operations that decompose differences of numbers."""
 _MOST_WITNESSES = 6
 """Samples run by EZKL, which is slow: those that reach furthest in most places."""
 _MULTIPLIED = {"Mul", "MatMul", "Conv", "ConvTranspose", "Gemm", "BatchNormalization", "LeakyRelu", "PRelu"}
@@ -49,7 +49,7 @@ _PLAIN = {
     *("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Concat", "Slice", "Split", "Pad", "Expand"),
     *("Constant", "ConstantOfShape", "Shape", "DepthToSpace", "SpaceToDepth"),
 }
-"""What EZKL computes without a table and without taking numbers apart (22.0.1, one binary digit was enough)."""
+"""Operations that EZKL computes without a table and without decomposition (22.0.1, one binary digit was enough)."""
 _ONLY_LOOKED_UP = {
     *("Tanh", "Sigmoid", "Erf", "Exp", "Log", "HardSwish"),
     *("Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh"),
@@ -57,7 +57,7 @@ _ONLY_LOOKED_UP = {
 """Tabulated and nothing else. The rest of TABULATED is composed of several steps, which are not followed here."""
 _INSIDE = "inside"
 _BEYOND = 1 << 127
-"""Stands for infinity and NaN: EZKL computes in 128-bit integers."""
+"""Represents infinity and NaN: EZKL computes in 128-bit integers."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Place:
     node: str
     op: str
     tensor: str
-    """Of the model as it was before; its numbers reach the table."""
+    """A tensor of the model as it was before, whose numbers reach the table."""
     per_unit: float
     """Times this, as integers."""
 
@@ -124,7 +124,7 @@ class Ranges:
 class Magnitudes:
     """How large each tensor of a model becomes: bounds for every input within `low` and `high`, and what feeds reach.
 
-    Of real numbers, so the same at whatever run args.
+    For real numbers, so independent of run args.
     """
 
     def __init__(self, graph: Graph, feeds: Mapping[str, Feed], low: float, high: float) -> None:
@@ -161,7 +161,7 @@ class Magnitudes:
         return Range(spot.node, spot.op, spot.kind, _limit(spot.kind, run_args), most, _whole(seen * spot.per_unit))
 
     def _runs(self, spot: _Spot) -> list[tuple[_Ends, ...]]:
-        """Per feed, what each of a place's tensors reached."""
+        """Per feed, the largest value of each of a place's tensors."""
         return list(zip(*(self._seen[name] for name in spot.tensors), strict=True))
 
     def furthest(self, run_args: RunArgs) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a trial came to, which of them wins, and the file in which finished steps outlive an interrupted run."""
+"""The results of trials, the selection of the winner, and the file that keeps finished steps of an interrupted run."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ class Trial:
     accuracy: float | None = None
     """Mean over all samples; None when EZKL answers none of them."""
     accurate: bool = False
-    """Whether it answers all samples well enough to be set up."""
+    """Whether it is accurate enough on all samples to be set up."""
     setup: dict[str, Any] = field(default_factory=dict)
     proofs: list[dict[str, Any]] = field(default_factory=list)
     failure: str = ""
-    """Why it is out; empty when it is not."""
+    """Why it is rejected; empty when it is not."""
     unsound: list[str] = field(default_factory=list)
     """Forgeries that verified."""
     weights_tried: bool = False
-    """Whether an answer by other weights was among them: only a winner's, each is a proof more."""
+    """Whether a proof with other weights was tried: only for a winner, since each takes another proof."""
     score: float | None = None
     """In a competition, against the reference."""
     reused: bool = False
@@ -57,7 +57,7 @@ class Trial:
 
     @property
     def standing(self) -> CircuitMetrics | None:
-        """What a competition compares; None without a proof, or of accuracy 0."""
+        """The numbers that a competition compares; None without a proof, or at accuracy 0."""
         if self.response_s is None or not self.accuracy:
             return None
         return CircuitMetrics(self.accuracy, fmean(one["proof_bytes"] for one in self.proofs), self.response_s)
@@ -70,16 +70,16 @@ class Store:
         """Raises OSError when the file cannot be read."""
         self._path, self._known = path, dict[str, Any]()
         text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-        self._begin = "\n" if text and not text.endswith("\n") else ""  # behind a line that was broken off
+        self._begin = "\n" if text and not text.endswith("\n") else ""  # after an incomplete line
         for line in text.splitlines():
             try:
                 record = parse_json(line)
                 self._known[record["key"]] = record["result"]
             except NOT_OF_ITS_FORM:
-                continue  # broken off while it was written
+                continue  # interrupted while it was written
 
     def get(self, key: str) -> Any:
-        """What is known; None when nothing is."""
+        """The stored result; None when there is none."""
         return self._known.get(key)
 
     def put(self, key: str, about: dict[str, Any], result: Any) -> None:
@@ -99,7 +99,7 @@ class FinishedSteps:
         """Of models, which do not change within a run."""
 
     def once(self, one: Trial, step: str, make: Callable[[], Any]) -> Any:
-        """What is known of the step, or what `make` finds now and later runs need not. Failures are not kept."""
+        """The stored result of the step, or the result of `make`, which is then stored. Failures are not stored."""
         if (known := self.known(one, step)) is not None:
             one.reused = True
             return known
@@ -109,11 +109,11 @@ class FinishedSteps:
         return result
 
     def known(self, one: Trial, step: str) -> Any:
-        """What is known of the step; None when nothing is."""
+        """The stored result of the step; None when there is none."""
         return self._store.get(self._key(one, step))
 
     def forget(self, one: Trial, step: str) -> None:
-        """Has the step made once more."""
+        """Discards the step's stored result."""
         self._store.put(self._key(one, step), {}, None)
 
     def _key(self, one: Trial, step: str) -> str:
@@ -128,7 +128,7 @@ def digest(*parts: object) -> str:
 
 
 def below(accuracy: float, floor: float) -> str:
-    """Why one so inaccurate is out."""
+    """Why a trial of this accuracy is rejected."""
     return f"accuracy {accuracy:.4f} is below {floor:g}"
 
 
@@ -137,8 +137,8 @@ def choose_winner(
 ) -> Trial | None:
     """The best that passes by `goal`, time or score; a baseline when no candidate is better, so never worse than these.
 
-    Puts a reason into `failure` of those that measured well but do not pass, and into `score` what a competition would
-    say of those that do, against `reference` or the best of each number that any of them has.
+    Sets `failure` of trials that were measured but do not pass, and the competition's `score` of those that do,
+    against `reference` or the best of each number that any of them has.
     """
     for one in trials:
         if not one.failure and one.unsound:
@@ -146,7 +146,7 @@ def choose_winner(
         elif not one.failure and (one.accuracy is None or one.accuracy < floor):
             one.failure = below(one.accuracy or 0.0, floor)
         elif not one.failure and one.ranges == "exceeded":
-            one.failure = "a sample leaves what it can hold"
+            one.failure = "a sample exceeds its value range"
     passed = [one for one in trials if not one.failure and one.response_s is not None]
     _score(passed, reference)
 

@@ -1,7 +1,7 @@
-"""Runs the passes one after another and keeps those that hold what they promise.
+"""Runs the passes one after another and keeps those that meet their stated error and save cells.
 
 After each pass the model is run by onnxruntime on every sample: a difference beyond the pass's stated error drops it,
-as does a circuit of more cells by EZKL's own count. Nothing is known of any model by its name.
+as does a circuit of more cells by EZKL's own count. No model gets special treatment.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 ROUNDED_ONCE = 4 * 2.0**-23
 """Relative difference that a pass may always make. A 32-bit float has a step of 2^-23 of its size (numpy.finfo's eps,
 1.2e-7), and onnxruntime may sum in another order, or fuse a multiplication with an addition, when nothing but the nodes
-around have changed: a few steps are no sign of another computation."""
+around have changed: a few steps do not indicate another computation."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What became of one pass."""
+    """The result of one pass."""
 
     name: str
     places: int
@@ -38,9 +38,9 @@ class Step:
     nodes_before: int
     nodes_after: int
     size: Size | None
-    """The circuit's size after it; None when EZKL does not take the model."""
+    """The circuit's size after it; None when EZKL rejects the model."""
     difference: float
-    """To the model as given, the largest over all samples, relative to the largest output when that is above 1."""
+    """From the original model, the largest over all samples, relative to the largest output when that is above 1."""
     worst_sample: str
     dropped: str
     """Why it was not kept; empty when it was."""
@@ -54,12 +54,12 @@ class Rewritten:
     before: Size | None
     after: Size | None
     refused: str
-    """Why EZKL does not take the model as given; empty when it does."""
+    """Why EZKL rejects the original model; empty when it does not."""
     steps: list[Step]
 
 
 def rewrite(graph: Graph, feeds: Mapping[str, Feed], run_args: RunArgs, passes: Sequence[Pass] = EXACT) -> Rewritten:
-    """The model after `passes`, each checked on `feeds` and counted at `run_args`. `graph` is left as it was.
+    """The model after `passes`, each checked on `feeds` and counted at `run_args`. `graph` is not changed.
 
     Raises ConfigError when onnxruntime cannot run the model as given.
     """
@@ -94,7 +94,7 @@ def _try(
             return Step(one.name, 0, nodes, nodes, size, 0.0, "", ""), graph
         answers = run_model(candidate, list(feeds.values()))
     except NotRunError as error:
-        return Step(one.name, 0, nodes, nodes, size, 0.0, "", f"onnxruntime does not take its result: {error}"), graph
+        return Step(one.name, 0, nodes, nodes, size, 0.0, "", f"onnxruntime rejects its result: {error}"), graph
     apart = {what: difference([mine], [theirs]) for what, mine, theirs in zip(feeds, answers, expected, strict=True)}
     worst = max(apart, key=apart.__getitem__)
     new_size, refusal = _size(candidate, run_args) if one.counted or size is None else (size, "")
@@ -104,7 +104,7 @@ def _try(
     elif new_size is None and size is not None:
         dropped = refusal
     elif new_size and size and new_size.cells > size.cells:
-        dropped = f"EZKL counts {new_size.cells} cells after it, {size.cells} before"
+        dropped = f"EZKL counts {new_size.cells} cells after this step, {size.cells} before"
     return Step(one.name, places, nodes, len(candidate.nodes), new_size, apart[worst], worst, dropped), candidate
 
 
@@ -125,5 +125,5 @@ def _words(step: Step) -> str:
         return f"dropped: {step.dropped}"
     if not step.places:
         return "nothing to do"
-    size = f", {step.size.rows} rows" if step.size else ", EZKL does not take it yet"
+    size = f", {step.size.rows} rows" if step.size else ", EZKL does not accept it yet"
     return f"{step.places} places{size}, difference {step.difference:.1e}"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RewriteJob:
-    """What is asked for: the model `onnx` rewritten to `out`, for inputs whose numbers are within `low` and `high`."""
+    """A request: the model `onnx` rewritten to `out`, for inputs whose numbers are within `low` and `high`."""
 
     onnx: Path
     out: Path

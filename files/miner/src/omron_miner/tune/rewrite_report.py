@@ -23,7 +23,7 @@ _MOST_PLACES = 12
 
 @dataclass(frozen=True)
 class Report:
-    """A rewrite with the ranges of what it made; `ranges` is None when EZKL does not take the model."""
+    """A rewrite with the ranges of its model; `ranges` is None when EZKL rejects the model."""
 
     model: str
     out: str

@@ -1,4 +1,4 @@
-"""Runs models and single nodes with onnxruntime: what a rewrite is checked against."""
+"""Runs models and single nodes with onnxruntime, to check rewrites."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _IR_VERSION = 8
 
 
 class NotRunError(Exception):
-    """onnxruntime does not take a model or a node."""
+    """onnxruntime rejects a model or a node."""
 
 
 def run_model(graph: Graph, feeds: Sequence[Feed], wanted: Sequence[str] | None = None) -> list[list[Array]]:
@@ -38,12 +38,12 @@ def run_model(graph: Graph, feeds: Sequence[Feed], wanted: Sequence[str] | None 
     try:
         session = _session(onnxruntime, model)
         return [[np.asarray(one) for one in session.run(names, dict(feed))] for feed in feeds]
-    except Exception as error:  # onnxruntime's errors have no common class of their own
+    except Exception as error:  # onnxruntime's errors have no common base class
         raise NotRunError(str(error)[:300]) from error
 
 
 def run_node(node: onnx.NodeProto, values: Mapping[str, Array], opset: int) -> list[Array]:
-    """What one node computes of `values`, which name its inputs.
+    """The outputs of one node for `values`, its inputs by name.
 
     Raises NotRunError, ConfigError when onnxruntime is not installed.
     """
@@ -66,7 +66,7 @@ def run_node(node: onnx.NodeProto, values: Mapping[str, Array], opset: int) -> l
 def difference(ours: Sequence[Sequence[Array]], theirs: Sequence[Sequence[Array]]) -> float:
     """The largest difference of two runs' outputs, relative to an output's largest number when that is above 1.
 
-    Infinite when shapes differ or a number is none.
+    Infinite when shapes differ or a number is NaN.
     """
     largest = 0.0
     for mine, other in zip(ours, theirs, strict=True):
@@ -89,7 +89,7 @@ def _onnxruntime() -> Any:
 
 def _session(onnxruntime: Any, model: onnx.ModelProto) -> Any:
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # its warnings about how a model was exported are not for here
+    options.log_severity_level = 3  # no warnings about how a model was exported
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # each node as written
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

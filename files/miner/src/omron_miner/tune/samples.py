@@ -59,7 +59,7 @@ def _own(shapes: dict[str, tuple[int, ...]], data: Path, low: float, high: float
     if lowest < low or highest > high:
         raise ConfigError(
             f"{data} holds numbers from {lowest:g} to {highest:g}, the bounds are {low:g} to {high:g}",
-            "give --low and --high that no honest input leaves",
+            "give --low and --high that contain every honest input",
         )
     changed = draw(arrays, shape, AUGMENTED, seed) if len(shape) == _IMAGES else []
     return {

@@ -1,6 +1,6 @@
-"""Looks for run args at which a model is cheap to prove and accurate enough: by EZKL's own counting, without a key.
+"""Searches run args at which a model is cheap to prove and accurate enough: by EZKL's own counts, without a key.
 
-In two steps, since what a circuit answers depends only on its scales, and what it costs on how it is laid out:
+In two steps, since a circuit's answers depend only on its scales, and its cost on its layout:
 `arithmetics` are the scales, each run by EZKL on samples and compared with onnxruntime; `layouts` are, for each that is
 accurate, decomposition, inner columns and logrows, counted by gen_settings and ranked by `cost`. Lookup range and
 digits are never chosen but follow from the range bounds, so that no candidate has a table too small. `tune` measures
@@ -44,20 +44,20 @@ _LARGEST_LOGROWS = 22
 SAMPLED_MARGIN = 2.0
 """How much further than its largest sample a number may go when it has no bound, unless asked otherwise."""
 _ROUNDING = 1.02
-"""Bounds are of real numbers; this share, and two, are added for what rounding in the circuit adds."""
+"""Bounds are for real numbers; this share, plus two, is added for rounding in the circuit."""
 _PLACES = 3
 """Of decimals in which two answers of the model must differ to be another answer."""
 _FEWEST = 2
 _LARGEST_BASE = 1 << 20
 _OFF = 0.05
-"""About what estimates of keys are off by in the mean."""
+"""Approximate mean error of key size estimates."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is searched for: `model` is ONNX, `rows` samples of it (a list per input), `expected` its right answers.
+    """A search: `model` is ONNX, `rows` samples of it (a list per input), `expected` its correct answers.
 
-    `base` is where everything that is not searched comes from: visibilities, variables.
+    `base` has everything that is not searched: visibilities, variables.
     """
 
     model: bytes
@@ -75,7 +75,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """Scales, what they answer, and how large numbers become, as EZKL's integers without sign."""
+    """Scales, the answers at them, and the magnitude of numbers, as EZKL's integers without sign."""
 
     run_args: RunArgs
     accuracy: float
@@ -89,15 +89,15 @@ class Candidate:
     """A model and run args worth measuring."""
 
     question: Question
-    """With its model, which is not the same for all."""
+    """With its model: candidates may have different models."""
     run_args: RunArgs
     accuracy: float
     cost: Cost
 
 
 def search(question: Question) -> list[Candidate]:
-    """Candidates, none when EZKL takes none or all are too inaccurate. The same seed finds the same."""
-    # Wide digits and a wide table, so that only the scales decide what is answered.
+    """Candidates, none when EZKL rejects all or all are too inaccurate. The same seed finds the same."""
+    # Wide digits and a wide table, so that the answers depend only on the scales.
     wide = {"logrows": 17, "decomp_base": 1 << 15, "decomp_legs": 3, "num_inner_cols": 1}
     tried = [changed(one, **wide, **unchecked(question.base)) for one in grid(question.base, question.seed)]
     found = arithmetics(question, tried)
@@ -122,7 +122,7 @@ def grid(base: RunArgs, seed: int) -> list[RunArgs]:
 
 
 def arithmetics(question: Question, tried: Sequence[RunArgs], *, counted: bool = True) -> list[Arithmetic]:
-    """Those tried whose mean accuracy on the samples is at least the floor and which tell samples apart.
+    """Those tried whose mean accuracy on the samples is at least the floor and which distinguish samples.
 
     `counted`: each one tried is a step of progress.
     """
@@ -147,7 +147,7 @@ def arithmetics(question: Question, tried: Sequence[RunArgs], *, counted: bool =
 
 
 def collapses(outputs: Sequence[Sequence[float]], expected: Sequence[Sequence[float]]) -> bool:
-    """Whether a circuit answers the same to samples of which the model tells some apart: its numbers are too coarse."""
+    """Whether a circuit gives the same output for samples that the model distinguishes: its numbers are too coarse."""
     told_apart = {tuple(round(number, _PLACES) for number in one) for one in expected}
     constant = is_constant(outputs) and not is_constant(expected)
     return constant or len({tuple(one) for one in outputs}) < len(told_apart)

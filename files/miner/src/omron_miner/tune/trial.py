@@ -1,7 +1,7 @@
-"""One set of run args tried for real: keys within limits, proofs of several inputs, and forgeries that must fail.
+"""Measures one set of run args: keys within limits, proofs of several inputs, and forgeries that must fail.
 
-Every step is a process of its own with a limit of time and of address space, killed beyond them. Keys stay in the
-folder they are given, so that proofs of several trials can take turns.
+Every step is a separate process with a limit of time and of address space, beyond which it is killed. Keys stay in the
+given folder, so that proofs of several trials can take turns.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 _LONGEST = 300
 TARGETS = ("resources", "accuracy")
-"""What EZKL's calibrate_settings can aim at."""
+"""Targets of EZKL's calibrate_settings."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def set_up(
     """
     circuits, run = constants.circuits, partial(run_configured, constants)
     wanted = (run_args.logrows, circuits.srs_directory, constants.network.name)
-    if source.file or not usable_srs(*wanted):  # not part of what is limited
+    if source.file or not usable_srs(*wanted):  # not part of the limited time
         _within(run, None, ensure_srs, *wanted, source.file, source.sha256)
     srs = check_srs(*wanted)
     place.mkdir(parents=True, exist_ok=True)
@@ -90,10 +90,10 @@ def set_up(
 
 
 def prove(folder: Path, rows: Sequence[Sequence[float]], constants: Constants, limits: Limits) -> dict[str, Any]:
-    """Proves and verifies one input (a list per input of the model), then tries to pass off forgeries.
+    """Proves and verifies one input (a list per input of the model), then tries forgeries.
 
-    {"witness_s", "prove_s", "verify_s", "proof_bytes", "outputs", "forged"}; `forged` names what verified and must not
-    have. Raises CircuitError when there is no verified proof within the limits.
+    {"witness_s", "prove_s", "verify_s", "proof_bytes", "outputs", "forged"}; `forged` names forgeries that verified.
+    Raises CircuitError when there is no verified proof within the limits.
     """
     asked = (folder, [list(row) for row in rows], SessionStorage(constants.sessions), constants.circuits.srs_directory)
     proved: dict[str, Any] = _within(partial(run_configured, constants), limits, _prove, *asked)
@@ -115,7 +115,7 @@ def forge(
 
 
 def _within(run: Callable[..., Any], limits: Limits | None, function: Callable[..., Any], *arguments: object) -> Any:
-    """Has `run` do a step behind the process wall. Raises CircuitError for whatever is the circuit's fault."""
+    """Has `run` execute a step in its process. Raises CircuitError for anything that is the circuit's fault."""
     try:
         return run(_limited, limits, function, arguments)
     except ProcessLostError as error:
@@ -127,7 +127,7 @@ def _within(run: Callable[..., Any], limits: Limits | None, function: Callable[.
         raise CircuitError(f"{error.message[:_LONGEST]}{space}") from error
 
 
-# --- in the process of its own ----------------------------------------------------------------------------------------
+# --- in the separate process ------------------------------------------------------------------------------------------
 
 
 def _limited(limits: Limits | None, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
@@ -249,6 +249,6 @@ def _forgeries(circuit: Circuit, rows: list[list[float]], proof: str) -> list[tu
 def _verifies(handler: Any, circuit: Circuit, *given: Any) -> bool:
     try:
         handler.verify(circuit, *given)
-    except OmronError:  # VerificationError, or what EZKL says of instances that are none
+    except OmronError:  # VerificationError, or EZKL's error about invalid instances
         return False
     return True

@@ -1,4 +1,4 @@
-"""What tuning found: a table, JSON, and a picture of accuracy against proving time."""
+"""The report of a tuning: a table, JSON, and a plot of accuracy against proving time."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def to_json(tuned: Tuned) -> str:
 
 
 def to_text(tuned: Tuned) -> str:
-    """A row for each set of run args, and which one was taken."""
+    """A row for each set of run args, and which one was chosen."""
     job = tuned.job
     rows = [("run args", "logrows", "rows", "key", "setup s", "response s", "accuracy", "score", "ranges", "")]
     for one in tuned.trials:
@@ -64,7 +64,7 @@ def to_text(tuned: Tuned) -> str:
                 "" if one.accuracy is None else f"{one.accuracy:.4f}",
                 "" if one.score is None else f"{one.score:.4f}",
                 one.ranges,
-                "WINNER" if one is tuned.winner else f"OUT: {one.failure}" if one.failure else "",
+                "WINNER" if one is tuned.winner else f"REJECTED: {one.failure}" if one.failure else "",
             )
         )
     title = f"{job.onnx} with EZKL {ezkl_version()}, {tuned.samples} samples, {job.proofs} proofs each, medians"
@@ -74,20 +74,20 @@ def to_text(tuned: Tuned) -> str:
 def _conclusion(tuned: Tuned) -> list[str]:
     winner, built = tuned.winner, tuned.built
     if winner is None or built is None:
-        return ["nothing passes: no circuit was built"]
+        return ["no candidate passed: no circuit was built"]
     lines = [f"winner: {winner.name}; model.onnx, run_args.json and {built.directory}"]
     others = [one for one in tuned.trials if one.baseline and one is not winner and not one.failure]
     for one in others:
         if one.response_s and winner.response_s:
             lines.append(f"response time, {one.name} / winner: {one.response_s / winner.response_s:.2f}")
     if tuned.job.goal.name == "score":
-        best = "one with the best accuracy and time of all that pass"
+        best = "one with the best accuracy and the best time of all that passed"
         compared_with = "the reference" if tuned.job.goal.reference else best
         lines.append(f"score: as a competition weighs accuracy and time, compared with {compared_with}")
     if not winner.weights_tried:
-        lines.append("no changed weight changes an answer, so that such an answer could not be tried as a forgery")
+        lines.append("the weight forgery could not be tested: changing weights did not change any output")
     if any(one.reused for one in tuned.trials):
-        lines.append("some figures are of an earlier run into this folder: measurements.jsonl")
+        lines.append("some figures are from an earlier run in this folder: measurements.jsonl")
     return lines
 
 
@@ -117,7 +117,7 @@ def _trial(one: Trial) -> dict[str, Any]:
 def to_svg(tuned: Tuned) -> str:
     """Accuracy against median response time: a square for each baseline, a disc for each candidate, the winner ringed.
 
-    What was not proved is not in it.
+    Trials without a proof are not in it.
     """
     shown = [one for one in tuned.trials if one.response_s is not None and one.accuracy is not None]
     times = round_ticks(max((one.response_s or 0.0 for one in shown), default=1.0))
@@ -151,7 +151,7 @@ def _points(points: Sequence[tuple[Trial, float, float]], winner: Trial | None) 
         if one is winner:
             drawn.append(f'<circle cx="{at:.1f}" cy="{height:.1f}" r="10" fill="none" stroke="#c30"/>')
         end = "end" if at > (_LEFT + _RIGHT) / 2 else "start"
-        name = one.name + (" (winner)" if one is winner else " (out)" if one.failure else "")
+        name = one.name + (" (winner)" if one is winner else " (rejected)" if one.failure else "")
         drawn.append(_label(at + (-12 if end == "end" else 12), height + 16 + 14 * (number % 3), name, end))
     return drawn
 

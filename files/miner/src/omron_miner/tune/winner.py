@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from omron_miner.tune.results import FinishedSteps, Trial
 
 _ALTERED = 3
-"""Tensors of weights that are changed, one after another, until an answer changes."""
+"""Weight tensors that are changed, one after another, until an output changes."""
 
 
 def build_winner(
     job: Job, constants: Constants, prepared: Prepared, trials: list[Trial], finished: FinishedSteps
 ) -> tuple[Trial | None, BuildResult | None]:
-    """The best that passes and that the builder takes, with its circuit. Raises CircuitError when it takes none.
+    """The best that passes and that the builder accepts, with its circuit. Raises CircuitError when it accepts none.
 
-    The builder proves examples of its own and refuses outputs that do not depend on these.
+    The builder proves its own examples and refuses a circuit whose outputs do not depend on them.
     """
     refused: CircuitError | None = None
     while winner := choose_winner(trials, job.goal.floor, job.goal.name, job.goal.reference):
@@ -46,12 +46,12 @@ def build_winner(
             forged = finished.once(one, "weights", lambda: {"verified": _forge(job, constants, prepared, one)})  # noqa: B023
             winner.weights_tried = forged["verified"] is not None
             if forged["verified"]:
-                winner.unsound.append("an answer by other weights")
+                winner.unsound.append("other weights")
                 continue
             return winner, _build(job, constants, prepared, winner)
         except CircuitError as error:
             refused, winner.failure = error, error.message
-            say(f"{winner.name}: out, {winner.failure}")
+            say(f"{winner.name}: rejected, {winner.failure}")
     _warn(trials)
     if refused:
         raise refused
@@ -59,8 +59,8 @@ def build_winner(
 
 
 def _forge(job: Job, constants: Constants, prepared: Prepared, one: Trial) -> bool | None:
-    """Whether an answer by other weights than the circuit's verifies; None when no changed weight changes an answer."""
-    say(f"{one.name}: an answer by other weights, which must not verify ...")
+    """Whether a proof with other weights than the circuit's verifies; None when changing weights changes no output."""
+    say(f"{one.name}: a proof with other weights, which must not verify ...")
     folder, place = Path(one.setup["folder"]), job.work / "altered"
     if not folder.is_dir():  # an earlier run removed it
         made = trial.set_up(one.model, one.run_args, job.work / "again" / "new", constants, job.limits, job.srs)
@@ -73,7 +73,7 @@ def _forge(job: Job, constants: Constants, prepared: Prepared, one: Trial) -> bo
         verified = trial.forge(folder, altered, prepared.rows[0], constants, job.limits, place / "circuit")
         if verified is not None:
             return verified
-    say(f"{one.name}: none of {_ALTERED} changed weights changes an answer, so that this could not be tried")
+    say(f"{one.name}: none of {_ALTERED} changed weights changes an output, so this could not be tested")
     return None
 
 
@@ -84,13 +84,13 @@ def _warn(trials: Sequence[Trial]) -> None:
 
 
 def _build(job: Job, constants: Constants, prepared: Prepared, winner: Trial) -> BuildResult:
-    """Writes the winner's model and run args and builds its circuit by the builder that the role uses."""
+    """Writes the winner's model and run args and builds its circuit with the same builder as the role."""
     model, settings = job.out / "model.onnx", job.out / "run_args.json"
     write_output(model, winner.model.read_bytes())
     content = {"run_args": winner.run_args.model_dump(mode="json", exclude_none=True)}
     write_output(settings, json.dumps(content, indent=1) + "\n")
     name = "".join(letter if letter.isalnum() else "_" for letter in job.onnx.stem)[:64] or "tuned"
-    # What it is built of may be another model by now: it must answer as the one that was given.
+    # It is built from a rewritten model, whose answers must match the original's.
     samples = [Sample(*one) for one in zip(prepared.rows, prepared.expected, strict=True)]
     reference = Reference(samples, str(job.onnx), [])
     write_output(model.with_suffix(SUFFIX), reference_text(model, reference))

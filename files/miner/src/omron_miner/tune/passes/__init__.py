@@ -58,4 +58,4 @@ FOR_COMPACT = (
     Pass("conv-by-rows", convolutions_by_rows, ROUNDING, counted=False),
     *(replace(one, counted=False) for one in EXACT if one.name not in _PREPARING),
 )
-"""For EZKL 23.0.5, before the compact arithmetic. Not counted: what EZKL counts before that is what goes away."""
+"""For EZKL 23.0.5, before the compact arithmetic. Not counted: that arithmetic replaces what EZKL would count."""

@@ -18,9 +18,9 @@ _NOTHING = ("Identity", "Dropout")
 
 
 def fold_constants(graph: Graph) -> int:
-    """Computes what depends on no input, such as shapes, and takes out what does nothing (Identity, Dropout, casts).
+    """Computes what depends on no input, such as shapes, and removes no-ops (Identity, Dropout, casts).
 
-    Exact: onnxruntime computes the same nodes once. Saves no cells by itself, since EZKL folds constants too; it lets
+    Exact: onnxruntime computes the same nodes once. Saves no cells on its own, since EZKL folds constants too; it lets
     later passes see weights and shapes that an exporter wrote as nodes.
     """
     changed = 0

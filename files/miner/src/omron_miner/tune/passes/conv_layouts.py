@@ -31,7 +31,7 @@ _TILE = 2
 
 
 def convolutions_by_tiles(graph: Graph) -> int:
-    """Computes 2×2 places at once: windows of 4×4 for a kernel of 3×3 repeat a number 4 times, not 9.
+    """Computes 2×2 places together: windows of 4×4 for a kernel of 3×3 repeat a number 4 times, not 9.
 
     Where a MaxPool of these tiles follows, the product has differences of neighbours in place of every other number,
     of which max(a, b) = b + relu(a − b) needs no more than the relu. 1×1 convolutions of the same image are computed

@@ -65,7 +65,7 @@ def gathered_product(graph: Graph, image: str, size: int, matrix: Array, indices
 def window_indices(have: Mapping[str, Any], source: tuple[int, ...], kernel: tuple[int, ...], zero: int) -> Array:
     """Where in the flat image each window's numbers are, a row per weight and a column per window.
 
-    `have` are a Conv's or a pool's attributes, `zero` stands for the zeros around the image.
+    `have` are a Conv's or a pool's attributes, `zero` is the index of the zeros around the image.
     """
     sides = len(kernel)
     strides, dilations = have.get("strides") or [1] * sides, have.get("dilations") or [1] * sides

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def merge_products(graph: Graph) -> int:
-    """Makes one MatMul of those that multiply constants with the same matrix, and cuts its rows apart again.
+    """Merges MatMuls that multiply constants with the same matrix into one, and splits its rows again.
 
     Convolutions over one input that slide alike are such once `conv-as-matmul` made products of them: their windows
     are gathered once. Exact: each row is computed from its own weights as before. Saves, where EZKL checks a product
@@ -45,7 +45,7 @@ def _merge(graph: Graph, nodes: list[onnx.NodeProto]) -> None:
 
 
 def _share_equal_nodes(graph: Graph) -> None:
-    """Lets nodes that compute the same of the same be one; constants are the same when their numbers are."""
+    """Merges nodes with the same operation and inputs; constants are the same when their numbers are."""
     seen: dict[Any, str] = {}
     values: dict[Any, str] = {}
     for node in list(graph.nodes):

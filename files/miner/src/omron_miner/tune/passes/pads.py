@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def fold_pads(graph: Graph) -> int:
     """Gives the zeros that a Pad writes around an image to the convolutions that read it.
 
-    Exact: a convolution's own pads are zeros too. Saves little by itself; `conv-as-matmul` then takes every zero from
+    Exact: a convolution's own pads are zeros too. Saves little on its own; `conv-as-matmul` then takes every zero from
     one constant.
     """
     changed = 0
