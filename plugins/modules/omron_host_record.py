@@ -40,7 +40,7 @@ author: omron-miner
 """
 
 EXAMPLES = r"""
-- name: Record what was there before
+- name: Record the original state
   omron_host_record:
     path: /var/lib/omron-miner/host-record/swap.json
     state: present

@@ -71,7 +71,7 @@ def test_it_holds_what_operators_run_and_runs_from_an_empty_path(tmp_path: Path)
     said = " ".join((done.stdout + done.stderr).split())
     assert done.returncode != 0
     assert "here: omron_axn_port is a variable that nothing reads: write omron_axon_port" in said, said
-    assert "TASK [omron.miner.preflight : Judge all hosts together]" in said, "the collection's own role"
+    assert "TASK [omron.miner.preflight : Evaluate all hosts together]" in said, "the collection's own role"
     misspelt = ("-e", "confirm=yes", "-e", "omron_host=x")
     done = run(BIN / "ansible-playbook", "omron.miner.remove", "-i", "hosts.json", *misspelt)
     said = " ".join((done.stdout + done.stderr).split())

@@ -318,8 +318,8 @@ def test_a_user_that_is_not_there_is_made_and_our_own_is_taken_again() -> None:
         ("root", "is root"),
         ("toor", "is root"),
         ("login", "is the user that Ansible logs in as"),
-        ("admin", "(id 1000, home /home/admin) and was not made by this play"),
-        ("postgres", "(id 107, home /var/lib/postgresql) and was not made by this play"),
+        ("admin", "(id 1000, home /home/admin) and was not created by this play"),
+        ("postgres", "(id 107, home /var/lib/postgresql) and was not created by this play"),
         ("Omron Miner", "is no name of a user"),
         ("-rf", "is no name of a user"),
     ],
@@ -330,7 +330,7 @@ def test_somebody_elses_user_is_refused(user: str, said: str) -> None:
 
 @pytest.mark.parametrize("group", ["sudo", "docker"])
 def test_somebody_elses_group_is_refused(group: str) -> None:
-    assert "and was not made by this play" in only(judge_user(OURS, omron_group=group))
+    assert "and was not created by this play" in only(judge_user(OURS, omron_group=group))
 
 
 # --- /dev/shm
