@@ -87,7 +87,7 @@ def test_preflight_lists_the_problems_of_all_hosts_together_and_no_host_goes_on(
     code, output = play(ROOT / "playbooks/preflight.yml", given)
     said = " ".join(output.split())
     assert code != 0
-    assert "Nothing was changed. Problems to fix first (3): 1. misspelt: omron_axn_port is a variable that nothing reads" in said
+    assert "Nothing was changed. Problems to fix first (3): 1. misspelt: omron_axn_port is not a known variable" in said
     assert "2. gone: cannot be reached: " in said
     assert "3. typed: " in said
     assert "write omron_axon_port if that is meant" in said
@@ -185,7 +185,7 @@ def test_the_canary_is_a_host_that_preflight_lets_through(tmp_path: Path) -> Non
     assert "gone is skipped, nothing was changed on it" in output
     assert [path.suffix for path in tmp_path.glob("state.*")] == [".first"], output
     said = " ".join(output.split())
-    assert "Left out, nothing was changed on them: gone. Preflight, at the beginning, has the reasons" in said, (
+    assert "Skipped and left unchanged: gone. The preflight output above gives the reasons" in said, (
         "although no play begins after one in which all hosts of a batch failed"
     )
 
@@ -299,10 +299,10 @@ def test_a_misspelt_variable_is_refused_by_every_play(tmp_path: Path, name: str)
     code, output = play(ROOT / f"playbooks/{name}.yml", given, "-e", "omron_host=canary", *more)
     said = " ".join(output.split())
     assert code != 0
-    assert "Nothing was done. Problems to fix first (3): 1. canary, other: omron_host is a variable that nothing reads: " in said
+    assert "Nothing was done. Problems to fix first (3): 1. canary, other: omron_host is not a known variable: " in said
     assert "write omron_hosts if that is meant" in said
-    assert "2. canary, other: rollback_too is a variable that nothing reads: write rollback_to if that" in said
-    assert "3. other: monitor_intervall is a variable that nothing reads: write monitor_interval if" in said
+    assert "2. canary, other: rollback_too is not a known variable: write rollback_to if that" in said
+    assert "3. other: monitor_intervall is not a known variable: write monitor_interval if" in said
     assert set(re.findall(r"PLAY \[(.*)\]", output)) == {"Check the variables"}
 
 

@@ -914,7 +914,7 @@ def test_a_misspelt_variable_is_refused_with_the_nearest_name(name: str, meant: 
     if meant is None:
         assert problems == []
     else:
-        assert f"{name} is a variable that nothing reads: write {meant} if that is meant" in only(problems)
+        assert f"{name} is not a known variable: write {meant} if that is meant" in only(problems)
 
 
 @pytest.mark.parametrize(
@@ -931,8 +931,8 @@ def test_a_misspelt_variable_is_refused_with_the_nearest_name(name: str, meant: 
 )
 def test_a_misspelt_variable_of_this_run_is_refused_even_if_no_role_begins_so(name: str, meant: str | None) -> None:
     problem = only(unknown_problems([], KNOWN, [], [name, "confirm", "site", "ansible_user", "__x"]))
-    said = f"write {meant} if that is meant" if meant else "docs/role-variables.md has those there are"
-    assert f"{name} is a variable that nothing reads: {said}" in problem
+    said = f"write {meant} if that is meant" if meant else "docs/role-variables.md lists all variables"
+    assert f"{name} is not a known variable: {said}" in problem
     assert unknown_problems([name], KNOWN, [name], [name]) == []
 
 
@@ -947,11 +947,11 @@ def test_a_playbooks_variables_have_a_type() -> None:
 def test_a_variable_that_is_gone_is_said_to_be() -> None:
     assert not set(GONE) & set(KNOWN)
     problem = only(unknown_problems(["miner_network_copy_days"], KNOWN, []))
-    assert problem.startswith("miner_network_copy_days is gone (it is a constant of the package now")
+    assert problem.startswith("miner_network_copy_days was removed (it is a constant of the package now")
 
 
 def test_a_variable_of_something_else_may_be_listed() -> None:
-    assert "docs/role-variables.md has those there are" in only(unknown_problems(["pm2_xyzzy_quux"], KNOWN, []))
+    assert "docs/role-variables.md lists all variables" in only(unknown_problems(["pm2_xyzzy_quux"], KNOWN, []))
     assert unknown_problems(["pm2_xyzzy_quux"], KNOWN, ["pm2_xyzzy_quux"]) == []
 
 

@@ -280,7 +280,7 @@ def srs_problems(settings: Mapping[str, Any]) -> list[str]:
         if _is_test_srs(path):
             problems.append(f"omron_srs_file {value} is a test SRS, whose proofs prove nothing: use a public one")
         if not wanted:
-            problems.append(f"omron_srs_file {value} has nothing to be compared with: set omron_srs_sha256")
+            problems.append(f"omron_srs_file {value} has no checksum: set omron_srs_sha256")
     circuits = settings["omron_circuits"]
     given = [circuit for circuit in circuits if isinstance(circuit, Mapping)] if isinstance(circuits, list) else []
     sizes = [size for circuit in given if (size := _logrows(circuit)) is not None and size in LOGROWS]

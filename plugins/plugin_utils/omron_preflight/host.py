@@ -167,7 +167,7 @@ def user_problems(
     _, found_id, *_ = [*groups.get(group, []), "", ""]
     if group in groups and group not in made_here["groups"] and not (ours and group_id == found_id):
         problems.append(
-            f"omron_group {group} is on the host already (id {found_id}) and was not created by this play: choose another "
-            "name in omron_group, and the play makes that group"
+            f"omron_group {group} is on the host already (id {found_id}) and was not created by this play: "
+            "choose another name in omron_group, and the play makes that group"
         )
     return problems

@@ -33,7 +33,10 @@ def _hotkey_problems(value: Any) -> list[str]:
     with path.open("rb") as file:
         begins = file.read(len(VAULT))
     if begins.startswith(b"$NACL"):
-        return [f"omron_hotkey_file {value} is encrypted, and a service has nobody to ask: name an unencrypted hotkey"]
+        return [
+            f"omron_hotkey_file {value} is encrypted, but a service cannot prompt for a password: "
+            "name an unencrypted hotkey"
+        ]
     if begins == VAULT:
         return []
     content = json_object(path)
