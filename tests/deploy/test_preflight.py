@@ -320,8 +320,8 @@ def test_a_user_that_is_not_there_is_made_and_our_own_is_taken_again() -> None:
         ("login", "is the user that Ansible logs in as"),
         ("admin", "(id 1000, home /home/admin) and was not created by this play"),
         ("postgres", "(id 107, home /var/lib/postgresql) and was not created by this play"),
-        ("Omron Miner", "is no name of a user"),
-        ("-rf", "is no name of a user"),
+        ("Omron Miner", "is not a valid user name"),
+        ("-rf", "is not a valid user name"),
     ],
 )
 def test_somebody_elses_user_is_refused(user: str, said: str) -> None:
@@ -411,7 +411,7 @@ def test_the_defaults_hold_no_problem() -> None:
         ({"omron_netuid": True}, "omron_netuid True is not a subnet"),
         ({"omron_netuid": 70000}, "omron_netuid 70000"),
         ({"omron_local_validator_hotkeys": HOTKEY}, "is not a list"),
-        ({"omron_local_validator_hotkeys": ["5abc"]}, "'5abc', which is no SS58 address"),
+        ({"omron_local_validator_hotkeys": ["5abc"]}, "'5abc', which is not an SS58 address"),
         ({"omron_network": "test"}, "omron_external_ip is empty"),
         ({"omron_network": "test", "omron_external_ip": "192.168.1.4"}, "cannot be reached from the internet"),
         ({"omron_network": "test", "omron_external_ip": "203.0.113.7"}, "cannot be reached from the internet"),
@@ -531,9 +531,9 @@ def test_a_tuned_profile_counts_unless_the_inventory_says_otherwise(tmp_path: Pa
     ("circuit", "said"),
     [
         ("demo", "number 1 is not a mapping"),
-        ({"model": "demo"}, "name None is no name"),
-        ({"name": "../x", "model": "demo"}, "name '../x' is no name"),
-        ({"name": True, "model": "demo"}, "name True is no name"),
+        ({"model": "demo"}, "name None is not a valid name"),
+        ({"name": "../x", "model": "demo"}, "name '../x' is not a valid name"),
+        ({"name": True, "model": "demo"}, "name True is not a valid name"),
         ({"name": "a"}, "either model (to build it) or folder"),
         ({"name": "a", "model": "demo", "folder": "/x"}, "either model (to build it) or folder"),
         ({"name": "a", "model": "demo", "logrows": 16}, "unknown keys logrows"),
@@ -547,7 +547,7 @@ def test_a_tuned_profile_counts_unless_the_inventory_says_otherwise(tmp_path: Pa
         ({"name": "a", "model": "demo", "tuned": "/nowhere.json"}, "tuned /nowhere.json cannot be read"),
         ({"name": "a", "model": "demo", "tuned": __file__}, "has no run_args"),
         ({"name": "a", "folder": "model_x"}, "is relative"),
-        ({"name": "a", "folder": "/nowhere"}, "there is no folder /nowhere"),
+        ({"name": "a", "folder": "/nowhere"}, "folder /nowhere does not exist"),
     ],
 )
 def test_a_circuit_that_is_not_well_formed_is_refused(circuit: Any, said: str) -> None:
@@ -600,7 +600,7 @@ def run_args_json(place: Path) -> Path:
         ({"data": "photos"}, "data photos is relative"),
         ({"data": "/nowhere"}, "data /nowhere cannot be read on the control node"),
         ({"data": 7}, "data 7 is not a path"),
-        ({"data": __file__}, "is no sample: name a file of samples (.json or .npy) or a folder of them"),
+        ({"data": __file__}, "is not a sample: name a file of samples (.json or .npy) or a folder of them"),
         ({"data": str(ROOT / "roles")}, "holds no .json or .npy file"),
     ],
 )
@@ -856,10 +856,10 @@ def test_a_whole_competition_is_fine_and_one_that_is_off_may_be_half_set(tmp_pat
     ("overrides", "said"),
     [
         ({"omron_competition_bucket": ""}, "omron_competition_bucket is empty"),
-        ({"omron_competition_bucket": "Mine/x"}, "is no name of a bucket"),
+        ({"omron_competition_bucket": "Mine/x"}, "is not a valid bucket name"),
         ({"omron_competition_credentials_file": ""}, "omron_competition_credentials_file is empty"),
         ({"omron_competition_credentials_file": "/nowhere/keys"}, "cannot be read on the control node"),
-        ({"omron_competition_endpoint": "r2.example/bucket"}, "is no https://HOST"),
+        ({"omron_competition_endpoint": "r2.example/bucket"}, "is not https://HOST"),
         ({"omron_competition_endpoint": ""}, "omron_competition_region is auto"),
         ({"omron_competition_circuit": "circuits/mine"}, "is relative"),
         ({"omron_competition_circuit": "/nowhere"}, "lacks model.compiled and settings.json"),
@@ -1156,8 +1156,8 @@ WRONG_PROVERS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "upstream's miner": ({"omron_engine": "sn2"}, {}, "which takes no prover hosts"),
     "no address": ({}, {"ansible_host": "prover.example"}, "set omron_prover_address to one of an interface"),
     "a name for an address": ({}, {"omron_prover_address": "prover.example"}, "is not an IP address"),
-    "every address": ({}, {"omron_prover_address": "0.0.0.0"}, "is no host's address"),  # noqa: S104
-    "another miner": ({}, {"omron_prover_of": "n"}, "n is no miner of this inventory: name one of m"),
+    "every address": ({}, {"omron_prover_address": "0.0.0.0"}, "is not a host address"),  # noqa: S104
+    "another miner": ({}, {"omron_prover_of": "n"}, "n is not a miner in this inventory: name one of m"),
     "loopback": ({}, {"omron_prover_address": "127.0.0.1"}, "they cannot reach each other"),
     "no circuit": (
         {"omron_circuits": [{"name": "a", "folder": "/x/model_aa"}]},

@@ -51,7 +51,7 @@ def test_preflight_refuses_prover_hosts_that_do_not_fit(tmp_path: Path) -> None:
     assert code != 0
     assert "both: it is a miner and in the group of prover hosts" in said
     assert "lost: it has no address for its miner and prover hosts" in said
-    assert "lost: omron_prover_of two is no miner of this inventory: name one of" in said
+    assert "lost: omron_prover_of two is not a miner in this inventory: name one of" in said
 
 
 def test_prover_hosts_follow_their_miners_in_batches_and_run_what_those_run(tmp_path: Path) -> None:

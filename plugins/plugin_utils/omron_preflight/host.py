@@ -138,14 +138,14 @@ def user_problems(
     login_users: list[str],
     made_here: Mapping[str, list[str]],
 ) -> list[str]:
-    """A service user or group that is somebody else's.
+    """A service user or group that the play did not create.
 
     `users` and `groups` are getent's databases (name to the other fields), `login_users` whom Ansible logs in as,
     `made_here` the record of the ``users`` and ``groups`` that the role pm2 made on the host.
     """
     user, group = str(values["omron_user"]), str(values["omron_group"])
     wrong = [
-        f"{variable} {name!r} is no name of a user: lower-case letters, digits, dashes, at most 32"
+        f"{variable} {name!r} is not a valid user name: lower-case letters, digits, dashes, at most 32"
         for variable, name in (("omron_user", user), ("omron_group", group))
         if not _USER_NAME.fullmatch(name)
     ]

@@ -136,7 +136,7 @@ def judged_values(given: Mapping[str, Any], known: Mapping[str, Known]) -> tuple
 
 def _judge(name: str, value: Any, known: Known) -> tuple[list[str], Any]:
     kind = known.option.get("type", "str")
-    where = f"docs/role-variables.md says what {known.role} takes"
+    where = f"see docs/role-variables.md for {known.role}"
     if kind in _TEXT_NEVER and isinstance(value, str):
         return [
             f"{name} is a text, {_TEXT_NEVER[kind]} is wanted: an inventory in the INI format cannot hold one, write "

@@ -108,7 +108,7 @@ def _bucket_problems(settings: Mapping[str, Any]) -> list[str]:
     problems = []
     if endpoint and not (isinstance(endpoint, str) and _ENDPOINT.fullmatch(endpoint)):
         problems.append(
-            f"omron_competition_endpoint {endpoint!r} is no https://HOST: write the storage's, without the bucket"
+            f"omron_competition_endpoint {endpoint!r} is not https://HOST: write the storage's, without the bucket"
         )
     if not endpoint and region == "auto":
         problems.append(
@@ -119,7 +119,7 @@ def _bucket_problems(settings: Mapping[str, Any]) -> list[str]:
         problems.append("omron_competition_bucket is empty, but omron_competition_enabled is set: write its name")
     elif not isinstance(bucket, str) or not _BUCKET.fullmatch(bucket) or (not endpoint and "." in bucket):
         problems.append(
-            f"omron_competition_bucket {bucket!r} is no name of a bucket: 3 to 63 lower-case letters, digits and "
+            f"omron_competition_bucket {bucket!r} is not a valid bucket name: 3 to 63 lower-case letters, digits and "
             "dashes, dots not at Amazon"
         )
     return problems
