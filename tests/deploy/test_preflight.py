@@ -940,7 +940,7 @@ def test_a_playbooks_variables_have_a_type() -> None:
     given = {"confirm": "yes", "remove_data": "maybe", "report_fail_on": ["sad"], "rollback_serial": [1, "50%"]}
     values, problems = judged_values(given, KNOWN)
     assert (values["confirm"], values["rollback_serial"]) == (True, [1, "50%"])
-    assert ["docs/role-variables.md says what remove.yml takes" in one for one in problems] == [True, False]
+    assert ["see docs/role-variables.md for remove.yml" in one for one in problems] == [True, False]
     assert "report_fail_on" in problems[1]
 
 
@@ -968,11 +968,11 @@ def test_a_text_that_stands_for_a_value_is_taken_as_that_value() -> None:
     [
         ("pm2_log_keep", True, "pm2_log_keep is the YAML boolean true (on, off, yes and no are), not int"),
         ("cpu_governor_name", False, "cpu_governor_name is the YAML boolean false"),
-        ("omron_axon_port", "eighty", "docs/role-variables.md says what omron takes"),
+        ("omron_axon_port", "eighty", "see docs/role-variables.md for omron"),
         ("omron_circuits", '[{"name": "demo"}]', "omron_circuits is a text, a list is wanted: an inventory in the INI"),
         ("kernel_sysctl", "vm.overcommit_memory=0", "kernel_sysctl is a text, a mapping is wanted"),
-        ("swap_services", {"a": 1}, "docs/role-variables.md says what swap takes"),
-        ("pm2_log_rotate", "never", "docs/role-variables.md says what pm2 takes"),
+        ("swap_services", {"a": 1}, "see docs/role-variables.md for swap"),
+        ("pm2_log_rotate", "never", "see docs/role-variables.md for pm2"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_told_once_with_the_role_that_takes_it(name: str, value: Any, said: str) -> None:
