@@ -8,7 +8,7 @@ fail() {
   [ -z "${2:-}" ] || printf '  try: %s\n' "$2" >&2
   exit 1
 }
-# Roles and plugins are found through links, which git writes as text where it is told not to make any.
+# Roles and plugins are found through symlinks, which git checks out as text files if core.symlinks is false.
 [ -d playbooks/roles ] || fail "the links in playbooks/ and roles/ are text files" \
   "git config core.symlinks true && git checkout-index --force --all"
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -- "$@"; fi; }
@@ -32,7 +32,7 @@ need_packages() {
 # need_venv: builds .venv from requirements.lock unless it is there already, unchanged.
 need_venv() {
   local wanted python
-  python=$(command -v python3) || fail "there is no python3" "apt-get install python3"
+  python=$(command -v python3) || fail "python3 is missing" "apt-get install python3"
   "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     fail "the control node needs Python 3.11 or newer; this is $("$python" -V)" "use Debian 12, Ubuntu 24.04 or newer"
   wanted=$(cat requirements.lock files/miner/bootstrap.lock files/miner/pyproject.toml | sha256sum)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# find_secrets.sh HOTKEY_FILE: says where the hotkey's secrets can be read by others than its owner, a place a line: command
+# find_secrets.sh HOTKEY_FILE: prints where others than its owner can read the hotkey's secrets, one place per line: command
 # lines, units, the journal, files that everybody may read, and whatever the play wrote outside of the wallets.
 set -eu
 

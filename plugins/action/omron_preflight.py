@@ -1,4 +1,4 @@
-"""Judges what was read of every host, together with the inventory's values. Runs on the control node, changes nothing.
+"""Evaluates the state of every host together with the inventory's values. Runs on the control node, changes nothing.
 
 Once for all hosts, so that a file of the operator's is hashed once, and what two hosts must not share is seen:
 
@@ -106,7 +106,7 @@ HOST_ARGUMENTS = {
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
-    """What Ansible looks for."""
+    """Ansible's entry point."""
 
     _requires_connection = False
     _supports_check_mode = True
@@ -172,6 +172,6 @@ def _values(variables: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
     for name, default in defaults.items():
         try:
             values[name] = variables.get(name, default)
-        except AnsibleError:  # it is told when that host is deployed to
+        except AnsibleError:  # reported when that host is deployed
             values[name] = default
     return values

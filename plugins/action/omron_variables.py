@@ -26,7 +26,7 @@ from omron_preflight.variables import judged_values, known_variables, unknown_pr
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
-    """What Ansible looks for."""
+    """Ansible's entry point."""
 
     _requires_connection = False
     _supports_check_mode = True
@@ -42,7 +42,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
             try:
                 values[name] = self._templar.template(everything[name])
             except AnsibleError as error:
-                problems.append(f"{name} cannot be evaluated ({error}): look at what it refers to")
+                problems.append(f"{name} cannot be evaluated ({error}): check the variables it uses")
         judged, wrong = judged_values(values, known)
         unknown = unknown_problems(everything, known, judged["omron_other_variables"], load_extra_vars(self._loader))
         return {"changed": False, "problems": unknown + problems + wrong, "values": judged}

@@ -138,7 +138,7 @@ def _covers(text: str, port: str) -> bool:
 
 
 class FilterModule:
-    """What Ansible looks for."""
+    """Ansible's entry point."""
 
     def filters(self) -> dict[str, Any]:
         """The filters by name."""

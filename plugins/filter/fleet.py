@@ -1,4 +1,4 @@
-"""Judges and sorts what was read of every host's summary.json: for playbooks/report.yml.
+"""Evaluates and sorts the summaries of all hosts for playbooks/report.yml.
 
 Nothing in a summary is believed to be well-formed: a host may be compromised. What is not of the expected kind makes a
 host "unreadable", with the reason; texts are cut short and lose what cannot be printed. Pure functions; reads nothing.
@@ -62,7 +62,7 @@ def _row(name: str, read: Any, stale_seconds: float, now: float) -> dict[str, An
         "version": "", "age_seconds": None, "host": "", "provers": [],
     }  # fmt: skip
     read = read if isinstance(read, dict) else {}
-    said = _clean(read.get("stderr") or read.get("msg") or read.get("stdout") or "nothing was said")
+    said = _clean(read.get("stderr") or read.get("msg") or read.get("stdout") or "no output")
     if read.get("unreachable"):
         return {**row, "state": "unreachable", "reason": said}
     if read.get("failed") or read.get("rc") != 0:
@@ -178,7 +178,7 @@ def _clean(value: Any) -> str:
 
 
 class FilterModule:
-    """What Ansible looks for."""
+    """Ansible's entry point."""
 
     def filters(self) -> dict[str, Any]:
         """The filters by name."""

@@ -40,7 +40,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 class FilterModule:
-    """What Ansible looks for."""
+    """Ansible's entry point."""
 
     def filters(self) -> dict[str, Any]:
         """The filters by name."""

@@ -107,7 +107,7 @@ def tune_outcome(report: Mapping[str, Any]) -> str:
 
 
 class FilterModule:
-    """What Ansible looks for."""
+    """Ansible's entry point."""
 
     def filters(self) -> dict[str, Any]:
         """The filters by name."""

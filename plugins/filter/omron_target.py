@@ -82,7 +82,7 @@ def _value(hosts: Mapping[str, Any], name: str, variable: str) -> str:
 
 
 class FilterModule:
-    """What Ansible looks for."""
+    """Ansible's entry point."""
 
     def filters(self) -> dict[str, Any]:
         """The filters by name."""

@@ -34,7 +34,7 @@ def newly_recommended(now: Mapping[str, Sequence[str]], before: Mapping[str, Seq
 
 
 class FilterModule:
-    """What Ansible looks for."""
+    """Ansible's entry point."""
 
     def filters(self) -> dict[str, Any]:
         """The filters by name."""

@@ -1,4 +1,4 @@
-"""What is wrong on several hosts, told once."""
+"""Problems of several hosts, reported once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from omron_preflight.fleet import report  # noqa: E402  # after the path is ther
 
 
 class FilterModule:
-    """What Ansible looks for."""
+    """Ansible's entry point."""
 
     def filters(self) -> dict[str, Any]:
         """The filters by name."""

@@ -22,7 +22,7 @@ def provers_of(provers: list[str], hosts: Mapping[str, Mapping[str, Any]], miner
 
 
 class FilterModule:
-    """What Ansible looks for."""
+    """Ansible's entry point."""
 
     def filters(self) -> dict[str, Any]:
         """The filters by name."""

@@ -15,7 +15,7 @@ from omron_preflight.host import own_memory_mb  # noqa: E402
 
 
 class FilterModule:
-    """What Ansible looks for."""
+    """Ansible's entry point."""
 
     def filters(self) -> dict[str, Any]:
         """The filters by name."""

@@ -1,4 +1,4 @@
-"""Keeps what a host was like before a role changed it: a JSON file for each role, in a folder that only root reads."""
+"""Records a host's state before a role changes it: a JSON file per role, in a folder readable by root only."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ author: omron-miner
 """
 
 EXAMPLES = r"""
-- name: Record what was there before
+- name: Record the original state
   omron_host_record:
     path: /var/lib/omron-miner/host-record/swap.json
     state: present
@@ -104,7 +104,7 @@ def make_folder(directory: str) -> None:
     except FileExistsError:
         found = os.lstat(directory)  # the service user may add to the folder above it
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-            raise PermissionError(f"{directory} is not a folder of root's: look who made it, then remove it") from None
+            raise PermissionError(f"{directory} is not owned by root: check who created it, then remove it") from None
 
 
 def write(path: str, text: str) -> None:
@@ -128,7 +128,7 @@ def backup_of(path: str, file: str) -> str:
 
 
 def main() -> None:
-    """What Ansible runs on the host."""
+    """Module entry point."""
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "path", "required": True},

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Reads which ports the releases use that a host keeps. It runs with a host's own Python, 3.10 or newer."""
+"""Reads the ports of the releases kept on a host. Runs with the host's own Python, 3.10 or newer."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def kept_ports(opt: Path) -> dict[str, list[int]]:
 
 
 def main() -> None:
-    """What Ansible runs on the host."""
+    """Module entry point."""
     from ansible.module_utils.basic import AnsibleModule
 
     module = AnsibleModule(argument_spec={"opt": {"type": "path", "required": True}}, supports_check_mode=True)

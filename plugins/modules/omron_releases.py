@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Keeps the circuits of each release that a host keeps, and removes what no release uses any more.
+"""Keeps the circuits of each kept release and removes files that no release uses.
 
 The role miner calls it in the switch to a release and after it. It runs with a host's own Python, 3.10 or newer.
 """
@@ -243,7 +243,7 @@ def _is_the_same_process(one: Path, other: Path) -> bool:
 
 
 def passed(host: Host, release: str) -> None:
-    """Writes down that `release` passed its health gate."""
+    """Records that `release` passed its health gate."""
     before = host.last()["passed"]
     if before not in ("", release):
         host.link(host.opt / "previous", host.opt / "releases" / before)
@@ -252,7 +252,7 @@ def passed(host: Host, release: str) -> None:
 
 
 def failed(host: Host) -> None:
-    """Has the next run switch again, whatever it wants."""
+    """Makes the next run switch again in any case."""
     host.write(host.rollout, json.dumps({**host.last(), "switching": True}) + "\n")
 
 
@@ -407,7 +407,7 @@ def _host(given: dict[str, Any], check: bool, done: list[str]) -> Host:
 
 
 def run(given: dict[str, Any], check: bool, done: list[str]) -> dict[str, Any]:
-    """Does what the module's options say; each step is added to `done` before it is done, or with `check` would be."""
+    """Runs the module's action; each step is added to `done` first, with `check` without running it."""
     host, release = _host(given, check, done), given["release"]
     if given["action"] == "enter":
         return enter(host, release, given["always"], Path(given["commands"]), Path(given["units"]))
@@ -421,7 +421,7 @@ def run(given: dict[str, Any], check: bool, done: list[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """What Ansible calls."""
+    """Module entry point."""
     from ansible.module_utils.basic import AnsibleModule
 
     path = {"type": "path", "required": True}
@@ -444,7 +444,7 @@ def main() -> None:
     try:
         result = run(module.params, module.check_mode, done)
     except (OSError, ValueError, KeyError) as error:
-        message = f"the releases below {module.params['opt']} cannot be arranged: {error}"
+        message = f"the releases below {module.params['opt']} cannot be updated: {error}"
         with contextlib.suppress(OSError, ValueError):
             last = _host(module.params, True, []).last()
             module.fail_json(msg=message, done=done, passed=last["passed"])

@@ -69,8 +69,8 @@ def test_tables_are_shown_and_a_host_fails_that_is_red_unless_the_operator_lets_
     assert failed == {"green": False, "red": True, "tolerated": False, "broken": True, "bare": False}, output
     assert "\n        ok      swap   off   off\n" in output
     assert output.count("try: swapoff -a") == 2
-    assert output.rindex("try: swapoff -a") < output.index("red needs mending: fail  swap  on: sda2  off.")
-    assert "No miner is on bare yet" in output
+    assert output.rindex("try: swapoff -a") < output.index("red failed checks: fail  swap  on: sda2  off.")
+    assert "No miner is deployed on bare" in output
 
 
 def test_in_a_dry_run_no_red_host_fails_and_where_results_are_json_the_table_is_a_list_of_lines(tmp_path: Path) -> None:
@@ -78,11 +78,11 @@ def test_in_a_dry_run_no_red_host_fails_and_where_results_are_json_the_table_is_
     assert (code, set(failed.values())) == (0, {False}), output
     assert '\n        "ok      swap   off   off",\n' in output
     assert "fail    swap   on: sda2  off" in output
-    assert "No miner is on bare yet" in output
+    assert "No miner is deployed on bare" in output
 
 
 def test_whatever_tags_are_given_the_hosts_are_examined(tmp_path: Path) -> None:
     code, output, failed = play(tmp_path, "--tags", "swap", "--limit=green,bare")
     assert (code, set(failed.values())) == (0, {False}), output
     assert "ok      swap   off   off" in output
-    assert "No miner is on bare yet" in output
+    assert "No miner is deployed on bare" in output

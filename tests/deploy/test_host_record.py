@@ -91,7 +91,7 @@ def test_a_folder_that_another_user_put_in_the_records_place_is_refused(
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "host-record").symlink_to(tmp_path / "elsewhere")
     result = record(capsys, path=tmp_path / "host-record/swap.json", state="present", content={"a": 1})
-    assert "host-record is not a folder of root's" in result["msg"]
+    assert "host-record is not owned by root" in result["msg"]
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 

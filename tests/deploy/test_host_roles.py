@@ -127,7 +127,7 @@ def test_there_and_back_again_from_half_way_too(tmp_path: Path) -> None:
     assert " rw,nosuid,nodev,noexec" in mount
     assert f"rw,size={size // 1024}k,mode=1770" in mount
     # Somebody's vm.overcommit_memory stays.
-    assert "vm.overcommit_memory is 1, which Redis and others ask for, and stays so" in " ".join(output.split())
+    assert "vm.overcommit_memory is 1, which Redis and others require, and is not changed" in " ".join(output.split())
     assert not (tmp_path / "sysctl.log").exists()
 
     assert told["back"] == told["before"]

@@ -318,10 +318,10 @@ def test_a_user_that_is_not_there_is_made_and_our_own_is_taken_again() -> None:
         ("root", "is root"),
         ("toor", "is root"),
         ("login", "is the user that Ansible logs in as"),
-        ("admin", "(id 1000, home /home/admin) and was not made by this play"),
-        ("postgres", "(id 107, home /var/lib/postgresql) and was not made by this play"),
-        ("Omron Miner", "is no name of a user"),
-        ("-rf", "is no name of a user"),
+        ("admin", "(id 1000, home /home/admin) and was not created by this play"),
+        ("postgres", "(id 107, home /var/lib/postgresql) and was not created by this play"),
+        ("Omron Miner", "is not a valid user name"),
+        ("-rf", "is not a valid user name"),
     ],
 )
 def test_somebody_elses_user_is_refused(user: str, said: str) -> None:
@@ -330,7 +330,7 @@ def test_somebody_elses_user_is_refused(user: str, said: str) -> None:
 
 @pytest.mark.parametrize("group", ["sudo", "docker"])
 def test_somebody_elses_group_is_refused(group: str) -> None:
-    assert "and was not made by this play" in only(judge_user(OURS, omron_group=group))
+    assert "and was not created by this play" in only(judge_user(OURS, omron_group=group))
 
 
 # --- /dev/shm
@@ -411,7 +411,7 @@ def test_the_defaults_hold_no_problem() -> None:
         ({"omron_netuid": True}, "omron_netuid True is not a subnet"),
         ({"omron_netuid": 70000}, "omron_netuid 70000"),
         ({"omron_local_validator_hotkeys": HOTKEY}, "is not a list"),
-        ({"omron_local_validator_hotkeys": ["5abc"]}, "'5abc', which is no SS58 address"),
+        ({"omron_local_validator_hotkeys": ["5abc"]}, "'5abc', which is not an SS58 address"),
         ({"omron_network": "test"}, "omron_external_ip is empty"),
         ({"omron_network": "test", "omron_external_ip": "192.168.1.4"}, "cannot be reached from the internet"),
         ({"omron_network": "test", "omron_external_ip": "203.0.113.7"}, "cannot be reached from the internet"),
@@ -531,9 +531,9 @@ def test_a_tuned_profile_counts_unless_the_inventory_says_otherwise(tmp_path: Pa
     ("circuit", "said"),
     [
         ("demo", "number 1 is not a mapping"),
-        ({"model": "demo"}, "name None is no name"),
-        ({"name": "../x", "model": "demo"}, "name '../x' is no name"),
-        ({"name": True, "model": "demo"}, "name True is no name"),
+        ({"model": "demo"}, "name None is not a valid name"),
+        ({"name": "../x", "model": "demo"}, "name '../x' is not a valid name"),
+        ({"name": True, "model": "demo"}, "name True is not a valid name"),
         ({"name": "a"}, "either model (to build it) or folder"),
         ({"name": "a", "model": "demo", "folder": "/x"}, "either model (to build it) or folder"),
         ({"name": "a", "model": "demo", "logrows": 16}, "unknown keys logrows"),
@@ -547,7 +547,7 @@ def test_a_tuned_profile_counts_unless_the_inventory_says_otherwise(tmp_path: Pa
         ({"name": "a", "model": "demo", "tuned": "/nowhere.json"}, "tuned /nowhere.json cannot be read"),
         ({"name": "a", "model": "demo", "tuned": __file__}, "has no run_args"),
         ({"name": "a", "folder": "model_x"}, "is relative"),
-        ({"name": "a", "folder": "/nowhere"}, "there is no folder /nowhere"),
+        ({"name": "a", "folder": "/nowhere"}, "folder /nowhere does not exist"),
     ],
 )
 def test_a_circuit_that_is_not_well_formed_is_refused(circuit: Any, said: str) -> None:
@@ -600,7 +600,7 @@ def run_args_json(place: Path) -> Path:
         ({"data": "photos"}, "data photos is relative"),
         ({"data": "/nowhere"}, "data /nowhere cannot be read on the control node"),
         ({"data": 7}, "data 7 is not a path"),
-        ({"data": __file__}, "is no sample: name a file of samples (.json or .npy) or a folder of them"),
+        ({"data": __file__}, "is not a sample: name a file of samples (.json or .npy) or a folder of them"),
         ({"data": str(ROOT / "roles")}, "holds no .json or .npy file"),
     ],
 )
@@ -856,10 +856,10 @@ def test_a_whole_competition_is_fine_and_one_that_is_off_may_be_half_set(tmp_pat
     ("overrides", "said"),
     [
         ({"omron_competition_bucket": ""}, "omron_competition_bucket is empty"),
-        ({"omron_competition_bucket": "Mine/x"}, "is no name of a bucket"),
+        ({"omron_competition_bucket": "Mine/x"}, "is not a valid bucket name"),
         ({"omron_competition_credentials_file": ""}, "omron_competition_credentials_file is empty"),
         ({"omron_competition_credentials_file": "/nowhere/keys"}, "cannot be read on the control node"),
-        ({"omron_competition_endpoint": "r2.example/bucket"}, "is no https://HOST"),
+        ({"omron_competition_endpoint": "r2.example/bucket"}, "is not https://HOST"),
         ({"omron_competition_endpoint": ""}, "omron_competition_region is auto"),
         ({"omron_competition_circuit": "circuits/mine"}, "is relative"),
         ({"omron_competition_circuit": "/nowhere"}, "lacks model.compiled and settings.json"),
@@ -914,7 +914,7 @@ def test_a_misspelt_variable_is_refused_with_the_nearest_name(name: str, meant: 
     if meant is None:
         assert problems == []
     else:
-        assert f"{name} is a variable that nothing reads: write {meant} if that is meant" in only(problems)
+        assert f"{name} is not a known variable: write {meant} if that is meant" in only(problems)
 
 
 @pytest.mark.parametrize(
@@ -931,8 +931,8 @@ def test_a_misspelt_variable_is_refused_with_the_nearest_name(name: str, meant: 
 )
 def test_a_misspelt_variable_of_this_run_is_refused_even_if_no_role_begins_so(name: str, meant: str | None) -> None:
     problem = only(unknown_problems([], KNOWN, [], [name, "confirm", "site", "ansible_user", "__x"]))
-    said = f"write {meant} if that is meant" if meant else "docs/role-variables.md has those there are"
-    assert f"{name} is a variable that nothing reads: {said}" in problem
+    said = f"write {meant} if that is meant" if meant else "docs/role-variables.md lists all variables"
+    assert f"{name} is not a known variable: {said}" in problem
     assert unknown_problems([name], KNOWN, [name], [name]) == []
 
 
@@ -940,18 +940,18 @@ def test_a_playbooks_variables_have_a_type() -> None:
     given = {"confirm": "yes", "remove_data": "maybe", "report_fail_on": ["sad"], "rollback_serial": [1, "50%"]}
     values, problems = judged_values(given, KNOWN)
     assert (values["confirm"], values["rollback_serial"]) == (True, [1, "50%"])
-    assert ["docs/role-variables.md says what remove.yml takes" in one for one in problems] == [True, False]
+    assert ["see docs/role-variables.md for remove.yml" in one for one in problems] == [True, False]
     assert "report_fail_on" in problems[1]
 
 
 def test_a_variable_that_is_gone_is_said_to_be() -> None:
     assert not set(GONE) & set(KNOWN)
     problem = only(unknown_problems(["miner_network_copy_days"], KNOWN, []))
-    assert problem.startswith("miner_network_copy_days is gone (it is a constant of the package now")
+    assert problem.startswith("miner_network_copy_days was removed (it is a constant of the package now")
 
 
 def test_a_variable_of_something_else_may_be_listed() -> None:
-    assert "docs/role-variables.md has those there are" in only(unknown_problems(["pm2_xyzzy_quux"], KNOWN, []))
+    assert "docs/role-variables.md lists all variables" in only(unknown_problems(["pm2_xyzzy_quux"], KNOWN, []))
     assert unknown_problems(["pm2_xyzzy_quux"], KNOWN, ["pm2_xyzzy_quux"]) == []
 
 
@@ -968,11 +968,11 @@ def test_a_text_that_stands_for_a_value_is_taken_as_that_value() -> None:
     [
         ("pm2_log_keep", True, "pm2_log_keep is the YAML boolean true (on, off, yes and no are), not int"),
         ("cpu_governor_name", False, "cpu_governor_name is the YAML boolean false"),
-        ("omron_axon_port", "eighty", "docs/role-variables.md says what omron takes"),
+        ("omron_axon_port", "eighty", "see docs/role-variables.md for omron"),
         ("omron_circuits", '[{"name": "demo"}]', "omron_circuits is a text, a list is wanted: an inventory in the INI"),
         ("kernel_sysctl", "vm.overcommit_memory=0", "kernel_sysctl is a text, a mapping is wanted"),
-        ("swap_services", {"a": 1}, "docs/role-variables.md says what swap takes"),
-        ("pm2_log_rotate", "never", "docs/role-variables.md says what pm2 takes"),
+        ("swap_services", {"a": 1}, "see docs/role-variables.md for swap"),
+        ("pm2_log_rotate", "never", "see docs/role-variables.md for pm2"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_told_once_with_the_role_that_takes_it(name: str, value: Any, said: str) -> None:
@@ -1156,8 +1156,8 @@ WRONG_PROVERS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "upstream's miner": ({"omron_engine": "sn2"}, {}, "which takes no prover hosts"),
     "no address": ({}, {"ansible_host": "prover.example"}, "set omron_prover_address to one of an interface"),
     "a name for an address": ({}, {"omron_prover_address": "prover.example"}, "is not an IP address"),
-    "every address": ({}, {"omron_prover_address": "0.0.0.0"}, "is no host's address"),  # noqa: S104
-    "another miner": ({}, {"omron_prover_of": "n"}, "n is no miner of this inventory: name one of m"),
+    "every address": ({}, {"omron_prover_address": "0.0.0.0"}, "is not a host address"),  # noqa: S104
+    "another miner": ({}, {"omron_prover_of": "n"}, "n is not a miner in this inventory: name one of m"),
     "loopback": ({}, {"omron_prover_address": "127.0.0.1"}, "they cannot reach each other"),
     "no circuit": (
         {"omron_circuits": [{"name": "a", "folder": "/x/model_aa"}]},

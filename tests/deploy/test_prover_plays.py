@@ -51,7 +51,7 @@ def test_preflight_refuses_prover_hosts_that_do_not_fit(tmp_path: Path) -> None:
     assert code != 0
     assert "both: it is a miner and in the group of prover hosts" in said
     assert "lost: it has no address for its miner and prover hosts" in said
-    assert "lost: omron_prover_of two is no miner of this inventory: name one of" in said
+    assert "lost: omron_prover_of two is not a miner in this inventory: name one of" in said
 
 
 def test_prover_hosts_follow_their_miners_in_batches_and_run_what_those_run(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_prover_hosts_follow_their_miners_in_batches_and_run_what_those_run(tmp_
     code, output = play(tmp_path / "deploy.yml", given, "--skip-tags", "doctor")
     assert code == 0, output
     plays = re.findall(r"^PLAY \[(Deploy .*)\]", output, re.MULTILINE)
-    assert plays == ["Deploy the miner"] * 2 + ["Deploy the hosts that only prove"] * 2
+    assert plays == ["Deploy the miner"] * 2 + ["Deploy the prover hosts"] * 2
     assert sorted(re.findall(r'"is (.*)\."', output)) == [
         "m1  10.0.0.1 10.0.0.1 test",
         "m2  10.0.0.2 10.0.0.2 local",
@@ -96,7 +96,7 @@ def test_a_prover_host_is_deployed_to_if_its_miner_was_whatever_happened_to_othe
     code, output = play(tmp_path / "deploy.yml", given, "--skip-tags", "doctor")
     assert code != 0
     assert sorted(path.suffix for path in tmp_path.glob("state.*")) == [".m1", ".m2", ".m3", ".p1"], output
-    assert "p2 is left as it is, because its miner m2 failed before" in " ".join(output.split())
+    assert "p2 was not changed because its miner m2 failed" in " ".join(output.split())
 
 
 def certificates(folder: Path, ok: bool = True) -> Any:
@@ -173,7 +173,7 @@ def test_a_miner_and_its_prover_host_have_certificates_of_one_ca_which_are_renew
     started_with = {"ca.pem": hashlib.sha256((tmp_path / "m/ca.pem").read_bytes()).hexdigest()}
     rollout.write_text(json.dumps({"passed": "r1", "switching": False, "certificates": started_with}))
     said = certificates(tmp_path, ok=False)
-    assert "m has another CA for its prover hosts than it was started with: deploy it first" in said
+    assert "m has a new CA for its prover hosts but still runs with the old one: deploy it first" in said
     assert (tmp_path / "p/ca.pem").read_bytes() == ours, "which the scheduler that runs accepts"
     started_with = {"ca.pem": hashlib.sha256((tmp_path / "m/ca.pem").read_bytes()).hexdigest()}
     rollout.write_text(json.dumps({"passed": "r1", "switching": False, "certificates": started_with}))

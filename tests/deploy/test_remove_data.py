@@ -54,7 +54,7 @@ def test_mounts_are_emptied_and_left(tmp_path: Path) -> None:
     output = run_namespaced(tmp_path, SET_UP, [role, {**look, "register": "found"}, show, role], given)
     said = " ".join(output.split())
     mounts = f"{tmp_path}/state and {tmp_path}/state/circuits"
-    assert said.count(f"{mounts}: emptied, but left, because a file system is mounted there") == 2, said
+    assert said.count(f"{mounts}: emptied but not removed, because a file system is mounted there") == 2, said
     left = ("state", "state/circuits", "victim", "victim/stays")
     assert f"left {' '.join(f'{tmp_path}/{name}' for name in left)}." in said
     assert "changed=2" in said, "the first time, and the look"

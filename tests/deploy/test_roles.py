@@ -259,7 +259,7 @@ def test_the_shm_role_refuses_yamls_traps_before_it_changes_anything(tmp_path: P
             rf"^\[?(?:fatal|failed): \[host{number}\].*?(?=^\S+: \[|\Z|^\[ERROR\]|^PLAY)", done.stdout, re.M | re.S
         )
         assert said in " ".join(told.split()), value
-    assert "shm : Record what was there before" not in done.stdout
+    assert "shm : Record the original state" not in done.stdout
 
 
 def test_no_name_in_a_shared_temporary_folder_can_be_known_before() -> None:

@@ -218,8 +218,8 @@ def test_the_next_run_mends_what_was_interrupted_and_a_broken_release_is_taken_b
         (folder / "opt/releases/new/broken").touch()
     code, said = fleet.run("deploy", "new")
     assert code != 0
-    assert "The host is back on old, which does." in said
-    assert "is left as it is; the next run restarts it" in said
+    assert "The host was rolled back to old, which passed." in said
+    assert "was not changed; the next run restarts it" in said
     assert [fleet.states()[name] for name in ("linked", "restarted")] == [is_on("old", None)] * 2
     failed = {"passed": "new", "switching": True}
     assert [fleet.states()[name] for name in ("passed", "fresh")] == [

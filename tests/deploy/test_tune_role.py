@@ -290,7 +290,7 @@ def test_a_broken_off_tuning_is_continued_and_another_question_starts_over(tmp_p
     host.strategy = {}  # Mitogen ends what runs too long in a way of its own
     host.behave(seconds=120)
     said = host.run(OPTIONS, ok=False, miner_circuit_tune_seconds=12)
-    assert re.search(r"a was not tuned: [^.]*\(miner_circuit_tune_seconds is 12\)\. The next play goes on", said)
+    assert re.search(r"a was not tuned: [^.]*\(miner_circuit_tune_seconds is 12\)\. The next play resumes", said)
     assert host.calls() == ["circuit tune"]
     subprocess.run(["flock", "--wait", "20", host.state / "tuned", "true"], check=True)  # nothing is left of it
     host.behave()
@@ -299,6 +299,6 @@ def test_a_broken_off_tuning_is_continued_and_another_question_starts_over(tmp_p
     assert host.calls() == ["circuit tune", "circuit build"]
     host.behave(error=3)
     said = host.run(OPTIONS, ok=False, omron_ezkl_version="23.0.5")
-    assert "a was not tuned: error: there is no room try: free some. The next play goes on" in said
+    assert "a was not tuned: error: there is no room try: free some. The next play resumes" in said
     assert not host.seen()["kept"], "measured with another EZKL"
     assert host.calls() == ["circuit tune"]

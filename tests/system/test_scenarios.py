@@ -92,12 +92,13 @@ def test_a_dry_run_tells_what_is_then_changed_on(name: str, scenario: subprocess
     """A fresh host. Copies that go with a record have no folder yet; the steps of an installation are told as one."""
     parts = re.compile(
         r"\w+ : Keep a copy"
-        r"|pm2 : (Install Node.js|Link Node.js|Remove npm|Make the folder of|Copy what pins|Point it|Render|Mark)"
-        r"|miner : (Remember that this release|Write down which circuits)"
+        r"|pm2 : (Install Node.js|Link Node.js|Remove npm|Create the folder of|Copy the lock files)"
+        r"|pm2 : (Link the programs|Render|Mark)"
+        r"|miner : (Record that this release|Write the list of circuits)"
         r"|miner : (Copy the locked|Install (uv|the locked|the package)|Create a folder|Send the package|Mark the)"
     )
     scenario.wait()
     told, done = (changed_tasks(name, step) for step in ("check", "converge"))
-    assert ("miner : Start the miner" if name == "container" else "swap : Stop swapping") in told
+    assert ("miner : Start the miner" if name == "container" else "swap : Run swapoff") in told
     assert {task for task in done - told if not parts.match(task)} == set()
     assert {task for task in told - done if not task.endswith("folder")} == set()

@@ -1,4 +1,4 @@
-"""What stands against a deploy: the judges of preflight, split by what they judge.
+"""Problems that prevent a deploy: the checks of preflight, grouped by subject.
 
 ``host`` the machine, ``wallet`` keys and credentials, ``circuits`` what is proved, ``storage`` disks and the RAM disk,
 ``settings`` the inventory itself, ``fleet`` all hosts together. Each takes what was read of the host and the

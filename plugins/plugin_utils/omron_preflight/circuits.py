@@ -27,7 +27,7 @@ TUNE_OPTIONS = ("baselines", "best", "compact", "data", "floor", "high", "low", 
 """Of a circuit's circuit_tune, as `omron-miner circuit tune` names them."""
 TUNE_BASELINES = ("all", "given")
 LOWEST, HIGHEST = -1.0, 1.0
-"""What the tuner takes inputs to hold unless told."""
+"""The tuner's default range of inputs."""
 SRS_BYTES_PER_ROW = 128  # two points of 64 bytes each; kzg18 is 32 MiB
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -147,7 +147,7 @@ def _samples_problem(variable: str, value: Any) -> str | None:
         return f"{variable} {value} holds no {' or '.join(SAMPLE_SUFFIXES)} file: name {what}"
     if problem := file_problem(variable, value, what):
         return problem
-    return None if path and path.suffix in SAMPLE_SUFFIXES else f"{variable} {value} is no sample: name {what}"
+    return None if path and path.suffix in SAMPLE_SUFFIXES else f"{variable} {value} is not a sample: name {what}"
 
 
 def _address(metadata: Mapping[str, Any] | None, key: str) -> str | None:
@@ -162,7 +162,7 @@ def _folder_problems(where: str, value: Any, ezkl_version: Any) -> list[str]:
         return [f"{where}: folder {value!r} is relative or no path: {ABSOLUTE}"]
     folder = Path(value).expanduser()
     if not folder.is_dir():
-        return [f"{where}: there is no folder {value} on the control node: name a prebuilt circuit's folder"]
+        return [f"{where}: folder {value} does not exist on the control node: name a prebuilt circuit's folder"]
     problems = []
     if not _PREBUILT_FOLDER.fullmatch(folder.name):
         problems.append(
@@ -228,7 +228,9 @@ def circuit_problems(circuits: Any, ezkl_version: Any) -> list[str]:
             where = f"circuit {name}"
             names.append(name)
         else:
-            problems.append(f"{where}: name {name!r} is no name: use letters, digits, dots, dashes and underscores")
+            problems.append(
+                f"{where}: name {name!r} is not a valid name: use letters, digits, dots, dashes and underscores"
+            )
         known = ("name", "model", "folder", "tuned", "circuit_tune", "run_args", "floor")
         if unknown := sorted(set(circuit) - set(known)):
             problems.append(f"{where}: unknown keys {', '.join(unknown)}: only {', '.join(known)} are known")
@@ -280,7 +282,7 @@ def srs_problems(settings: Mapping[str, Any]) -> list[str]:
         if _is_test_srs(path):
             problems.append(f"omron_srs_file {value} is a test SRS, whose proofs prove nothing: use a public one")
         if not wanted:
-            problems.append(f"omron_srs_file {value} has nothing to be compared with: set omron_srs_sha256")
+            problems.append(f"omron_srs_file {value} has no checksum: set omron_srs_sha256")
     circuits = settings["omron_circuits"]
     given = [circuit for circuit in circuits if isinstance(circuit, Mapping)] if isinstance(circuits, list) else []
     sizes = [size for circuit in given if (size := _logrows(circuit)) is not None and size in LOGROWS]

@@ -24,7 +24,7 @@ Reader = Callable[[Path], bytes]
 
 
 def file_problem(variable: str, value: Any, what: str) -> str | None:
-    """Why `value` is no readable file on the control node, or None; `what` says which file is wanted."""
+    """Why `value` is not a readable file on the control node, or None; `what` says which file is wanted."""
     if not isinstance(value, str):
         return f"{variable} {value!r} is not a path: write the path of {what}"
     path = Path(value).expanduser()

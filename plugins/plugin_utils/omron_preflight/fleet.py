@@ -44,7 +44,7 @@ def shared_problems(hosts: Mapping[str, Mapping[str, Any]], read: Reader = Path.
     for (network, netuid, identity), names in hotkeys.items():
         sentence = (
             f"the hotkey {identity} is used on {_and(names)}, and subnet {netuid} of {network} knows one address of "
-            "it: give each host a hotkey of its own in omron_hotkey_file"
+            "it: give each host its own hotkey in omron_hotkey_file"
         )
         _tell(problems, names, sentence)
     for (address, port), names in addresses.items():

@@ -89,7 +89,7 @@ def governor_problems(required: bool, policies: int, container: bool) -> list[st
     if not required or (policies and not container):
         return []
     why = "in a container the governor belongs to the host" if container else "no CPU of this host has cpufreq"
-    return [f"cpu_governor_required is set, but {why}: use another host, or set cpu_governor_required to false"]
+    return [f"cpu_governor_required is true, but {why}: use another host, or set cpu_governor_required to false"]
 
 
 def clock(seen: Mapping[str, Any] | None) -> int:
@@ -138,14 +138,14 @@ def user_problems(
     login_users: list[str],
     made_here: Mapping[str, list[str]],
 ) -> list[str]:
-    """A service user or group that is somebody else's.
+    """A service user or group that the play did not create.
 
     `users` and `groups` are getent's databases (name to the other fields), `login_users` whom Ansible logs in as,
     `made_here` the record of the ``users`` and ``groups`` that the role pm2 made on the host.
     """
     user, group = str(values["omron_user"]), str(values["omron_group"])
     wrong = [
-        f"{variable} {name!r} is no name of a user: lower-case letters, digits, dashes, at most 32"
+        f"{variable} {name!r} is not a valid user name: lower-case letters, digits, dashes, at most 32"
         for variable, name in (("omron_user", user), ("omron_group", group))
         if not _USER_NAME.fullmatch(name)
     ]
@@ -161,13 +161,13 @@ def user_problems(
     problems = []
     if user in users and not ours:
         problems.append(
-            f"omron_user {user} is on the host already (id {user_id}, home {home}) and was not made by this play, "
+            f"omron_user {user} is on the host already (id {user_id}, home {home}) and was not created by this play, "
             f"which would take it over: {other}"
         )
     _, found_id, *_ = [*groups.get(group, []), "", ""]
     if group in groups and group not in made_here["groups"] and not (ours and group_id == found_id):
         problems.append(
-            f"omron_group {group} is on the host already (id {found_id}) and was not made by this play: choose another "
-            "name in omron_group, and the play makes that group"
+            f"omron_group {group} is on the host already (id {found_id}) and was not created by this play: "
+            "choose another name in omron_group, and the play makes that group"
         )
     return problems

@@ -1,4 +1,4 @@
-"""All judges over one host, and over all hosts."""
+"""Runs all checks on one host and on all hosts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def host_problems(
     supported: Mapping[str, list[str]],
     proves: Sequence[Any] | None = None,
 ) -> list[str]:
-    """Everything that stands against a deploy to one host.
+    """All problems that prevent a deploy to one host.
 
     `seen` is what the role read of the host, as the action plugin's argument specification has it; `needs` is the
     package's needs.json; `supported` maps distributions to versions. `proves` are the circuits of its miner for a host

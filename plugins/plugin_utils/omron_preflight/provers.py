@@ -91,7 +91,7 @@ def _address_problems(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"omron_prover_address {given!r} is not an IP address: write one of an interface of this host"
         return
     if address and (address.is_unspecified or address.is_multicast):
-        yield f"omron_prover_address {given} is no host's address: write one of an interface of this host"
+        yield f"omron_prover_address {given} is not a host address: write one of an interface of this host"
     elif not address_of(values):
         yield (
             "it has no address for its miner and prover hosts, as ansible_host is not an IP address: set "
@@ -102,7 +102,7 @@ def _address_problems(values: Mapping[str, Any]) -> Iterator[str]:
 def _miner_problems(named: Any, miners: Sequence[str]) -> Iterator[str]:
     names = ", ".join(miners)
     if named:
-        yield f"omron_prover_of {named} is no miner of this inventory: name one of {names}"
+        yield f"omron_prover_of {named} is not a miner in this inventory: name one of {names}"
     else:
         yield f"omron_prover_of is empty, and there are several miners: name one of {names}"
 

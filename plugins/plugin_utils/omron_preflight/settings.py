@@ -80,13 +80,14 @@ def network_problems(settings: Mapping[str, Any]) -> list[str]:
             problems.append(problem)
         if validators:
             problems.append(
-                f"omron_local_validator_hotkeys is for the local network: remove it, {network} says who may ask"
+                "omron_local_validator_hotkeys is for the local network only: remove it; "
+                f"on {network} the metagraph decides"
             )
     elif not isinstance(validators, list):
-        problems.append("omron_local_validator_hotkeys is not a list: write one SS58 address a line, each after a dash")
+        problems.append("omron_local_validator_hotkeys is not a list: write a YAML list with one SS58 address per line")
     else:
         problems += [
-            f"omron_local_validator_hotkeys holds {key!r}, which is no SS58 address: they begin with 5, 48 characters"
+            f"omron_local_validator_hotkeys holds {key!r}, which is not an SS58 address: 48 characters, first a 5"
             for key in validators
             if not isinstance(key, str) or not _SS58.fullmatch(key)
         ]

@@ -29,7 +29,7 @@ _NEVER = ("--disable-blacklist",)
 
 
 def sn2_problems(values: Mapping[str, Any], glibc: str, measured: str | None) -> list[str]:
-    """Everything that stands against sn2-miner on one host; nothing where `omron_engine` is another.
+    """All problems that prevent sn2-miner on one host; none with another `omron_engine`.
 
     `values` are the inventory's, `glibc` what ``getconf GNU_LIBC_VERSION`` prints, `measured` is as `read_disks` has
     it, or None where disks are not judged.

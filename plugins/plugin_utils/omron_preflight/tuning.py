@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _RESERVE_KB = 256 * 1024
-"""What the rest of the host keeps while swap is taken back: without it the kernel would kill processes."""
+"""Memory to leave for the host during swapoff: without it the kernel would kill processes."""
 
 GOVERNOR_PROGRAMS = {
     "tuned.service": "`tuned-adm profile throughput-performance`",
@@ -41,7 +41,7 @@ def tuning_problems(values: Mapping[str, Any], seen: Mapping[str, Any], containe
 
 
 def swap_problems(meminfo: str) -> list[str]:
-    """Too little free memory to take back what is swapped out; `meminfo` holds the text of /proc/meminfo."""
+    """Too little free memory for the swapped-out data; `meminfo` holds the text of /proc/meminfo."""
     kb = {name: int(number) for name, number in re.findall(r"^(\w+): +([0-9]+) kB", meminfo, re.MULTILINE)}
     swapped = kb.get("SwapTotal", 0) - kb.get("SwapFree", 0) - kb.get("SwapCached", 0)
     available = kb.get("MemAvailable", 0) - _RESERVE_KB

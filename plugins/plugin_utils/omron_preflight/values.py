@@ -1,4 +1,4 @@
-"""Numbers and sizes as the inventory gives them and as messages tell them."""
+"""Numbers and sizes, as in the inventory and in messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Variables held against the argument specifications of roles and playbooks: unknown names, wrong types."""
+"""Checks variables against the argument specifications of roles and playbooks: unknown names, wrong types."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _TEXT_NEVER = {"list": "a list", "dict": "a mapping"}
-"""What no text can stand for, although Ansible's own check splits one at its commas."""
+"""Types that a string cannot represent, although Ansible's own validation splits strings at commas."""
 _CONSTANT = "it is a constant of the package now, which suits every host"
 GONE = {
     "miner_reset_bonds": "validators no longer ask for it",
@@ -41,13 +41,13 @@ GONE = {
         _CONSTANT,
     ),
 }
-"""Variables that roles took once, and why none does now."""
+"""Removed variables, with the reason."""
 _BOOLEAN_NEVER = ("int", "float", "str", "path")
 
 
 _NEVER_OURS = ("_", "ansible_")
 _MEANT_BY_HOSTS = ("host", "hosts")
-"""Names that other people's plays have for omron_hosts."""
+"""Names that other playbooks use for omron_hosts."""
 _NEAR = 0.8
 """From here on two names are one misspelt, where nothing else tells that a name is meant for us."""
 
@@ -61,7 +61,7 @@ class Known:
 
     @property
     def is_of_role(self) -> bool:
-        """Whether a role takes it."""
+        """Whether it belongs to a role."""
         return not self.role.endswith(".yml")
 
 
@@ -102,11 +102,11 @@ def unknown_problems(
         if not ours and not (name in given and near):
             continue
         if name in GONE:
-            problems.append(f"{name} is gone ({GONE[name]}): remove it from the inventory; CHANGELOG.md has more")
+            problems.append(f"{name} was removed ({GONE[name]}): delete it from the inventory; see CHANGELOG.md")
             continue
-        meant = f"write {near[0]} if that is meant" if near else "docs/role-variables.md has those there are"
+        meant = f"write {near[0]} if that is meant" if near else "docs/role-variables.md lists all variables"
         problems.append(
-            f"{name} is a variable that nothing reads: {meant}, or list it in omron_other_variables if it belongs to "
+            f"{name} is not a known variable: {meant}, or list it in omron_other_variables if it belongs to "
             "something else"
         )
     return problems
@@ -136,7 +136,7 @@ def judged_values(given: Mapping[str, Any], known: Mapping[str, Known]) -> tuple
 
 def _judge(name: str, value: Any, known: Known) -> tuple[list[str], Any]:
     kind = known.option.get("type", "str")
-    where = f"docs/role-variables.md says what {known.role} takes"
+    where = f"see docs/role-variables.md for {known.role}"
     if kind in _TEXT_NEVER and isinstance(value, str):
         return [
             f"{name} is a text, {_TEXT_NEVER[kind]} is wanted: an inventory in the INI format cannot hold one, write "

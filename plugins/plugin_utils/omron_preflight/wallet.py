@@ -33,7 +33,10 @@ def _hotkey_problems(value: Any) -> list[str]:
     with path.open("rb") as file:
         begins = file.read(len(VAULT))
     if begins.startswith(b"$NACL"):
-        return [f"omron_hotkey_file {value} is encrypted, and a service has nobody to ask: name an unencrypted hotkey"]
+        return [
+            f"omron_hotkey_file {value} is encrypted, but a service cannot prompt for a password: "
+            "name an unencrypted hotkey"
+        ]
     if begins == VAULT:
         return []
     content = json_object(path)
@@ -105,7 +108,7 @@ def _bucket_problems(settings: Mapping[str, Any]) -> list[str]:
     problems = []
     if endpoint and not (isinstance(endpoint, str) and _ENDPOINT.fullmatch(endpoint)):
         problems.append(
-            f"omron_competition_endpoint {endpoint!r} is no https://HOST: write the storage's, without the bucket"
+            f"omron_competition_endpoint {endpoint!r} is not https://HOST: write the storage's, without the bucket"
         )
     if not endpoint and region == "auto":
         problems.append(
@@ -116,7 +119,7 @@ def _bucket_problems(settings: Mapping[str, Any]) -> list[str]:
         problems.append("omron_competition_bucket is empty, but omron_competition_enabled is set: write its name")
     elif not isinstance(bucket, str) or not _BUCKET.fullmatch(bucket) or (not endpoint and "." in bucket):
         problems.append(
-            f"omron_competition_bucket {bucket!r} is no name of a bucket: 3 to 63 lower-case letters, digits and "
+            f"omron_competition_bucket {bucket!r} is not a valid bucket name: 3 to 63 lower-case letters, digits and "
             "dashes, dots not at Amazon"
         )
     return problems
