@@ -1017,7 +1017,7 @@ def seen(**overrides: Any) -> dict[str, Any]:
     }
 
 
-def test_a_host_that_will_do_has_no_problem_and_every_judge_has_its_say() -> None:
+def test_a_host_that_will_do_has_no_problem_and_every_check_reports_its_problem() -> None:
     assert host_problems(seen(), NEEDS, SUPPORTED) == []
     given = seen(
         omron_network="finney", shm_size="1M", cpu_governor_required=True, omron_ezkl_version="1", pm2_log_keep=[]
@@ -1041,7 +1041,7 @@ def test_a_host_that_will_do_has_no_problem_and_every_judge_has_its_say() -> Non
         "/w/coldkey",
         "omron_ezkl_version",
         "circuit demo needs",
-        "says what pm2",
+        "docs/role-variables.md for pm2",
     ]
     for one in every:
         assert one in said

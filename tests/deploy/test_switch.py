@@ -151,8 +151,9 @@ class Fleet:
         self.place = place / "playbooks"
         (self.place / "connection_plugins").mkdir(parents=True)
         (self.place / "connection_plugins/lost.py").write_text(LOST)
-        for name in ("roles", "filter_plugins", "action_plugins"):
+        for name in ("roles", "filter_plugins", "action_plugins", "check_variables.yml", "meta"):
             (self.place / name).symlink_to((ROOT / "playbooks" / name).resolve())
+        (place / "roles").symlink_to(ROOT / "roles")
         environment = '  environment: {PATH: "{{ folder }}/bin:/usr/sbin:/usr/bin:/sbin:/bin"}\n  serial:'
         for name, text in {"deploy": DEPLOY, "rollback": (ROOT / "playbooks/rollback.yml").read_text()}.items():
             (self.place / f"{name}.yml").write_text(text.replace("  serial:", environment))

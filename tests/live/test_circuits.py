@@ -21,6 +21,7 @@ from omron_miner.building.downloads import Rules
 from omron_miner.cli import main
 from omron_miner.errors import OmronError
 from omron_miner.files import PARKED
+from omron_miner.live.cache import BUNDLE, STAMP, LinkIndex
 from omron_miner.live.cache_check import check
 from omron_miner.live.circuits import Settings, SyncReport, sync
 from stand_in_repository import Repository, bundle_files, circuit, cut, other, serving, sha, status
@@ -108,6 +109,26 @@ def test_a_second_run_fetches_nothing_and_touches_nothing(repository: Repository
     assert (report.ok, report.files, report.circuits[0].ready) == (True, 0, True)
     assert repository.gets() == ["/circuits", "/models"]
     assert {name: (folder / name).stat().st_mtime_ns for name in tree(folder)} == before
+
+
+def test_weights_of_many_circuits_are_downloaded_once_by_parallel_workers(repository: Repository, cache: Path) -> None:
+    for number in range(12):
+        repository.add_circuit(f"c{number}", [repository.add_component("slice_0", bundle_files(str(number)))], [])
+    assert run(repository, cache, parallel=8).ok
+    downloads = repository.gets("/models/wb/")
+    assert len(downloads) == len(set(downloads))
+
+
+def test_a_replaced_slice_no_longer_provides_files_of_its_old_component(tmp_path: Path) -> None:
+    folder = tmp_path / "model_a/slices/slice_0"
+    (folder / BUNDLE).mkdir(parents=True)
+    (folder / BUNDLE / "circuit.bin").write_text("old")
+    (folder / STAMP).write_text("c" * 64)
+    index = LinkIndex(tmp_path / "none")
+    index.add_slice(folder)
+    assert index.link(f"{'c' * 64}/circuit.bin", tmp_path / "before")
+    index.forget_slice(folder)
+    assert not index.link(f"{'c' * 64}/circuit.bin", tmp_path / "after")
 
 
 def test_a_model_of_the_second_list_becomes_a_circuit(repository: Repository, cache: Path) -> None:

@@ -12,8 +12,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ansible import constants
-
 ABSOLUTE = "write an absolute path (the variable inventory_dir is the inventory's folder)"
 _SHARED_BYTES = 1 << 20
 """Smaller files are read again as quickly."""
@@ -56,10 +54,13 @@ def sha256(path: Path) -> str:
 
 @lru_cache(maxsize=64)
 def _sha256(path: Path, size: int, modified: int) -> str:
-    # Each host's tasks are templated in a process of their own. What one has found is left to the others in the folder
-    # that a run of Ansible's has to itself.
-    name = hashlib.sha256(f"{path.resolve()} {size} {modified}".encode()).hexdigest()
-    found = Path(constants.DEFAULT_LOCAL_TMP, f"omron-sha256-{name}") if size >= _SHARED_BYTES else None
+    # Ansible templates each host's tasks in a separate process. They share digests in the run's own temporary folder.
+    found = None
+    if size >= _SHARED_BYTES:
+        from ansible import constants  # not at the top: tests of the package import this module without Ansible
+
+        name = hashlib.sha256(f"{path.resolve()} {size} {modified}".encode()).hexdigest()
+        found = Path(constants.DEFAULT_LOCAL_TMP, f"omron-sha256-{name}")
     if found and found.exists():
         return found.read_text()
     with path.open("rb") as file:

@@ -113,11 +113,16 @@ class LinkIndex:
         with self._lock:
             self._paths.setdefault(key, []).append(path)
 
+    def forget_slice(self, folder: Path) -> None:
+        """Removes all files of a slice that is about to be replaced: its paths will hold other files."""
+        with self._lock:
+            for key, paths in self._paths.items():
+                self._paths[key] = [one for one in paths if folder not in one.parents]
+
     def link(self, key: str, target: Path) -> bool:
         """Whether `target` is now a link to the file of this key."""
-        with self._lock:
-            paths = list(self._paths.get(key, ()))
-        return any(_linked(one, target) for one in paths)
+        with self._lock:  # also while linking: no slice is replaced meanwhile
+            return any(_linked(one, target) for one in self._paths.get(key, ()))
 
 
 def _linked(source: Path, target: Path) -> bool:

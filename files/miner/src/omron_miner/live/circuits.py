@@ -305,13 +305,16 @@ class _Sync:
             self._blob(weights, target, parts)
             stamp_file(target).write_text(weights.sha256, encoding="ascii")
         (staged / STAMP).write_text(component.sha256, encoding="ascii")
+        self._known.forget_slice(place)
         put_folder(staged, place)
         self._known.add_slice(place)
 
     def _artifact(self, circuit: LiveCircuit, artifact: Blob, parts: list[Path]) -> None:
         staged = self._aside()
         self._blob(artifact, staged, parts)
-        move_into_place(staged, self._slices(circuit) / artifact.filename)
+        place = self._slices(circuit) / artifact.filename
+        move_into_place(staged, place)
+        self._known.add(artifact.sha256, place)
         with self._lock:
             self._record.setdefault(_artifacts_of(circuit), {})[artifact.filename] = artifact.sha256
 
@@ -336,7 +339,8 @@ class _Sync:
             digest = self._fetch(url, part, sha256)
             os.link(part, target)
             parts.append(part)
-            self._known.add(key, target)
+            # Not `target`, which moves. The part stays until the file is known in its final place.
+            self._known.add(key, part)
             return digest
 
     def _fetch(self, url: str, part: Path, sha256: str | None) -> str:
