@@ -847,8 +847,6 @@ def test_a_whole_competition_is_fine_and_one_that_is_off_may_be_half_set(tmp_pat
     assert competition_problems(competing(tmp_path)) == []
     amazon = competing(tmp_path, omron_competition_endpoint="", omron_competition_region="eu-west-1")
     assert competition_problems(amazon) == []
-    (tmp_path / "keys").write_text("$ANSIBLE_VAULT;1.1;AES256\n00")
-    assert competition_problems(amazon) == []
     assert competition_problems(settings(omron_competition_bucket="circuits")) == []
 
 
@@ -875,6 +873,36 @@ def test_credentials_that_lack_a_key_are_refused_and_their_content_is_not_told(t
     problem = only(competition_problems(given))
     assert "lacks aws_secret_access_key" in problem
     assert "hush" not in problem
+
+
+# --- encrypted files
+
+
+def without_password(_: Path) -> bytes:
+    raise ValueError("no vault secrets found")
+
+
+def test_encrypted_files_are_checked_as_they_will_reach_the_host(tmp_path: Path) -> None:
+    given = competing(tmp_path, omron_hotkey_file=str(tmp_path / "hotkey"))
+    plain = {name: (tmp_path / name).read_bytes() for name in ("keys",)}
+    plain["hotkey"] = json.dumps({"ss58Address": HOTKEY}).encode()
+    for name in plain:
+        (tmp_path / name).write_text("$ANSIBLE_VAULT;1.1;AES256\n00")
+    assert competition_problems(given, lambda path: plain[path.name]) == []
+    assert "only the public half" in only(wallet_problems(given, [], lambda path: plain[path.name]))
+    plain["keys"] = b"[default]\n"
+    assert "lacks aws_access_key_id" in only(competition_problems(given, lambda path: plain[path.name]))
+
+
+def test_an_encrypted_file_without_its_password_is_refused_before_anything_changes(tmp_path: Path) -> None:
+    given = competing(tmp_path, omron_hotkey_file=str(tmp_path / "hotkey"))
+    for name in ("keys", "hotkey"):
+        (tmp_path / name).write_text("$ANSIBLE_VAULT;1.1;AES256\n00")
+    for problem in (
+        only(wallet_problems(given, [], without_password)),
+        only(competition_problems(given, without_password)),
+    ):
+        assert "is encrypted and cannot be decrypted: pass --ask-vault-pass" in problem
 
 
 # --- a hotkey that can sign

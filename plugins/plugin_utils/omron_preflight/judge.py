@@ -18,12 +18,13 @@ def host_problems(
     needs: Mapping[str, Any],
     supported: Mapping[str, list[str]],
     proves: Sequence[Any] | None = None,
+    read: Reader = Path.read_bytes,
 ) -> list[str]:
     """All problems that prevent a deploy to one host.
 
     `seen` is what the role read of the host, as the action plugin's argument specification has it; `needs` is the
     package's needs.json; `supported` maps distributions to versions. `proves` are the circuits of its miner for a host
-    that only proves, None for a miner.
+    that only proves, None for a miner. `read` reads a file with secrets, decrypted.
     """
     problems = list(seen["variables"]["problems"])
     if seen["unreachable"]:
@@ -62,7 +63,7 @@ def host_problems(
         return problems + circuits.needs_problems(proves, needs, memory_mb, shm_bytes)
     problems += settings.network_problems(values)
     problems += settings.stop_time_problems(values)
-    problems += wallet.wallet_problems(values, seen["wallet"]["coldkeys"])
+    problems += wallet.wallet_problems(values, seen["wallet"]["coldkeys"], read)
     problems += sn2.memory_limit_problems(values["pm2_memory_max"])
     problems += sn2.sn2_problems(values, machine["glibc"], disks["measured"] if deploys_miner else None)
     if is_ezkl:
@@ -74,7 +75,7 @@ def host_problems(
         problems += storage.room_problems(
             values["omron_circuits"], disks["measured"], disks["keys"], values["omron_srs_file"]
         )
-    problems += wallet.competition_problems(values) if is_ezkl else []
+    problems += wallet.competition_problems(values, read) if is_ezkl else []
     return problems
 
 
@@ -104,5 +105,6 @@ def fleet_problems(
         if name in prover_hosts:
             miner = provers.miner_of(name, both, list(miners))
             proves = both[miner]["omron_circuits"] if miner else []
-        found[name] = host_problems(seen, needs, supported, proves) + shared.get(name, []) + fitting.get(name, [])
+        own = host_problems(seen, needs, supported, proves, read)
+        found[name] = own + shared.get(name, []) + fitting.get(name, [])
     return found

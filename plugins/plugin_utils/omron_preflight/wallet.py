@@ -19,7 +19,22 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _SECRETS = ("secretPhrase", "secretSeed", "privateKey")
 
 
-def _hotkey_problems(value: Any) -> list[str]:
+def _vault_problem(variable: str, value: Any, path: Path, read: Reader) -> str | None:
+    """Why the play cannot decrypt an encrypted file; None if it can, or if the file is not encrypted."""
+    with path.open("rb") as file:
+        if file.read(len(VAULT)) != VAULT:
+            return None
+    try:
+        read(path)
+    except (OSError, ValueError):
+        return (
+            f"{variable} {value} is encrypted and cannot be decrypted: pass --ask-vault-pass or "
+            "--vault-password-file with the right password"
+        )
+    return None
+
+
+def _hotkey_problems(value: Any, read: Reader) -> list[str]:
     what = "the hotkey's file, hotkeys/NAME of a bittensor wallet"
     # Before anything is opened: a coldkey is not even read.
     if isinstance(value, str) and "coldkey" in value.lower():
@@ -30,16 +45,14 @@ def _hotkey_problems(value: Any) -> list[str]:
     if problem := file_problem("omron_hotkey_file", value, what):
         return [problem]
     path = Path(value).expanduser()
-    with path.open("rb") as file:
-        begins = file.read(len(VAULT))
-    if begins.startswith(b"$NACL"):
+    if problem := _vault_problem("omron_hotkey_file", value, path, read):
+        return [problem]
+    if read(path).startswith(b"$NACL"):
         return [
             f"omron_hotkey_file {value} is encrypted, but a service cannot prompt for a password: "
             "name an unencrypted hotkey"
         ]
-    if begins == VAULT:
-        return []
-    content = json_object(path)
+    content = json_object(path, read)
     if content is None or not {"ss58Address", *_SECRETS} & set(content):
         return [f"omron_hotkey_file {value} is not a bittensor key file (JSON with ss58Address): name {what}"]
     if not any(isinstance(content.get(name), str) and content[name] for name in _SECRETS):
@@ -65,8 +78,13 @@ def hotkey_identity(value: Any, read: Reader = Path.read_bytes) -> str | None:
     return str(path.resolve()) if path.is_file() else None
 
 
-def wallet_problems(settings: Mapping[str, Any], coldkeys_on_host: list[str]) -> list[str]:
-    """Hotkey and coldkey: what the operator names, and the paths of coldkeys that lie in the host's wallets."""
+def wallet_problems(
+    settings: Mapping[str, Any], coldkeys_on_host: list[str], read: Reader = Path.read_bytes
+) -> list[str]:
+    """Hotkey and coldkey: what the operator names, and the paths of coldkeys in the host's wallets.
+
+    `read` returns a file's content, decrypted if it is vaulted.
+    """
     problems = [
         f"{path} on the host is a coldkey, which must never be on a miner: move it to a machine that is offline, "
         "and consider its funds exposed"
@@ -74,7 +92,7 @@ def wallet_problems(settings: Mapping[str, Any], coldkeys_on_host: list[str]) ->
     ]
     hotkey, network = settings["omron_hotkey_file"], settings["omron_network"]
     if hotkey:
-        problems += _hotkey_problems(hotkey)
+        problems += _hotkey_problems(hotkey, read)
     elif network in NETWORKS and network != "local":
         problems.append(
             f"omron_hotkey_file is empty, but {network} needs your registered hotkey: "
@@ -83,11 +101,14 @@ def wallet_problems(settings: Mapping[str, Any], coldkeys_on_host: list[str]) ->
     return problems
 
 
-def competition_problems(settings: Mapping[str, Any]) -> list[str]:
-    """What a competition needs, all of it or nothing: storage, its credentials, and the circuit when one is named."""
+def competition_problems(settings: Mapping[str, Any], read: Reader = Path.read_bytes) -> list[str]:
+    """What a competition needs, all of it or nothing: storage, its credentials, and the circuit when one is named.
+
+    `read` returns a file's content, decrypted if it is vaulted.
+    """
     if not settings["omron_competition_enabled"]:
         return []
-    problems = _bucket_problems(settings) + _credentials_problems(settings["omron_competition_credentials_file"])
+    problems = _bucket_problems(settings) + _credentials_problems(settings["omron_competition_credentials_file"], read)
     if circuit := settings["omron_competition_circuit"]:
         folder = Path(str(circuit)).expanduser()
         if not folder.is_absolute():
@@ -125,7 +146,7 @@ def _bucket_problems(settings: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def _credentials_problems(value: Any) -> list[str]:
+def _credentials_problems(value: Any, read: Reader) -> list[str]:
     if not value:
         return [
             "omron_competition_credentials_file is empty, but omron_competition_enabled is set: name the file with the "
@@ -134,9 +155,10 @@ def _credentials_problems(value: Any) -> list[str]:
     what = "a file as ~/.aws/credentials"
     if problem := file_problem("omron_competition_credentials_file", value, what):
         return [problem]
-    content = Path(value).expanduser().read_bytes()
-    if content.startswith(b"$ANSIBLE_VAULT"):  # `copy` decrypts it
-        return []
+    path = Path(value).expanduser()
+    if problem := _vault_problem("omron_competition_credentials_file", value, path, read):
+        return [problem]
+    content = read(path)
     missing = [name for name in (b"[default]", b"aws_access_key_id", b"aws_secret_access_key") if name not in content]
     if not missing:
         return []
