@@ -262,16 +262,15 @@ def test_a_monitor_is_set_up_only_where_there_is_a_miner_to_watch(tmp_path: Path
         (tmp_path / "log.deployed").unlink()
 
 
-@pytest.mark.parametrize("off", ["first", "second"])
-def test_preflight_may_be_off_for_one_host(tmp_path: Path, off: str) -> None:
-    hosts: dict[str, dict[str, Any]] = {"first": {}, "second": {}, "third": {"omron_axn_port": 1}}
-    hosts[off]["preflight_enabled"] = False
-    given = inventory_of(tmp_path, hosts)
+def test_preflight_may_be_off_for_some_hosts(tmp_path: Path) -> None:
+    """Its tasks for all hosts together run on the first host, whatever is off there."""
+    off = {"preflight_enabled": False}
+    given = inventory_of(tmp_path, {"first": off, "second": {}, "third": off, "fourth": {"omron_axn_port": 1}})
     code, output = play(ROOT / "playbooks/preflight.yml", given, "-e", "omron_skip_bad_hosts=true")
     assert code != 0
-    assert {name for name, one in recap(output).items() if one["failed"]} == {"third"}, output
+    assert {name for name, one in recap(output).items() if one["failed"]} == {"fourth"}, output
     code, output = play(ROOT / "playbooks/preflight.yml", given)
-    assert "Problems to fix first (1): 1. third: omron_axn_port" in " ".join(output.split())
+    assert "Problems to fix first (1): 1. fourth: omron_axn_port" in " ".join(output.split())
 
 
 def test_a_vaulted_hotkey_is_compared_with_those_of_hosts_that_are_not_deployed_to(tmp_path: Path) -> None:
