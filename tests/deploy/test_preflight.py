@@ -465,8 +465,11 @@ def test_a_real_network_needs_a_hotkey(network: str) -> None:
     ],
 )
 def test_what_is_no_hotkey_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
+    """Also by a reader that takes text only, as Ansible's does."""
     (tmp_path / "default").write_bytes(content)
-    assert said in only(wallet_problems(settings(omron_hotkey_file=str(tmp_path / "default")), []))
+    given = settings(omron_hotkey_file=str(tmp_path / "default"))
+    for read in (Path.read_bytes, lambda path: path.read_text(encoding="utf-8").encode()):
+        assert said in only(wallet_problems(given, [], read))
 
 
 def test_a_hotkey_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

@@ -19,19 +19,22 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _SECRETS = ("secretPhrase", "secretSeed", "privateKey")
 
 
-def _vault_problem(variable: str, value: Any, path: Path, read: Reader) -> str | None:
-    """Why the play cannot decrypt an encrypted file; None if it can, or if the file is not encrypted."""
-    with path.open("rb") as file:
-        if file.read(len(VAULT)) != VAULT:
-            return None
+def _plain_content(variable: str, value: Any, read: Reader) -> bytes:
+    """The content of the readable file `value`, decrypted by `read` if it is vaulted.
+
+    Raises ValueError, with the problem in words, if it cannot be decrypted.
+    """
+    path = Path(value).expanduser()
+    content = path.read_bytes()
+    if not content.startswith(VAULT):
+        return content
     try:
-        read(path)
+        return read(path)
     except (OSError, ValueError):
-        return (
+        raise ValueError(
             f"{variable} {value} is encrypted and cannot be decrypted: pass --ask-vault-pass or "
             "--vault-password-file with the right password"
-        )
-    return None
+        ) from None
 
 
 def _hotkey_problems(value: Any, read: Reader) -> list[str]:
@@ -44,15 +47,16 @@ def _hotkey_problems(value: Any, read: Reader) -> list[str]:
         ]
     if problem := file_problem("omron_hotkey_file", value, what):
         return [problem]
-    path = Path(value).expanduser()
-    if problem := _vault_problem("omron_hotkey_file", value, path, read):
-        return [problem]
-    if read(path).startswith(b"$NACL"):
+    try:
+        plain = _plain_content("omron_hotkey_file", value, read)
+    except ValueError as error:
+        return [str(error)]
+    if plain.startswith(b"$NACL"):
         return [
             f"omron_hotkey_file {value} is encrypted, but a service cannot prompt for a password: "
             "name an unencrypted hotkey"
         ]
-    content = json_object(path, read)
+    content = json_object(Path(value), lambda _: plain)
     if content is None or not {"ss58Address", *_SECRETS} & set(content):
         return [f"omron_hotkey_file {value} is not a bittensor key file (JSON with ss58Address): name {what}"]
     if not any(isinstance(content.get(name), str) and content[name] for name in _SECRETS):
@@ -155,10 +159,10 @@ def _credentials_problems(value: Any, read: Reader) -> list[str]:
     what = "a file as ~/.aws/credentials"
     if problem := file_problem("omron_competition_credentials_file", value, what):
         return [problem]
-    path = Path(value).expanduser()
-    if problem := _vault_problem("omron_competition_credentials_file", value, path, read):
-        return [problem]
-    content = read(path)
+    try:
+        content = _plain_content("omron_competition_credentials_file", value, read)
+    except ValueError as error:
+        return [str(error)]
     missing = [name for name in (b"[default]", b"aws_access_key_id", b"aws_secret_access_key") if name not in content]
     if not missing:
         return []
