@@ -31,6 +31,7 @@ from reporting import Command, aim, host_facts, json_option, say, say_aims, say_
 sys.path.append(str(ROOT / "tests/unit"))
 
 from omron_miner.monitor import to_json
+from ports import free_port
 from summary_samples import bad_summary, empty_summary, sample_summary
 
 if TYPE_CHECKING:
@@ -102,9 +103,7 @@ def _ssh_server(place: Path) -> Iterator[dict[str, Any]]:
         raise click.ClickException("there is no sshd: apt-get install openssh-server")
     for name in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(place / name)], check=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     Path("/run/sshd").mkdir(exist_ok=True)
     options = {
         "Port": port, "ListenAddress": "127.0.0.1", "HostKey": place / "host", "PidFile": "none", "UsePAM": "no",

@@ -60,8 +60,9 @@ from omron_miner.provers.prover_service import pool_constants  # noqa: E402
 from omron_miner.proving.pacing import CircuitPace  # noqa: E402
 from omron_miner.proving.prover import ProverPool  # noqa: E402
 from omron_miner.proving.verified_model_session import ProofResult  # noqa: E402
+from ports import free_port  # noqa: E402
 from simulated_hosts import Door  # noqa: E402
-from wire_miner import free_port, to_toml  # noqa: E402
+from wire_miner import to_toml  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -48,6 +48,10 @@ from omron_miner.proving.worker_process import threads_per_worker
 from omron_miner.serving.protocol import QueryForCapacities, QueryZkProof
 from omron_miner.serving.query import Dendrite
 
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+from ports import free_port
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -223,7 +227,7 @@ def miners(
 @contextmanager
 def canned(directory: Path, output: str) -> Iterator[Any]:
     """A bare server whose every answer has this `output`: the target to ask for what a call itself costs."""
-    port, reply = _free_port(), directory / "canned_reply.json"
+    port, reply = free_port(), directory / "canned_reply.json"
     reply.write_text(json.dumps({"query_output": output}), encoding="utf-8")
     command = [sys.executable, str(HERE / "canned_server.py"), str(port), str(reply)]
     with _started_by_us(command) as process:
@@ -271,7 +275,7 @@ def _constants(
         network=Network(local_validator_hotkeys=tuple(one.ss58_address for one in VALIDATORS)),
         access=Access(max_body_bytes=16 << 20),
         wallet=Wallet(path=directory / "wallets"),
-        axon=Axon(bind_ip="127.0.0.1", port=_free_port()),
+        axon=Axon(bind_ip="127.0.0.1", port=free_port()),
         deadlines=Deadlines(
             circuit_timeout_seconds=deadline_seconds, external_queue_seconds=max(0.01, deadline_seconds - 0.01)
         ),
@@ -346,12 +350,6 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     for one in below:
         with suppress(psutil.NoSuchProcess):
             one.kill()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _target(port: int, hotkey: str) -> Any:

@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import shutil
-import socket
 import subprocess
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from omron_miner.live.probe import probe, throwaway_keypair
+from ports import free_port
 from pythons import find_python
 from stand_in_miner import Keypair, running
 
@@ -100,9 +100,7 @@ def _debian_13s_glibc() -> Path:
 @contextmanager
 def serving(peer: list[str], who: str) -> Iterator[int]:
     """A real server on loopback; `who` it takes: open, or those with permits."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as found:
-        found.bind(("127.0.0.1", 0))
-        port = int(found.getsockname()[1])
+    port = free_port()
     arguments = ["server", str(port), SEED, KEYPAIR.ss58_address, who]
     with subprocess.Popen([*peer, *arguments], stdout=subprocess.PIPE, text=True) as server:
         try:

@@ -16,7 +16,8 @@ from omron_miner.constants import Prover, Provers
 from omron_miner.provers.dask_client import DaskConnection
 from omron_miner.provers.multi_host_pool import MultiHostPool
 from omron_miner.proving.verifier import verify_elsewhere
-from wire_miner import free_port, to_toml, wait_until
+from ports import free_port
+from wire_miner import to_toml, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -32,6 +32,7 @@ from omron_miner.doctor.key_files import key_files
 from omron_miner.host import Machine, is_rotating
 from omron_miner.host.commands import run_command
 from omron_miner.host.network import try_connection
+from ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -644,9 +645,7 @@ def test_the_port_is_tried_and_a_public_address_that_does_not_answer_itself_is_n
 
 def test_a_connection_is_made_or_the_reason_is_given(listener: int) -> None:
     assert try_connection("127.0.0.1", listener) is None
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        assert try_connection("127.0.0.1", closed.getsockname()[1]) == "Connection refused"
+    assert try_connection("127.0.0.1", free_port()) == "Connection refused"
 
 
 @pytest.mark.parametrize(

@@ -20,13 +20,13 @@ from omron_miner.chain.wallet import read_address
 from omron_miner.circuits.srs import ensure_srs
 from omron_miner.constants import Access, Axon, Network
 from omron_miner.files import sha256
+from ports import free_port
 from wire_miner import (
     OMRON_MINER,
     STRANGER,
     VALIDATOR,
     Caller,
     constants_in,
-    free_port,
     row_of,
     running,
     serving,

@@ -30,7 +30,8 @@ from omron_miner.serving.protocol import QueryForCapacities
 from omron_miner.serving.query import Dendrite
 from omron_miner.serving.signing import signed_headers
 from omron_miner.serving.unauthenticated import UnauthenticatedLimits
-from wire_miner import constants_in, free_port, wait_until
+from ports import free_port
+from wire_miner import constants_in, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

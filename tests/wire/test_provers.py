@@ -31,9 +31,10 @@ from omron_miner.provers.dask_client import DaskConnection, own_report
 from omron_miner.provers.dask_server import run_scheduler, run_worker
 from omron_miner.provers.multi_host_pool import MultiHostPool
 from omron_miner.proving.worker_process import Work
+from ports import free_port
 from prover_host import sleeping
 from simulated_hosts import OneCircuit
-from wire_miner import OMRON_MINER, free_port, to_toml, wait_until
+from wire_miner import OMRON_MINER, to_toml, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from omron_miner.events import FailureKind, LifecycleEvent, RequestEvent
-from wire_miner import VALIDATOR, constants_in, events_of, free_port, serving, session_files, to_toml, wait_until
+from ports import free_port
+from wire_miner import VALIDATOR, constants_in, events_of, serving, session_files, to_toml, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

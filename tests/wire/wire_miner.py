@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -30,6 +29,7 @@ from omron_miner.serving.miner_session import MinerSession
 from omron_miner.serving.protocol import QueryZkProof
 from omron_miner.serving.query import Dendrite
 from omron_miner.serving.start import read_chain, watch_of
+from ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -52,12 +52,6 @@ def wait_until(true: Callable[[], Any], seconds: float = 15.0) -> None:
     while not true():
         assert time.monotonic() < until, "did not happen in time"
         time.sleep(0.01)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def constants_in(directory: Path, circuits: Circuits, **deadlines: float) -> Constants:
