@@ -145,13 +145,13 @@ def _evaluate(
         one["overhead_s"] = one["round_trip_s"] - one["witness_s"] - one["prove_s"]
         one["beyond_client_s"] = one["overhead_s"] - client_s
         one["beyond_both_s"] = one["beyond_client_s"] - one["verify_s"]
-    told = {
+    results = {
         name: {"samples": found, **{key: summary([one[key] for one in found]) for key in ROWS}}
         for name, found in samples.items()
     }
     ratios = {
         key: {
-            share: round(told[OURS][key][share] / told[STOCK][key][share], 4)  # type: ignore[index]
+            share: round(results[OURS][key][share] / results[STOCK][key][share], 4)  # type: ignore[index]
             for share in ("p50", "p95")
         }
         for key in ("round_trip_s", "overhead_s", "prove_s")
@@ -159,13 +159,13 @@ def _evaluate(
     paired = statistics.median(
         ours["round_trip_s"] / stock["round_trip_s"] for ours, stock in zip(samples[OURS], samples[STOCK], strict=True)
     )
-    beyond = told[OURS]["beyond_both_s"]["p50"]  # type: ignore[index]
+    beyond = results[OURS]["beyond_both_s"]["p50"]  # type: ignore[index]
     wanted = AIMED_RATIO_LARGE if bench.pk_bytes > LARGE_PK_BYTES else AIMED_RATIO
     return {
         "circuit": bench.facts(),
         "client_s": {"samples": client, **summary(client)},
         "trivial_call_s": {name: {"samples": found, **summary(found)} for name, found in trivial.items()},
-        **told,
+        **results,
         "ratio_ours_to_stock": {**ratios, "round_trip_of_pairs": round(paired, 4)},
         "aims": [
             aim("overhead beyond client and verification, p50, s", "< 0.025", beyond, beyond < AIMED_OVERHEAD_S),

@@ -114,7 +114,7 @@ SHARING = {
 
 
 class Prover:
-    """A process that proves when told to."""
+    """A process that proves on request."""
 
     def __init__(self, name: str, bench: BenchCircuit, place: Path, setting: Setting, cores: tuple[int, ...] = ()):
         self.name = name
@@ -225,11 +225,11 @@ def one_by_one(bench: BenchCircuit, only: tuple[str, ...], rounds: int) -> dict[
     # Plain against itself: how far apart two equal proofs are, which no ratio below can be surer than.
     compared = {"plain": _compared(plain.samples, [plain.samples[0], *plain.samples[:-1]])}
     compared |= {name: _compared(one.samples, paired[name]) for name, one in running.items()}
-    told = {name: {"about": wanted[name].about, **one} for name, one in compared.items()}
+    results = {name: {"about": wanted[name].about, **one} for name, one in compared.items()}
     say(f"\n{bench.name}: witness + prove, {rounds} rounds")
     head = ["setting", "wall", "ratio", "(p25-p75)", "CPU", "ratio", "in kernel", "faults", "keeps", "first"]
-    say_table(head, [_row(name, one) for name, one in told.items()])
-    return {"settings": told}
+    say_table(head, [_row(name, one) for name, one in results.items()])
+    return {"settings": results}
 
 
 def _compared(samples: list[dict[str, float]], plain: list[dict[str, float]]) -> dict[str, Any]:
@@ -266,7 +266,7 @@ def _row(name: str, one: dict[str, Any]) -> list[str]:
 def side_by_side(bench: BenchCircuit, at_a_time: int, rounds: int) -> dict[str, Any]:
     """Proofs a minute of `at_a_time` processes that prove together, against one process that proves as many in turn."""
     base = Setting("", steps=("keep-memory",))
-    told: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     share = max(1, CORES // at_a_time)
     wanted: dict[str, tuple[Setting, tuple[int, ...]]] = {"one": (base, ())}
     for way, environment in SHARING.items():
@@ -296,11 +296,15 @@ def side_by_side(bench: BenchCircuit, at_a_time: int, rounds: int) -> dict[str, 
     one_way = rates["one after another"]
     for way, found in rates.items():
         ratios = [each / other for each, other in zip(found, one_way, strict=True)]
-        told[way] = {"proofs_per_minute": statistics.median(found), "ratio": statistics.median(ratios), "rates": found}
+        results[way] = {
+            "proofs_per_minute": statistics.median(found),
+            "ratio": statistics.median(ratios),
+            "rates": found,
+        }
     say(f"\n{bench.name}: {at_a_time} at a time, {rounds} rounds")
-    rows = [[way, f"{one['proofs_per_minute']:.2f}", f"{one['ratio']:.3f}"] for way, one in told.items()]
+    rows = [[way, f"{one['proofs_per_minute']:.2f}", f"{one['ratio']:.3f}"] for way, one in results.items()]
     say_table(["how", "proofs a minute", "ratio"], rows)
-    return {"at_a_time": at_a_time, "sharing": told}
+    return {"at_a_time": at_a_time, "sharing": results}
 
 
 # --- in a separate process --------------------------------------------------------------------------------------------

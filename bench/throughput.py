@@ -94,7 +94,7 @@ async def measure(
                     first_seed = 100 + turn * at_once
                     bursts[miner.name].append(await _burst(miner, validators, first_seed, at_once, deadline))
     show("done\n")
-    told: dict[str, Any] = {name: {"bursts": found, **_evaluate(found)} for name, found in bursts.items()}
+    results: dict[str, Any] = {name: {"bursts": found, **_evaluate(found)} for name, found in bursts.items()}
     pairs = [
         _over(ours["proofs_per_minute"], stock["proofs_per_minute"])
         for ours, stock in zip(bursts[OURS], bursts[STOCK], strict=True)
@@ -102,10 +102,10 @@ async def measure(
     ratio = statistics.median(pairs)
     return {
         "circuit": bench.facts(),
-        **told,
+        **results,
         "ratio_ours_to_stock": {
             "proofs_per_minute": round(ratio, 4),
-            "met_deadline": round(_over(told[OURS]["met_deadline"], told[STOCK]["met_deadline"]), 4),
+            "met_deadline": round(_over(results[OURS]["met_deadline"], results[STOCK]["met_deadline"]), 4),
         },
         "aims": [
             aim(

@@ -79,7 +79,7 @@ def main(
         job = Job(path, place / "out", base, Sampling(data), Search(best, compact, margin=margin), Baselines(baselines),
                   Goal(floor=floor), proofs)  # fmt: skip
         tuned = tune(job, _constants(place))
-    found = told(tuned)
+    found = as_json(tuned)
     settings = {"model": model, "data": str(data) if data else None, "proofs": proofs, "best": best,
                 "floor": floor, "compact": compact, "margin": margin, "baselines": baselines}  # fmt: skip
     write_json({"bench": "tune", "host": host, "settings": settings, **found}, json_file)
@@ -95,7 +95,7 @@ def _constants(place: Path) -> Constants:
     )
 
 
-def told(tuned: Tuned) -> dict[str, Any]:
+def as_json(tuned: Tuned) -> dict[str, Any]:
     """Says the table and the aims; the same for JSON."""
     winner, rows, trials = tuned.winner, list[list[str]](), list[dict[str, Any]]()
     for one in tuned.trials:

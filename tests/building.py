@@ -12,7 +12,7 @@ from omron_miner.constants import Circuits, Constants, Log, Monitor, Network, Se
 
 ROOT = Path(__file__).parents[1]
 NEEDS = ROOT / "files/miner/src/omron_miner/circuits/needs.json"
-"""What preflight judges circuits by."""
+"""The limits that preflight checks circuits against."""
 MODELS = ROOT / "files/miner/models"
 FAST_ANSIBLE = {
     "ANSIBLE_STRATEGY": "mitogen_linear",

@@ -32,8 +32,8 @@ _UTILS = str(Path(__file__).resolve().parents[1] / "plugin_utils")
 if _UTILS not in sys.path:  # found so from a clone and from a collection alike
     sys.path.append(_UTILS)
 
+from omron_preflight.all_checks import fleet_problems  # noqa: E402
 from omron_preflight.fleet import SHARED_BY_NONE, report  # noqa: E402
-from omron_preflight.judge import fleet_problems  # noqa: E402
 from omron_preflight.provers import FLEET_VALUES  # noqa: E402
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def _others(
 def _of_host(name: str, seen: Any) -> dict[str, Any]:
     result = ArgumentSpecValidator(HOST_ARGUMENTS).validate(seen)
     if result.error_messages:
-        raise AnsibleActionFail(f"what was read of {name} cannot be judged: {'; '.join(result.error_messages)}")
+        raise AnsibleActionFail(f"what was read of {name} cannot be checked: {'; '.join(result.error_messages)}")
     validated: dict[str, Any] = result.validated_parameters
     return validated
 

@@ -22,7 +22,7 @@ _UTILS = str(Path(__file__).resolve().parents[1] / "plugin_utils")
 if _UTILS not in sys.path:  # found so from a clone and from a collection alike
     sys.path.append(_UTILS)
 
-from omron_preflight.variables import judged_values, known_variables, unknown_problems  # noqa: E402
+from omron_preflight.variables import checked_values, known_variables, unknown_problems  # noqa: E402
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
@@ -43,6 +43,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
                 values[name] = self._templar.template(everything[name])
             except AnsibleError as error:
                 problems.append(f"{name} cannot be evaluated ({error}): check the variables it uses")
-        judged, wrong = judged_values(values, known)
-        unknown = unknown_problems(everything, known, judged["omron_other_variables"], load_extra_vars(self._loader))
-        return {"changed": False, "problems": unknown + problems + wrong, "values": judged}
+        checked, wrong = checked_values(values, known)
+        unknown = unknown_problems(everything, known, checked["omron_other_variables"], load_extra_vars(self._loader))
+        return {"changed": False, "problems": unknown + problems + wrong, "values": checked}

@@ -55,8 +55,8 @@ def ufw_limited(lines: list[str], ports: list[str], profiles: dict[str, list[str
         if len(words) < 3 or words[0] != "ufw" or words[1] not in ("allow", "limit", "deny", "reject"):
             continue
         words, comment = _without_comment(words)
-        told = _ufw_ports(words, profiles or {})
-        found = {port for port in ports for one in told if _covers(one, port)}
+        allowed = _ufw_ports(words, profiles or {})
+        found = {port for port in ports for one in allowed if _covers(one, port)}
         conditional = any(_value(words, word, "any") != "any" for word in ("from", "on"))
         if words[1] in ("allow", "limit") and not conditional:
             opened |= found if comment != _OURS else set()
@@ -67,7 +67,7 @@ def ufw_limited(lines: list[str], ports: list[str], profiles: dict[str, list[str
 
 def firewalld_services(listed: str, zone: str) -> list[str]:
     """The services by which rich rules, or other zones than `zone`, may open a port to some callers."""
-    return sorted({name for _, services in _firewalld_told(listed, zone) for name in services})
+    return sorted({name for _, services in _firewalld_rules(listed, zone) for name in services})
 
 
 def firewalld_limited(listed: str, zone: str, ports: list[str], services: dict[str, str] | None = None) -> list[str]:
@@ -75,13 +75,13 @@ def firewalld_limited(listed: str, zone: str, ports: list[str], services: dict[s
 
     `services`: the ports of those that `firewalld_services` names.
     """
-    told = []
-    for own, names in _firewalld_told(listed, zone):
-        told += own + [one for name in names for one in (services or {}).get(name, "").split()]
-    return sorted({port for port in ports for one in told if _covers(one, port)})
+    allowed = []
+    for own, names in _firewalld_rules(listed, zone):
+        allowed += own + [one for name in names for one in (services or {}).get(name, "").split()]
+    return sorted({port for port in ports for one in allowed if _covers(one, port)})
 
 
-def _firewalld_told(listed: str, zone: str) -> list[tuple[list[str], list[str]]]:
+def _firewalld_rules(listed: str, zone: str) -> list[tuple[list[str], list[str]]]:
     """For each zone the ports and the services that are open to some."""
     found = []
     for block in re.split(r"\n(?=\S)", listed):

@@ -1,6 +1,6 @@
 """What a circuit's `circuit_tune` asks `omron-miner circuit tune` for, what its result depends on, and what it was.
 
-Pure functions of the inventory and of files on the control node; preflight has judged both before.
+Pure functions of the inventory and of files on the control node; preflight has checked both before.
 """
 
 from __future__ import annotations

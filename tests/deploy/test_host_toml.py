@@ -54,7 +54,7 @@ ASKED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 @pytest.mark.slow
 def test_the_playbook_writes_down_what_each_host_was_asked_for(tmp_path: Path) -> None:
     """In a dry run on this machine, which changes nothing and looks at nothing else."""
-    [_, play] = yaml.safe_load((ROOT / "playbooks/host.yml").read_text())  # the first one judges this machine
+    [_, play] = yaml.safe_load((ROOT / "playbooks/host.yml").read_text())  # the first one checks this machine
     play |= {"hosts": "all", "become": False, "gather_facts": False}
     (tmp_path / "playbooks").mkdir()
     (tmp_path / "templates").symlink_to(ROOT / "templates")

@@ -36,7 +36,7 @@ def inventory_of(folder: Path, hosts: dict[str, dict[str, Any]], **variables: An
     """An inventory whose hosts are all this machine, unless they say otherwise."""
     here = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "ansible_become": False}
     here |= {f"omron_{name}": str(folder / name) for name in ("etc", "opt", "state", "log")}
-    # Whatever this machine is: the judges have tests of their own.
+    # Whatever this machine is: preflight's checks have tests of their own.
     here |= {"preflight_minimum_disk_mb": 1, "shm_enabled": False}
     path = folder / "inventory.yml"
     path.write_text(

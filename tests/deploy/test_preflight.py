@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from building import render_run_args
+from omron_preflight.all_checks import fleet_problems, host_problems
 from omron_preflight.circuits import (
     DEFAULT_LOGROWS,
     HIGHEST,
@@ -31,7 +32,6 @@ from omron_preflight.host import (
     usable_memory_mb,
     user_problems,
 )
-from omron_preflight.judge import fleet_problems, host_problems
 from omron_preflight.provers import FLEET_VALUES, prover_problems
 from omron_preflight.settings import network_problems, placeholder_problems, stop_time_problems
 from omron_preflight.shm_size import (
@@ -49,13 +49,13 @@ from omron_preflight.tuning import (
     swap_problems,
     tuning_problems,
 )
-from omron_preflight.variables import GONE, judged_values, known_variables, unknown_problems
+from omron_preflight.variables import GONE, checked_values, known_variables, unknown_problems
 from omron_preflight.wallet import COMPETITION_FILES, competition_problems, wallet_problems
 from plugin_loading import load_plugin
 
 ROOT = Path(__file__).parents[2]
 KNOWN = known_variables(ROOT / "roles")
-DEFAULTS, _ = judged_values({}, KNOWN)
+DEFAULTS, _ = checked_values({}, KNOWN)
 SHARED = {name: value for name, value in DEFAULTS.items() if name.startswith("omron_")}
 SUPPORTED = {"Debian": ["12", "13"], "Ubuntu": ["22.04", "24.04"]}
 HOTKEY = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
@@ -299,7 +299,7 @@ GROUPS = {"sudo": ["x", "27", "admin"], "admin": ["x", "1000", ""], "docker": ["
 OMRON = ["x", "997", "996", "Omron miner", "/var/lib/omron-miner", "/usr/sbin/nologin"]
 
 
-def judge_user(made: dict[str, list[str]], users: Any = None, groups: Any = None, **values: Any) -> list[str]:
+def user_problems_of(made: dict[str, list[str]], users: Any = None, groups: Any = None, **values: Any) -> list[str]:
     return user_problems(
         {**SHARED, **values}, {**PASSWD, **(users or {})}, {**GROUPS, **(groups or {})}, ["login"], made
     )
@@ -307,9 +307,9 @@ def judge_user(made: dict[str, list[str]], users: Any = None, groups: Any = None
 
 def test_a_user_that_is_not_there_is_made_and_our_own_is_taken_again() -> None:
     there = {"omron": OMRON}, {"omron": ["x", "996", ""]}
-    assert judge_user(NOBODYS) == []
-    assert judge_user(OURS, *there) == []
-    assert judge_user(NOBODYS, *there) == [], "made before there was a record"
+    assert user_problems_of(NOBODYS) == []
+    assert user_problems_of(OURS, *there) == []
+    assert user_problems_of(NOBODYS, *there) == [], "made before there was a record"
 
 
 @pytest.mark.parametrize(
@@ -325,12 +325,12 @@ def test_a_user_that_is_not_there_is_made_and_our_own_is_taken_again() -> None:
     ],
 )
 def test_somebody_elses_user_is_refused(user: str, said: str) -> None:
-    assert said in only(judge_user(OURS, omron_user=user))
+    assert said in only(user_problems_of(OURS, omron_user=user))
 
 
 @pytest.mark.parametrize("group", ["sudo", "docker"])
 def test_somebody_elses_group_is_refused(group: str) -> None:
-    assert "and was not created by this play" in only(judge_user(OURS, omron_group=group))
+    assert "and was not created by this play" in only(user_problems_of(OURS, omron_group=group))
 
 
 # --- /dev/shm
@@ -734,7 +734,7 @@ def srs_file(path: Path, logrows: int) -> Path:
     return path
 
 
-def test_without_a_well_formed_circuit_the_srs_is_not_judged_by_its_size(tmp_path: Path) -> None:
+def test_without_a_well_formed_circuit_the_srs_is_not_checked_by_its_size(tmp_path: Path) -> None:
     assert srs(srs_file(tmp_path / "kzg1.srs", 1), omron_circuits=[{"name": "a", "folder": "/nowhere"}]) == []
 
 
@@ -969,7 +969,7 @@ def test_a_misspelt_variable_of_this_run_is_refused_even_if_no_role_begins_so(na
 
 def test_a_playbooks_variables_have_a_type() -> None:
     given = {"confirm": "yes", "remove_data": "maybe", "report_fail_on": ["sad"], "rollback_serial": [1, "50%"]}
-    values, problems = judged_values(given, KNOWN)
+    values, problems = checked_values(given, KNOWN)
     assert (values["confirm"], values["rollback_serial"]) == (True, [1, "50%"])
     assert ["see docs/role-variables.md for remove.yml" in one for one in problems] == [True, False]
     assert "report_fail_on" in problems[1]
@@ -989,7 +989,7 @@ def test_a_variable_of_something_else_may_be_listed() -> None:
 def test_a_text_that_stands_for_a_value_is_taken_as_that_value() -> None:
     """As ``-e`` and an inventory in the INI format give them."""
     given = {"miner_enabled": "false", "omron_axon_port": "8092", "miner_access_minimum_stake": "10", "shm_size": "1G"}
-    values, problems = judged_values(given, KNOWN)
+    values, problems = checked_values(given, KNOWN)
     assert problems == []
     assert [values[name] for name in given] == [False, 8092, 10.0, "1G"]
 
@@ -1000,20 +1000,20 @@ def test_a_text_that_stands_for_a_value_is_taken_as_that_value() -> None:
         ("pm2_log_keep", True, "pm2_log_keep is the YAML boolean true (on, off, yes and no are), not int"),
         ("cpu_governor_name", False, "cpu_governor_name is the YAML boolean false"),
         ("omron_axon_port", "eighty", "see docs/role-variables.md for omron"),
-        ("omron_circuits", '[{"name": "demo"}]', "omron_circuits is a text, a list is wanted: an inventory in the INI"),
-        ("kernel_sysctl", "vm.overcommit_memory=0", "kernel_sysctl is a text, a mapping is wanted"),
+        ("omron_circuits", '[{"name": "demo"}]', "omron_circuits is a text and must be a list: an inventory in the INI"),
+        ("kernel_sysctl", "vm.overcommit_memory=0", "kernel_sysctl is a text and must be a mapping"),
         ("swap_services", {"a": 1}, "see docs/role-variables.md for swap"),
         ("pm2_log_rotate", "never", "see docs/role-variables.md for pm2"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_told_once_with_the_role_that_takes_it(name: str, value: Any, said: str) -> None:
-    values, problems = judged_values({name: value}, KNOWN)
+    values, problems = checked_values({name: value}, KNOWN)
     assert said in only(problems)
-    assert values[name] == DEFAULTS[name], "so that no other judge tells of it"
+    assert values[name] == DEFAULTS[name], "so that no other check reports it"
 
 
 def test_a_secret_of_the_wrong_type_is_not_shown() -> None:
-    values, problems = judged_values({"monitor_alert_webhook_url": {"hush": "hush"}}, KNOWN)
+    values, problems = checked_values({"monitor_alert_webhook_url": {"hush": "hush"}}, KNOWN)
     assert "hush" not in only(problems).replace("monitor_alert_webhook_url", "")
     assert "monitor_alert_webhook_url" not in values
 
@@ -1026,7 +1026,7 @@ NEEDS = json.loads((ROOT / "files/miner/src/omron_miner/circuits/needs.json").re
 
 def seen(**overrides: Any) -> dict[str, Any]:
     """What was read of a host that will do, whose inventory says `overrides`."""
-    values, problems = judged_values(overrides, KNOWN)
+    values, problems = checked_values(overrides, KNOWN)
     return {
         "unreachable": "",
         "variables": {"problems": problems, "values": values},
@@ -1078,7 +1078,7 @@ def test_a_host_that_will_do_has_no_problem_and_every_check_reports_its_problem(
         assert one in said
 
 
-def test_a_host_that_does_not_answer_is_judged_by_its_inventory_alone() -> None:
+def test_a_host_that_does_not_answer_is_checked_by_its_inventory_alone() -> None:
     given = {"unreachable": "no route", "variables": {"problems": ["x is misspelt"], "values": DEFAULTS}}
     assert host_problems(given, NEEDS, SUPPORTED) == ["cannot be reached: no route", "x is misspelt"]
 
@@ -1229,11 +1229,11 @@ def test_a_prover_host_needs_no_hotkey_and_no_axon_but_what_its_miners_circuits_
     given["host"]["listeners"] = port
     miner = {**MINER, "omron_circuits": [{"name": "demo", "model": "demo"}]}
 
-    def judged() -> list[str]:
+    def problems() -> list[str]:
         return fleet_problems({"p": given}, {}, NEEDS, SUPPORTED, {"p": PROVER}, {"m": miner})["p"]
 
-    assert judged() == []
+    assert problems() == []
     given["host"]["listeners"] = port.replace(f"{8091:04X}", f"{8785:04X}")
-    assert "or choose another miner_provers_port" in only(judged())
+    assert "or choose another miner_provers_port" in only(problems())
     given["host"]["memory_limits"] = "1048576"
-    assert any("circuit demo needs" in one for one in judged())
+    assert any("circuit demo needs" in one for one in problems())

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from omron_preflight.all_checks import host_problems
 from omron_preflight.host import port_problems
-from omron_preflight.judge import host_problems
 from omron_preflight.sn2 import RELEASE_FILES, memory_limit_problems, sn2_problems
 from test_preflight import DEFAULTS, NEEDS, SUPPORTED, USERS, measured, only, seen
 
@@ -26,7 +26,7 @@ def problems(glibc: str = GLIBC, disks: str | None = LARGE, base: dict[str, Any]
     return sn2_problems({**base, **given}, glibc, disks)
 
 
-def test_a_complete_host_has_no_problem_and_another_engine_is_not_judged() -> None:
+def test_a_complete_host_has_no_problem_and_another_engine_is_not_checked() -> None:
     assert problems() == []
     assert problems(omron_network="test", omron_netuid=118) == []
     assert problems(base=ENGINE, miner_axon_bind_ip="127.0.0.1") == [], "where it listens"
@@ -92,7 +92,7 @@ def test_its_port_is_looked_for_among_udp() -> None:
     assert port_problems(8091, UDP, USERS, "omron") == []
 
 
-def test_the_judge_asks_for_what_this_engine_needs_and_for_nothing_of_the_other(tmp_path: Path) -> None:
+def test_preflight_requires_what_this_engine_needs_and_nothing_of_the_other(tmp_path: Path) -> None:
     hotkey = tmp_path / "hotkey"
     hotkey.write_text(json.dumps({"ss58Address": "5F", "secretSeed": "0x1"}))
     given = {"omron_engine": "sn2", "omron_network": "finney", "omron_circuits": [{"name": "no", "folder": "/none"}]}

@@ -1,4 +1,4 @@
-"""The units as they are rendered: sandboxed as far as systemd itself can judge, and what is off is not in them."""
+"""The units as they are rendered: sandboxed as systemd's own analysis has it, and what is off is not in them."""
 
 from __future__ import annotations
 

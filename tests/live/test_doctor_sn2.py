@@ -64,14 +64,14 @@ def engine(miner: StandIn, **more: Any) -> Engine:
 
 
 def test_a_miner_that_refuses_a_stranger_is_well(tmp_path: Path, miner: StandIn) -> None:
-    checks = list(sn2.answers(engine(miner), Constants(), machine(tmp_path, miner.port), sn2.Outside()))
+    checks = list(sn2.answers(engine(miner), Constants(), machine(tmp_path, miner.port), sn2.Queries()))
     assert [(one.name, one.status) for one in checks] == [("axon port", Status.OK), ("probe", Status.OK)]
     assert "not_permitted" in checks[1].live
 
 
 def test_another_miner_behind_the_port_is_found(tmp_path: Path, miner: StandIn) -> None:
     wrong = replace(engine(miner), hotkey=HOTKEY)
-    *_, check = sn2.answers(wrong, Constants(), machine(tmp_path, miner.port), sn2.Outside())
+    *_, check = sn2.answers(wrong, Constants(), machine(tmp_path, miner.port), sn2.Queries())
     assert check.status is Status.FAIL
     assert "wrong_hotkey" in check.live
     assert check.advice
@@ -81,7 +81,7 @@ def test_a_port_that_no_program_has_open_is_not_probed(tmp_path: Path, miner: St
     def never(*_: Any) -> Report:
         raise AssertionError("it was probed")
 
-    found = sn2.answers(engine(miner), Constants(), machine(tmp_path, miner.port + 1), sn2.Outside(probe=never))
+    found = sn2.answers(engine(miner), Constants(), machine(tmp_path, miner.port + 1), sn2.Queries(probe=never))
     assert status(found) == {"axon port": Status.FAIL}
 
 
@@ -92,7 +92,7 @@ def test_silence_is_not_known_while_the_miners_allowlist_is_in_force(tmp_path: P
     table = json.dumps({"nftables": [{"table": {"family": "inet", "name": "sn2_lightning"}}]})
     for answers, expected in (({"nft": table}, Status.UNKNOWN), ({}, Status.FAIL)):
         host = machine(tmp_path, miner.port, answers)
-        found = status(sn2.answers(engine(miner), Constants(), host, sn2.Outside(probe=silent)))
+        found = status(sn2.answers(engine(miner), Constants(), host, sn2.Queries(probe=silent)))
         assert found["probe"] is expected
 
 
@@ -109,7 +109,7 @@ def test_the_public_address_is_asked_too(
         asked.append(host)
         return Report(host, port, alive=alive or host == "127.0.0.1", verdict=verdict, meaning="x")
 
-    found = status(sn2.answers(engine(miner), FINNEY, machine(tmp_path, miner.port), sn2.Outside(probe=answer)))
+    found = status(sn2.answers(engine(miner), FINNEY, machine(tmp_path, miner.port), sn2.Queries(probe=answer)))
     assert asked == ["127.0.0.1", "203.0.113.7"]
     assert found["from outside"] is expected
 
@@ -117,9 +117,9 @@ def test_the_public_address_is_asked_too(
 # --- the chain ------------------------------------------------------------------------------------------------------
 
 
-def entry(address: tuple[str, int] | None, permit: bool = False, hotkey: str = HOTKEY) -> sn2.Outside:
+def entry(address: tuple[str, int] | None, permit: bool = False, hotkey: str = HOTKEY) -> sn2.Queries:
     found = SubnetList({hotkey: Validator(hotkey, 7, 1.0, permit)}, 1.0, "", address)
-    return sn2.Outside(look=lambda *_: found)
+    return sn2.Queries(look=lambda *_: found)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_a_permit_and_a_lost_registration_fail_and_a_chain_that_is_away_is_unkno
     def away(*_: Any) -> SubnetList:
         raise ChainAwayError("could not read the list")
 
-    assert status(sn2.chain_entry(ours, FINNEY, sn2.Outside(look=away))) == {"chain entry": Status.UNKNOWN}
+    assert status(sn2.chain_entry(ours, FINNEY, sn2.Queries(look=away))) == {"chain entry": Status.UNKNOWN}
     assert status(sn2.chain_entry(Engine(SN2), FINNEY, entry(right))) == {"chain entry": Status.UNKNOWN}
     assert list(sn2.chain_entry(ours, Constants(), entry(right))) == []
 
@@ -176,27 +176,27 @@ def test_the_chain_is_looked_at_and_nothing_is_kept(tmp_path: Path) -> None:
 def test_the_cache_and_todays_circuits(tmp_path: Path, miner: StandIn) -> None:
     cache = tmp_path / "cache"
     with serving() as repository:
-        outside = sn2.Outside(lists=lambda url: Repository(url, RULES).lists(tmp_path))
+        queries = sn2.Queries(lists=lambda url: Repository(url, RULES).lists(tmp_path))
         ours = engine(miner, circuit_cache=cache, circuits_url=repository.url)
         host = machine(tmp_path, miner.port)
         assert status(sn2.cached(cache)) == {"circuit cache": Status.FAIL}
         repository.add_circuit("net", [repository.add_component("one", bundle_files("one"))])
-        empty = status(sn2.today(ours, Constants(), host, outside))
+        empty = status(sn2.today(ours, Constants(), host, queries))
         assert empty == {"listed circuits": Status.WARN, "room for circuits": Status.UNKNOWN}
         assert sync(Settings(url=repository.url, cache=cache, keep_free_bytes=0, rules=RULES)).ok
         assert set(status(sn2.cached(cache)).values()) == {Status.OK}
-        assert set(status(sn2.today(ours, Constants(), host, outside)).values()) == {Status.OK}
+        assert set(status(sn2.today(ours, Constants(), host, queries)).values()) == {Status.OK}
         repository.add_circuit("new", [repository.add_component("two", bundle_files("two" * 5000))])
-        [listed, room] = sn2.today(ours, Constants(), host, outside)
+        [listed, room] = sn2.today(ours, Constants(), host, queries)
         assert (listed.status, room.status) == (Status.WARN, Status.OK)
         assert "1 of 2 circuits, 1 component missing" in listed.live
         small = machine(tmp_path, miner.port, free=10 * GIB)
-        assert status(sn2.today(ours, Constants(), small, outside))["room for circuits"] is Status.FAIL
+        assert status(sn2.today(ours, Constants(), small, queries))["room for circuits"] is Status.FAIL
     slices = cache / f"model_{sha('net')}" / "slices"
     (slices / "one/jstprove/circuit.bundle/circuit.bin").write_bytes(b"")
     [check] = sn2.cached(cache)
     assert (check.status, "1 components are damaged here" in check.live) == (Status.WARN, True)
-    [check] = sn2.today(ours, Constants(), host, outside)
+    [check] = sn2.today(ours, Constants(), host, queries)
     assert check.status is Status.UNKNOWN
 
 

@@ -108,7 +108,7 @@ def test_proofs_at_a_time_are_counted_for_each_way_of_sharing_the_cores(tmp_path
 def test_needs_reports_the_memory_of_a_proof_alone_and_in_a_worker(tmp_path: Path) -> None:
     tiny = run("needs", tmp_path, "--proofs", "2")["circuits"]["tiny"]
     numbers = json.loads(NEEDS.read_text())["built_in_models"]["tiny"]
-    assert {key: tiny[key] for key in numbers} == numbers, "what preflight judges the built-in model by"
+    assert {key: tiny[key] for key in numbers} == numbers, "what preflight checks the built-in model against"
     needed = circuit_needs.needs(tiny["pk_bytes"], tiny["logrows"], tiny["instances"])
     assert needed.memory_low < tiny["peak_bytes"]
     assert tiny["kept_first_bytes"] <= tiny["kept_peak_bytes"] < 1.5 * needed.memory_high

@@ -67,7 +67,7 @@ def test_a_proof_takes_under_thirty_seconds_of_two_cores_and_verifies(
     demo_circuit: Circuit, demo_constants: Constants
 ) -> None:
     assert demo_circuit.settings.logrows == 16
-    known = json.loads(NEEDS.read_text())["built_in_models"]["demo"]  # what preflight judges it by before it is built
+    known = json.loads(NEEDS.read_text())["built_in_models"]["demo"]  # preflight's figures before it is built
     assert circuit_needs.needs_of(demo_circuit) == circuit_needs.needs(**known)
     image = np.random.default_rng(0).uniform(0, 1, (3, 64, 64)).astype(np.float32)
     inputs = {"input": image.ravel().tolist()}

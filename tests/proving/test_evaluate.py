@@ -81,7 +81,7 @@ def one_layer(path: Path, nodes: list[Any], weights: dict[str, Any]) -> Path:
     return path
 
 
-def judge(directory: Path, constants: Constants, model: Path = TINY, **plan: Any) -> Report:
+def evaluated(directory: Path, constants: Constants, model: Path = TINY, **plan: Any) -> Report:
     settings = {"count": 4, "proofs": 1, **plan}
     report = evaluate(Plan(directory, model, **settings), constants)
     assert not list(constants.sessions.fallback_directory.glob("evaluate-*")), "keys are thrown away"
@@ -89,7 +89,7 @@ def judge(directory: Path, constants: Constants, model: Path = TINY, **plan: Any
     return report
 
 
-# --- circuits that can be judged --------------------------------------------------------------------------------------
+# --- circuits that can be evaluated -----------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -98,7 +98,7 @@ def test_an_honest_circuit_is_accepted_and_its_folder_left_as_it_was(
 ) -> None:
     left_by_a_killed_one = proving_constants.sessions.fallback_directory / "evaluate-999999999-1-x"
     left_by_a_killed_one.mkdir(parents=True)
-    report = judge(folder, proving_constants, count=6, proofs=2)
+    report = evaluated(folder, proving_constants, count=6, proofs=2)
     assert sorted(path.name for path in folder.iterdir()) == ["model.compiled", "settings.json"]
     assert report.conclusion
     assert report.conclusion.standing
@@ -117,10 +117,10 @@ def test_an_honest_circuit_is_accepted_and_its_folder_left_as_it_was(
 def test_a_less_exact_circuit_is_scored_below_its_reference_on_the_same_inputs(
     folder: Path, compiled: Callable[..., Path], proving_constants: Constants, tmp_path: Path
 ) -> None:
-    exact = judge(folder, proving_constants, seed=7)
+    exact = evaluated(folder, proving_constants, seed=7)
     path = tmp_path / "reference.json"
     path.write_text(to_json(exact))
-    coarse = judge(compiled(TINY, input_scale=3, param_scale=3), proving_constants, seed=7, reference=path)
+    coarse = evaluated(compiled(TINY, input_scale=3, param_scale=3), proving_constants, seed=7, reference=path)
     assert exact.conclusion
     assert exact.conclusion.standing == read_reference(path)
     assert [run.proved for run in coarse.runs] == [run.proved for run in exact.runs], "the seed decides"
@@ -163,9 +163,9 @@ def test_the_command_prints_json_progress_and_the_verdicts_exit_code(
 
 @pytest.mark.slow
 def test_keys_that_take_too_long_or_too_much_are_a_rejection(folder: Path, proving_constants: Constants) -> None:
-    slow = judge(folder, proving_constants, limits=Limits(setup_seconds=0.01))
+    slow = evaluated(folder, proving_constants, limits=Limits(setup_seconds=0.01))
     assert slow.verdict.startswith("REJECTED, score 0: setup fails: it took longer than 0.01 s")
-    large = judge(folder, proving_constants, limits=Limits(setup_bytes=64 << 20))
+    large = evaluated(folder, proving_constants, limits=Limits(setup_bytes=64 << 20))
     assert large.verdict.startswith("REJECTED, score 0: setup fails: ")
     assert "within 64.0 MiB" in large.verdict
     assert (large.runs, large.conclusion) == ([], None)
@@ -175,7 +175,7 @@ def test_keys_that_take_too_long_or_too_much_are_a_rejection(folder: Path, provi
 def test_a_step_beyond_its_time_limit_is_killed_and_the_next_run_continues(
     folder: Path, proving_constants: Constants
 ) -> None:
-    report = judge(folder, proving_constants, count=2, limits=Limits(step_seconds=1e-4))
+    report = evaluated(folder, proving_constants, count=2, limits=Limits(step_seconds=1e-4))
     assert [run.detail for run in report.runs] == ["it took longer than 0.0001 s"] * 2
     assert "1 of 1 proofs failed" in report.refusal
 
@@ -186,7 +186,7 @@ def test_a_proof_that_does_not_verify_makes_the_score_0(folder: Path, proving_co
     settings = json.loads((folder / "settings.json").read_text())
     settings["run_args"]["num_inner_cols"] += 1
     (folder / "settings.json").write_text(json.dumps(settings))
-    report = judge(folder, proving_constants)
+    report = evaluated(folder, proving_constants)
     (proof,) = [run for run in report.runs if run.proved]
     assert proof.verified is False
     assert report.score is None
@@ -199,7 +199,7 @@ def test_settings_of_another_size_than_the_model_are_a_rejection(folder: Path, p
     settings = json.loads((folder / "settings.json").read_text())
     settings["run_args"]["logrows"] -= 1
     (folder / "settings.json").write_text(json.dumps(settings))
-    assert "setup fails: " in judge(folder, proving_constants).verdict
+    assert "setup fails: " in evaluated(folder, proving_constants).verdict
 
 
 @pytest.mark.slow
@@ -207,7 +207,7 @@ def test_a_model_of_another_ezkl_than_its_settings_is_a_rejection_before_ezkl_op
     folder: Path, proving_constants: Constants
 ) -> None:
     (folder / "model.compiled").write_bytes(b"graph" + (6).to_bytes(8, "little") + b"19.0.7\0")
-    report = judge(folder, proving_constants)
+    report = evaluated(folder, proving_constants)
     assert "model.compiled was not made by EZKL" in str(report.refusal)
     assert report.runs == []
 
@@ -218,7 +218,7 @@ def test_an_input_beyond_the_lookup_table_is_witnessed_but_its_proof_fails(
 ) -> None:
     nodes = [helper.make_node("Mul", ["input", "many"], ["much"]), helper.make_node("Tanh", ["much"], ["output"])]
     model = one_layer(tmp_path / "wide.onnx", nodes, {"many": np.full((1, 4), 100.0)})
-    report = judge(compiled(model, lookup_range=[-10, 10]), proving_constants, model)
+    report = evaluated(compiled(model, lookup_range=[-10, 10]), proving_constants, model)
     assert report.conclusion
     assert report.conclusion.unprovable == 4
     assert "outside lookup_range -10..10" in report.refusal
@@ -232,7 +232,7 @@ def test_an_output_that_ignores_the_input_is_refused_though_it_verifies(
 ) -> None:
     nodes = [helper.make_node("Mul", ["input", "zero"], ["none"]), helper.make_node("Add", ["none", "one"], ["output"])]
     model = one_layer(tmp_path / "constant.onnx", nodes, {"zero": np.zeros((1, 4)), "one": np.ones((1, 4))})
-    report = judge(compiled(model), proving_constants, model, count=8)
+    report = evaluated(compiled(model), proving_constants, model, count=8)
     assert report.conclusion
     assert report.conclusion.failed_proofs == 0
     assert "constant" in report.refusal
@@ -245,14 +245,14 @@ def test_what_is_no_circuit_of_our_ezkl_is_refused_before_ezkl_opens_it(
     proving_constants: Constants, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=r"model\.compiled is missing"):
-        judge(tmp_path, proving_constants)
+        evaluated(tmp_path, proving_constants)
     (tmp_path / "model.compiled").write_bytes(b"anything")
     (tmp_path / "settings.json").write_text("{}")
     with pytest.raises(ConfigError, match="was not written by EZKL"):
-        judge(tmp_path, proving_constants)
+        evaluated(tmp_path, proving_constants)
     (tmp_path / "settings.json").write_text('{"run_args": {"logrows": 11}, "version": "1.2.3"}')
     with pytest.raises(ConfigError, match=r"made by EZKL 1\.2\.3, but .* is installed"):
-        judge(tmp_path, proving_constants)
+        evaluated(tmp_path, proving_constants)
 
 
 def test_a_baseline_that_cannot_be_run_is_refused(proving_constants: Constants, tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_a_baseline_that_cannot_be_run_is_refused(proving_constants: Constants, 
         if content:
             junk.write_bytes(content)
         with pytest.raises(ConfigError, match=r"cannot load the model .*junk\.onnx"):
-            judge(tmp_path, proving_constants, junk)
+            evaluated(tmp_path, proving_constants, junk)
 
 
 @pytest.mark.slow
@@ -274,5 +274,5 @@ def test_a_missing_onnxruntime_is_named_with_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ConfigError, match="onnxruntime, which is not installed") as caught:
-        judge(folder, proving_constants)
+        evaluated(folder, proving_constants)
     assert "omron-miner[evaluate]" in (caught.value.hint or "")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from omron_miner.doctor import Status, firewall
-from omron_miner.doctor.packet_filter import judge_iptables, judge_nftables
+from omron_miner.doctor.packet_filter import evaluate_iptables, evaluate_nftables
 from omron_miner.host import Machine
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ IIF = {"meta": {"key": "iifname"}}
     ],
 )  # fmt: skip
 def test_what_nftables_lists(entries: list[Any], is_open: bool | None) -> None:
-    assert judge_nftables(entries, PORT, OUTSIDE)[0] is is_open
+    assert evaluate_nftables(entries, PORT, OUTSIDE)[0] is is_open
 
 
 # --- iptables
@@ -278,7 +278,7 @@ def test_what_iptables_saves(policy: str, rules: list[str], is_open: bool | None
         *ours,
         "COMMIT",
     ]
-    assert judge_iptables("\n".join(lines), PORT, OUTSIDE) is is_open
+    assert evaluate_iptables("\n".join(lines), PORT, OUTSIDE) is is_open
 
 
 OPAQUE = [{"xt": {"type": "match", "name": "conntrack"}}, ACCEPT]
@@ -362,14 +362,14 @@ def test_the_verdict_on_random_rules_is_what_the_kernel_does_with_them() -> None
     if done.returncode == 77:
         pytest.skip(f"no network of our own here: {done.stderr}")
     assert done.returncode == 0, done.stderr
-    judgements = {True: 0, False: 0, None: 0}
+    verdicts = {True: 0, False: 0, None: 0}
     for line in done.stdout.splitlines():
         rules, connected, listed = json.loads(line)
-        judged, _ = judge_nftables(listed["nftables"], PORT, frozenset({"inside"}))
-        assert judged in (None, connected), rules
-        judgements[judged] += 1
-    assert judgements[None] < sum(judgements.values()) / 3, judgements
-    assert min(judgements[True], judgements[False]) > 20, judgements
+        verdict, _ = evaluate_nftables(listed["nftables"], PORT, frozenset({"inside"}))
+        assert verdict in (None, connected), rules
+        verdicts[verdict] += 1
+    assert verdicts[None] < sum(verdicts.values()) / 3, verdicts
+    assert min(verdicts[True], verdicts[False]) > 20, verdicts
 
 
 KERNEL = """
@@ -433,10 +433,10 @@ def as_udp(entries: Any) -> Any:
     ],
 )
 def test_a_udp_port_in_nftables(rules: list[Any], is_open: bool | None) -> None:
-    assert judge_nftables(chain("drop", *rules), PORT, OUTSIDE, "udp")[0] is is_open
+    assert evaluate_nftables(chain("drop", *rules), PORT, OUTSIDE, "udp")[0] is is_open
     swapped = as_udp(chain("drop", *rules))
     if "flags" not in json.dumps(rules) and "l4proto" not in json.dumps(rules):
-        assert judge_nftables(swapped, PORT, OUTSIDE)[0] is is_open
+        assert evaluate_nftables(swapped, PORT, OUTSIDE)[0] is is_open
 
 
 @pytest.mark.parametrize(
@@ -451,7 +451,7 @@ def test_a_udp_port_in_nftables(rules: list[Any], is_open: bool | None) -> None:
 )
 def test_a_udp_port_in_iptables(rule: str, is_open: bool) -> None:
     saved = f"*filter\n:INPUT DROP [0:0]\n{rule}\nCOMMIT\n"
-    assert judge_iptables(saved, PORT, OUTSIDE, "udp") is is_open
+    assert evaluate_iptables(saved, PORT, OUTSIDE, "udp") is is_open
 
 
 @pytest.mark.parametrize(

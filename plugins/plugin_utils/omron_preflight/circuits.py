@@ -151,7 +151,7 @@ def _samples_problem(variable: str, value: Any) -> str | None:
 
 
 def _address(metadata: Mapping[str, Any] | None, key: str) -> str | None:
-    """Where the host can fetch the proving key `key`, by metadata.json; the host judges whether it may."""
+    """Where the host can fetch the proving key `key`, by metadata.json; the host decides whether it may."""
     files = metadata.get("external_files") if metadata else None
     address = files.get(key) if isinstance(files, Mapping) else None
     return address if isinstance(address, str) and re.match(r"https?://", address) else None
@@ -349,7 +349,7 @@ def needs_problems(circuits: Any, needs: Mapping[str, Any], memory_mb: int, shm_
     """Circuits that cannot be proved on a host with `memory_mb` MiB of RAM and `shm_bytes` of RAM disk (None: unknown).
 
     `needs` is the package's needs.json; its needs.py computes the same. A circuit is refused only
-    below the lower bound: between the two the doctor warns. An .onnx of the operator's is judged by its build.
+    below the lower bound: between the two the doctor warns. An .onnx of the operator's is checked when it is built.
     """
     memory, session = needs["proof_memory"], needs["session"]
     problems, total = [], memory_mb * 2**20

@@ -32,7 +32,7 @@ def sn2_problems(values: Mapping[str, Any], glibc: str, measured: str | None) ->
     """All problems that prevent sn2-miner on one host; none with another `omron_engine`.
 
     `values` are the inventory's, `glibc` what ``getconf GNU_LIBC_VERSION`` prints, `measured` is as `read_disks` has
-    it, or None where disks are not judged.
+    it, or None where disks are not checked.
     """
     if values["omron_engine"] != "sn2":
         return []

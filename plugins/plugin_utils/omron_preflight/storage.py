@@ -42,11 +42,11 @@ def read_disks(measured: str) -> dict[str, _Disk]:
 def disk_problems(measured: str, minimum_mb: int) -> list[str]:
     """Free disk space; `measured` is as `read_disks` has it, `minimum_mb` in MiB per file system."""
     disks = read_disks(measured)
-    judged = {disk.number: disk for disk in (disks[place] for place in _MINIMUM)}
+    by_number = {disk.number: disk for disk in (disks[place] for place in _MINIMUM)}
     return [
         f"{disk.free // 2**20} MiB are free on {disk.mount}, at least {minimum_mb} MiB are needed: free or add some, "
         "or lower preflight_minimum_disk_mb"
-        for disk in judged.values()
+        for disk in by_number.values()
         if disk.free // 2**20 < minimum_mb
     ]
 
@@ -85,12 +85,12 @@ def room_problems(circuits: Any, measured: str, there: Iterable[Mapping[str, Any
     by_disk: dict[str, int] = defaultdict(int)
     for place, taken in wanted.items():
         by_disk[disks[place].number] += taken
-    judged = {disk.number: disk for disk in disks.values()}
+    by_number = {disk.number: disk for disk in disks.values()}
     return [
-        f"the circuits to copy have {size(taken)}, {size(judged[number].free)} are free on {judged[number].mount}: "
+        f"the circuits to copy have {size(taken)}, {size(disk.free)} are free on {disk.mount}: "
         "free or add some, or copy fewer circuits"
         for number, taken in by_disk.items()
-        if judged[number].free < taken
+        if (disk := by_number[number]).free < taken
     ]
 
 

@@ -1,6 +1,6 @@
 """What the host's tuning would run into: swap that does not fit into memory, other tuners, limits of containers.
 
-The host itself (system, memory, port, users) is judged in ``host``, the size of /dev/shm in ``storage``.
+The host itself (system, memory, port, users) is checked in ``host``, the size of /dev/shm in ``storage``.
 """
 
 from __future__ import annotations

@@ -116,17 +116,17 @@ def _nearest(name: str, known: Mapping[str, Known], ours: bool) -> list[str]:
     return difflib.get_close_matches(name, known, n=1, cutoff=0.6 if ours else _NEAR)
 
 
-def judged_values(given: Mapping[str, Any], known: Mapping[str, Known]) -> tuple[dict[str, Any], list[str]]:
+def checked_values(given: Mapping[str, Any], known: Mapping[str, Known]) -> tuple[dict[str, Any], list[str]]:
     """The value of every known variable, as its type has it, and what is wrong with those that are `given`.
 
-    Where a value is of the wrong type the default stands in its place, so that it is told once. Secrets (``no_log``)
-    are judged, but not among the values.
+    A value of the wrong type is replaced by the default, so that it is reported once. Secrets (``no_log``)
+    are checked, but not among the values.
     """
     values, problems = {}, []
     for name, one in known.items():
         value = one.option.get("default")
         if name in given:
-            said, taken = _judge(name, given[name], one)
+            said, taken = _check_type(name, given[name], one)
             value = value if said else taken
             problems += said
         if not one.option.get("no_log"):
@@ -134,12 +134,12 @@ def judged_values(given: Mapping[str, Any], known: Mapping[str, Known]) -> tuple
     return values, problems
 
 
-def _judge(name: str, value: Any, known: Known) -> tuple[list[str], Any]:
+def _check_type(name: str, value: Any, known: Known) -> tuple[list[str], Any]:
     kind = known.option.get("type", "str")
     where = f"see docs/role-variables.md for {known.role}"
     if kind in _TEXT_NEVER and isinstance(value, str):
         return [
-            f"{name} is a text, {_TEXT_NEVER[kind]} is wanted: an inventory in the INI format cannot hold one, write "
+            f"{name} is a text and must be {_TEXT_NEVER[kind]}: an inventory in the INI format cannot hold one, write "
             f"it in YAML (group_vars/miners.yml next to the inventory, or -e '{{\"{name}\": ...}}'); {where}"
         ], None
     if isinstance(value, bool) and kind in _BOOLEAN_NEVER:

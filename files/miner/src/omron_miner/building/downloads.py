@@ -337,24 +337,24 @@ class _Download:
     def _take(self, response: urllib3.BaseHTTPResponse) -> None:
         """Appends the body to the part. Returns at the body's end, which urllib3 checks against Content-Length."""
         self._progress.start(self._have(), self._note.size)
-        judged = not self.begins_with
+        checked = not self.begins_with
         with self.part.open("ab") as file:
             while piece := response.read1(_PIECE_BYTES, decode_content=False):
                 file.write(piece)
                 file.flush()  # what a killed run had received is kept
                 self.received += len(piece)
                 have = file.tell()
-                if not judged and have >= len(self.begins_with):
-                    self._judge(response)
-                    judged = True
+                if not checked and have >= len(self.begins_with):
+                    self._check_start(response)
+                    checked = True
                 if self._progress.due():
                     if not self._note.size:
                         self._check_room(have)
                     self._say(self._progress.line(have))
                 self._check_time()
             self._check_time()
-            if not judged:
-                self._judge(response)
+            if not checked:
+                self._check_start(response)
         if self._note.size not in (None, have := self._have()):
             raise _TryAgainError(f"it stopped after {have} of {self._note.size} bytes")
 
@@ -362,7 +362,7 @@ class _Download:
         if time.monotonic() >= self._until:
             raise _TryAgainError("no time is left")
 
-    def _judge(self, response: urllib3.BaseHTTPResponse) -> None:
+    def _check_start(self, response: urllib3.BaseHTTPResponse) -> None:
         """Discards the part and raises DownloadError unless it starts with the expected bytes."""
         with self.part.open("rb") as begun:
             if begun.read(len(self.begins_with)) == self.begins_with:

@@ -1,7 +1,7 @@
 """The structured reference string (SRS) used for every EZKL key and proof: obtaining one, and trusting it.
 
 A validator accepts a proof only if both used the SRS of the public ceremony. An SRS generated on this host is for
-tests: whoever generated it can forge proofs, and validators' keys do not match it. So a record next to each SRS
+tests: who generated it can forge proofs, and validators' keys do not match it. So a record next to each SRS
 (``kzg<k>.srs.json``) states where the file came from, and a real network accepts only one that was given with its
 checksum or downloaded from the ceremony. An entry of the record is bound to its file by size, time and SHA-256: the
 origin of a file that is removed or replaced is no longer valid. The entry is written before the file is put in place,

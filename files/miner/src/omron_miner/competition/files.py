@@ -107,7 +107,7 @@ def read_circuit(directory: Path, stopping: Callable[[], bool] = lambda: False) 
     before = fingerprint(directory)
     with _opened(directory / SETTINGS) as file:
         content = file.read(_LARGEST_SETTINGS + 1)
-    version, warnings = _judge_settings(directory / SETTINGS, content)
+    version, warnings = _check_settings(directory / SETTINGS, content)
     size = before[0][1]
     if size > LARGEST_BYTES:
         raise CompetitionError(
@@ -142,7 +142,7 @@ def _digest_of(path: Path, size: int, version: str, stopping: Callable[[], bool]
     return digest.hexdigest()
 
 
-def _judge_settings(path: Path, content: bytes) -> tuple[str, tuple[str, ...]]:
+def _check_settings(path: Path, content: bytes) -> tuple[str, tuple[str, ...]]:
     """EZKL's version, and warnings. Raises CompetitionError when it is not a settings.json of EZKL."""
     hint = "copy the settings.json that the circuit was compiled with"
     if len(content) > _LARGEST_SETTINGS:

@@ -38,7 +38,7 @@ class Check:
     """The next thing to try; empty when the check passed."""
 
 
-def judged(name: str, is_well: bool, wanted: str, live: str, advice: str, otherwise: Status = Status.WARN) -> Check:
+def check_that(name: str, is_well: bool, wanted: str, live: str, advice: str, otherwise: Status = Status.WARN) -> Check:
     """OK without advice when `is_well`, else `otherwise` with `advice`."""
     return Check(name, Status.OK, wanted, live) if is_well else Check(name, otherwise, wanted, live, advice)
 

@@ -9,7 +9,7 @@ from omron_miner.circuits.circuit import ProofSystem, bare_name
 from omron_miner.circuits.circuit_store import CircuitStore
 from omron_miner.circuits.srs import check_srs, is_test_only
 from omron_miner.doctor import probes
-from omron_miner.doctor.check import Check, Status, judged, unreadable_advice, unseen
+from omron_miner.doctor.check import Check, Status, check_that, unreadable_advice, unseen
 from omron_miner.errors import SrsError
 from omron_miner.formatting import size
 from omron_miner.host import installed_version, read_ram_disk
@@ -61,7 +61,7 @@ def ram_disk(constants: Constants, machine: Machine) -> Iterator[Check]:
     largest, memory = _largest_session(constants), machine.miner_memory().total_bytes
     needed = constants.sessions.minimum_free_bytes + largest
     is_ram = disk.filesystem in ("tmpfs", "ramfs")
-    yield judged(
+    yield check_that(
         "RAM disk",
         disk.free_bytes >= needed and disk.size_bytes <= memory and is_ram,
         f"tmpfs, {size(needed)} free, at most {size(memory)}",
@@ -73,7 +73,7 @@ def ram_disk(constants: Constants, machine: Machine) -> Iterator[Check]:
     advice = f"mount -o remount,{','.join(missing)} {disk.mount_point}"
     live = ",".join(option for option in disk.options if not option.startswith(("size=", "inode")))
     status = Status.FAIL if "rw" in missing else Status.WARN
-    yield judged("RAM disk options", not missing, "rw,nosuid,nodev", live, advice, status)
+    yield check_that("RAM disk options", not missing, "rw,nosuid,nodev", live, advice, status)
 
 
 def _ezkl(usable: list[Circuit]) -> Check:

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from omron_miner.engine import Engine
 
 
-def examine(config: Path, host: Machine | None = None, outside: sn2.Outside | None = None) -> list[Check]:
+def examine(config: Path, host: Machine | None = None, queries: sn2.Queries | None = None) -> list[Check]:
     """All checks of `host`, by default this one, against the constants.toml at `config`.
 
-    `outside`: how `sn2-miner`, the chain and the repository are queried, for tests.
+    `queries`: how `sn2-miner`, the chain and the repository are queried, for tests.
 
     Without a valid constants.toml it runs the checks that need none.
     """
@@ -37,7 +37,7 @@ def examine(config: Path, host: Machine | None = None, outside: sn2.Outside | No
     if constants.provers.miner:
         of_service = _of_prover(constants, host)
     elif wanted.engine.is_sn2:
-        of_service = _of_sn2(wanted.engine, constants, host, outside or sn2.Outside())
+        of_service = _of_sn2(wanted.engine, constants, host, queries or sn2.Queries())
     else:
         of_service = _of_miner(constants, host)
     groups = [*_of_host(wanted, constants, host), *of_service]
@@ -91,17 +91,17 @@ def _of_miner(constants: Constants, host: Machine) -> list[probes.Group]:
     ]
 
 
-def _of_sn2(engine: Engine, constants: Constants, host: Machine, outside: sn2.Outside) -> list[probes.Group]:
+def _of_sn2(engine: Engine, constants: Constants, host: Machine, queries: sn2.Queries) -> list[probes.Group]:
     cache = sn2.cache_of(engine)
     where = constants.circuits.model_copy(update={"directory": cache})
     return [
         ("disks", lambda: machine.disks(constants.model_copy(update={"circuits": where}), host)),
         ("files", lambda: service.files(constants, engine)),
-        ("sn2-miner", lambda: sn2.answers(engine, constants, host, outside)),
+        ("sn2-miner", lambda: sn2.answers(engine, constants, host, queries)),
         ("release", lambda: sn2.release(engine, constants.monitor)),
-        ("chain", lambda: sn2.chain_entry(engine, constants, outside)),
+        ("chain", lambda: sn2.chain_entry(engine, constants, queries)),
         *_as_owner(constants, ("circuit cache", lambda: sn2.cached(cache))),
-        *_as_owner(constants, ("listed circuits", lambda: sn2.today(engine, constants, host, outside))),
+        *_as_owner(constants, ("listed circuits", lambda: sn2.today(engine, constants, host, queries))),
         *_as_owner(constants, ("service", lambda: service.units(constants.monitor, host, engine))),
         ("boot", lambda: service.at_boot(host)),
     ]

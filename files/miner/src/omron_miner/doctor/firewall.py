@@ -11,14 +11,14 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
-from omron_miner.doctor.check import Check, Status, judged, unseen
+from omron_miner.doctor.check import Check, Status, check_that, unseen
 from omron_miner.doctor.packet_filter import (
     ACCEPT,
     DROP,
     comes_from,
     comes_in_by,
-    judge_iptables,
-    judge_nftables,
+    evaluate_iptables,
+    evaluate_nftables,
     port_in,
 )
 from omron_miner.host import default_interfaces, read_line
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from omron_miner.host import Machine
 
-__all__ = ["check", "is_open", "judge_iptables", "judge_nftables"]
+__all__ = ["check", "evaluate_iptables", "evaluate_nftables", "is_open"]
 
 ALLOWLIST_TABLE = "sn2_lightning"
 """nft table with which sn2-miner drops all but the validators that it knows; checked separately."""
@@ -54,7 +54,7 @@ def check(ports: object, machine: Machine, protocol: str = "tcp") -> Iterator[Ch
                 advice = f"run this as root; or {advice}"
             yield unseen(name, wanted, live, advice)
         else:
-            yield judged(name, is_well, wanted, live, _ADVICE, Status.FAIL)
+            yield check_that(name, is_well, wanted, live, _ADVICE, Status.FAIL)
 
 
 def is_open(port: int, machine: Machine, protocol: str = "tcp") -> tuple[bool | None, str] | None:
@@ -69,16 +69,16 @@ def is_open(port: int, machine: Machine, protocol: str = "tcp") -> tuple[bool | 
     found: tuple[bool | None, str] | None
     try:
         entries = [one for one in parse_json(answer or "")["nftables"] if not _is_allowlist(one)]
-        found = judge_nftables(entries, port, outside, protocol)
+        found = evaluate_nftables(entries, port, outside, protocol)
         if found[0] is None and (saved := _iptables_by_nft(machine)):
             # nft cannot show the conditions of iptables' extensions; iptables can.
             others = (one for one in entries if not any(_is_iptables(body) for body in one.values()))
             found = _both(
-                judge_nftables(others, port, outside, protocol), judge_iptables(saved, port, outside, protocol)
+                evaluate_nftables(others, port, outside, protocol), evaluate_iptables(saved, port, outside, protocol)
             )
     except NOT_OF_ITS_FORM:
         saved = _iptables_by_nft(machine)
-        found = _both((True, ""), judge_iptables(saved, port, outside, protocol)) if saved else None
+        found = _both((True, ""), evaluate_iptables(saved, port, outside, protocol)) if saved else None
     # The older iptables has separate tables, which nft does not list. Listing them needlessly would create one.
     if "filter" in (read_line(machine.proc / "net/ip_tables_names") or "").split():
         saved = (
@@ -86,7 +86,7 @@ def is_open(port: int, machine: Machine, protocol: str = "tcp") -> tuple[bool | 
             or machine.run_command("iptables-save", "-t", "filter")
             or ""
         )
-        found = _both(found or (True, ""), judge_iptables(saved, port, outside, protocol) if saved else None)
+        found = _both(found or (True, ""), evaluate_iptables(saved, port, outside, protocol) if saved else None)
     return found
 
 

@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from omron_miner.doctor import firewall
-from omron_miner.doctor.check import NOT_OURS, Check, Status, judged, unseen
+from omron_miner.doctor.check import NOT_OURS, Check, Status, check_that, unseen
 from omron_miner.engine import OWN_MINER, SN2_PROGRAM, Engine
 from omron_miner.formatting import size
 from omron_miner.host import (
@@ -94,7 +94,7 @@ def _swap(wanted: WantedSettings, machine: Machine) -> Check:
         return Check("swap", Status.OK, NOT_OURS, live)
     is_ours = wanted.is_there and not machine.is_container
     advice = _ELSEWHERE if machine.is_container else "swapoff -a; to keep it off run the play with --tags swap"
-    return judged("swap", not devices, "off", live, advice, Status.FAIL if is_ours else Status.WARN)
+    return check_that("swap", not devices, "off", live, advice, Status.FAIL if is_ours else Status.WARN)
 
 
 def _shm(wanted: WantedSettings, machine: Machine) -> Check:
@@ -108,7 +108,7 @@ def _shm(wanted: WantedSettings, machine: Machine) -> Check:
     if asked is None or wanted_bytes is None:
         return Check(_SHM, Status.OK, NOT_OURS, live)
     is_well = abs(live_bytes - wanted_bytes) <= _SHM_SLACK * wanted_bytes
-    return judged(_SHM, is_well, str(asked), live, "run the play with --tags shm")
+    return check_that(_SHM, is_well, str(asked), live, "run the play with --tags shm")
 
 
 def _shm_bytes(asked: str, memory_bytes: int) -> int | None:
@@ -134,7 +134,7 @@ def _governor(wanted: WantedSettings, machine: Machine) -> Check:
         "run the play with --tags cpu_governor: it names a program that resets the governor (tuned, "
         "power-profiles-daemon, TLP, auto-cpufreq)"
     )
-    return judged(name, is_well, shown, live, _ELSEWHERE if machine.is_container else advice)
+    return check_that(name, is_well, shown, live, _ELSEWHERE if machine.is_container else advice)
 
 
 def _on_cpus(values: Mapping[str, str]) -> str:
@@ -154,7 +154,7 @@ def _energy_preference(wanted: WantedSettings, machine: Machine) -> Iterator[Che
         return
     live = ", ".join(sorted(set(found.values())))
     advice = _ELSEWHERE if machine.is_container else "run the play with --tags cpu_governor"
-    yield judged(name, asked is None or set(found.values()) == {asked}, asked or NOT_OURS, live, advice)
+    yield check_that(name, asked is None or set(found.values()) == {asked}, asked or NOT_OURS, live, advice)
 
 
 def _huge_pages(wanted: WantedSettings, machine: Machine) -> Check:
@@ -164,7 +164,7 @@ def _huge_pages(wanted: WantedSettings, machine: Machine) -> Check:
     if not chosen:
         return unseen(name, asked or NOT_OURS, "not in this kernel, or not visible")
     advice = _ELSEWHERE if machine.is_container else "run the play with --tags kernel"
-    return judged(name, asked in (None, chosen[1]), asked or NOT_OURS, chosen[1], advice)
+    return check_that(name, asked in (None, chosen[1]), asked or NOT_OURS, chosen[1], advice)
 
 
 def _sysctl(wanted: WantedSettings, machine: Machine) -> Iterator[Check]:
@@ -178,7 +178,7 @@ def _sysctl(wanted: WantedSettings, machine: Machine) -> Iterator[Check]:
         advice = (
             _ELSEWHERE if machine.is_container else "run the play with --tags kernel; sysctl --system shows who sets it"
         )
-        yield judged(name, text.split() == str(asked).split(), str(asked), " ".join(text.split()), advice)
+        yield check_that(name, text.split() == str(asked).split(), str(asked), " ".join(text.split()), advice)
 
 
 def _overcommit(wanted: WantedSettings, machine: Machine) -> Iterator[Check]:
@@ -189,7 +189,7 @@ def _overcommit(wanted: WantedSettings, machine: Machine) -> Iterator[Check]:
         return
     shown = "1, set by another program such as Redis" if live == "1" else "2"
     advice = _ELSEWHERE if machine.is_container else "large proofs are refused: run the play with --tags kernel"
-    yield judged(name, live == "1", "0 or 1", shown, advice)
+    yield check_that(name, live == "1", "0 or 1", shown, advice)
 
 
 def _limits(wanted: WantedSettings, machine: Machine) -> Iterator[Check]:
@@ -211,7 +211,7 @@ def _limits(wanted: WantedSettings, machine: Machine) -> Iterator[Check]:
             yield unseen(name, value, "the miner does not run, or cannot be seen")
             continue
         is_well = _limit(found[1]) >= _limit(value)
-        yield judged(name, is_well, value, found[1], "systemctl restart omron-pm2")
+        yield check_that(name, is_well, value, found[1], "systemctl restart omron-pm2")
 
 
 def _limit(text: str) -> float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from omron_miner.constants import NONCE_AHEAD_SECONDS, NONCE_BACK_SECONDS
 from omron_miner.doctor import probes
-from omron_miner.doctor.check import Check, Status, judged, unseen
+from omron_miner.doctor.check import Check, Status, check_that, unseen
 from omron_miner.formatting import GIB, size
 from omron_miner.host import is_rotating, read_core_count, read_disks, read_os_release
 
@@ -39,7 +39,7 @@ def _operating_system(machine: Machine) -> Check:
     known = (release.get("ID", ""), release.get("VERSION_ID", "")) in SUPPORTED_OS
     live = release.get("PRETTY_NAME", platform.system())
     wanted = "Debian 12 or 13, Ubuntu 22.04 or 24.04"
-    return judged("operating system", known, wanted, live, "this system is not tested; use one that is")
+    return check_that("operating system", known, wanted, live, "this system is not tested; use one that is")
 
 
 def _memory(is_real: bool, machine: Machine, program: str | None) -> Check:
@@ -48,7 +48,7 @@ def _memory(is_real: bool, machine: Machine, program: str | None) -> Check:
     live = f"{size(total)}{memory.limit_in_words()}"
     if total >= MINIMUM_MEMORY_BYTES:
         advice = "enough for small circuits; use a larger machine for the others"
-        return judged(name, total >= WANTED_MEMORY_BYTES, wanted, live, advice)
+        return check_that(name, total >= WANTED_MEMORY_BYTES, wanted, live, advice)
     status = Status.FAIL if is_real else Status.WARN
     larger = "raise that limit" if memory.limited_by else "use a larger machine"
     return Check(name, status, wanted, live, f"too little for validators' circuits: {larger}")
@@ -58,7 +58,7 @@ def _cores(is_real: bool, machine: Machine) -> Check:
     count = read_core_count(machine.sys)
     few = Status.FAIL if is_real and count < MINIMUM_CORES else Status.WARN
     wanted = f"{WANTED_CORES}, at least {MINIMUM_CORES}"
-    return judged(
+    return check_that(
         "cores", count >= WANTED_CORES, wanted, f"{count}", "proofs get faster with cores: 20 to 30 s need 8 to 16", few
     )
 
@@ -71,14 +71,14 @@ def disks(constants: Constants, machine: Machine) -> Iterator[Check]:
         status = Status.WARN if free >= NO_DISK_BYTES else Status.FAIL
         advice = f"make room: du -xh --max-depth=2 {disk.path}"
         wanted, live = f"{size(LOW_DISK_BYTES)} free", f"{size(free)} free at {disk.path}"
-        yield judged("disk", free >= LOW_DISK_BYTES, wanted, live, advice, status)
+        yield check_that("disk", free >= LOW_DISK_BYTES, wanted, live, advice, status)
     name, wanted = "SSD", "not rotating"
     rotates = is_rotating(constants.circuits.directory, machine.sys, machine.proc, machine.device_number)
     if rotates is None:
         yield unseen(name, wanted, "the kernel names no disk below the circuits")
     else:
         advice = "keys are read for each proof: put the circuits on an SSD; in a VM the kernel may not know"
-        yield judged(name, not rotates, wanted, "rotating" if rotates else "not rotating", advice)
+        yield check_that(name, not rotates, wanted, "rotating" if rotates else "not rotating", advice)
 
 
 def clock(machine: Machine, back: float = NONCE_BACK_SECONDS, ahead: float = NONCE_AHEAD_SECONDS) -> Iterator[Check]:
@@ -90,7 +90,7 @@ def clock(machine: Machine, back: float = NONCE_BACK_SECONDS, ahead: float = NON
     if answer in ("yes", "no"):
         advice = f"signatures are valid for only {back:g} s: timedatectl set-ntp true, or install chrony"
         live = "synchronised" if answer == "yes" else "not synchronised"
-        yield judged("clock", answer == "yes", "synchronised", live, advice)
+        yield check_that("clock", answer == "yes", "synchronised", live, advice)
     else:
         yield unseen("clock", "synchronised", "unknown: timedatectl does not answer")
     name, wanted = "clock offset", f"below {CLOCK_WARN_SECONDS:g} s; requests stay valid {back:g} s, {ahead:g} s ahead"
@@ -102,4 +102,4 @@ def clock(machine: Machine, back: float = NONCE_BACK_SECONDS, ahead: float = NON
     status = Status.FAIL if abs(seconds) >= min(back, ahead) else Status.WARN
     advice = f"if it grows, validators' requests are refused: check the servers of {source}"
     live = f"{abs(seconds):.3f} s ({source})"
-    yield judged(name, abs(seconds) < CLOCK_WARN_SECONDS, wanted, live, advice, status)
+    yield check_that(name, abs(seconds) < CLOCK_WARN_SECONDS, wanted, live, advice, status)

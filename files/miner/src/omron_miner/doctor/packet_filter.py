@@ -113,7 +113,7 @@ def comes_in_by(interface: str, outside: frozenset[str]) -> bool | None:
 # --- nftables: what ``nft --json list ruleset`` lists (libnftables-json(5)) ----------------------------------------
 
 
-def judge_nftables(
+def evaluate_nftables(
     entries: Iterable[dict[str, Any]], port: int, outside: frozenset[str] = frozenset(), protocol: str = "tcp"
 ) -> tuple[bool | None, str]:
     """Whether `port` of `protocol` (tcp, udp) is accepted (None: not known), and a text saying by which rules.
@@ -356,8 +356,10 @@ def _flags(value: Any) -> set[str]:
 # --- iptables: what ``iptables-save -t filter`` prints -------------------------------------------------------------
 
 
-def judge_iptables(saved: str, port: int, outside: frozenset[str] = frozenset(), protocol: str = "tcp") -> bool | None:
-    """As `judge_nftables`, for the filter table of iptables."""
+def evaluate_iptables(
+    saved: str, port: int, outside: frozenset[str] = frozenset(), protocol: str = "tcp"
+) -> bool | None:
+    """As `evaluate_nftables`, for the filter table of iptables."""
     chains: dict[str, list[_Step]] = {}
     policy = ACCEPT
     for line in saved.splitlines():

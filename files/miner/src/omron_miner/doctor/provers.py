@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 from omron_miner.addresses import host_and_port
-from omron_miner.doctor.check import Check, Status, judged, not_read
+from omron_miner.doctor.check import Check, Status, check_that, not_read
 from omron_miner.errors import ConfigError, OmronError
 from omron_miner.formatting import duration
 from omron_miner.provers.certificates import read_certificates
@@ -35,7 +35,7 @@ def certificates(constants: Constants, now: datetime | None = None) -> Iterator[
     except ConfigError as error:
         yield not_read(_NAME, _WANTED, error)
         return
-    yield judged(_NAME, ends - now >= _SOON, _WANTED, f"valid until {ends:%Y-%m-%d %H:%M} UTC", _ADVICE)
+    yield check_that(_NAME, ends - now >= _SOON, _WANTED, f"valid until {ends:%Y-%m-%d %H:%M} UTC", _ADVICE)
 
 
 def port(constants: Constants, machine: Machine) -> Iterator[Check]:
@@ -47,7 +47,7 @@ def port(constants: Constants, machine: Machine) -> Iterator[Check]:
     fault = machine.try_connection(settings.bind_ip, number)
     live = f"{host_and_port(settings.bind_ip, number)} {'answers' if fault is None else fault}"
     advice = "see the end of miner.log; start with: systemctl restart omron-pm2"
-    yield judged(name, fault is None, f"TCP {number} takes connections", live, advice, Status.FAIL)
+    yield check_that(name, fault is None, f"TCP {number} takes connections", live, advice, Status.FAIL)
 
 
 def hosts(constants: Constants, now: float | None = None) -> Iterator[Check]:
@@ -68,4 +68,4 @@ def hosts(constants: Constants, now: float | None = None) -> Iterator[Check]:
     idle = [f"{one.name}: {one.state}" for one in status.hosts if one.address and not one.gets_work]
     live = "; ".join([f"{working(status.hosts)} get work", *idle])
     advice = "omron-miner provers check on that host; a removed host stays listed for a day"
-    yield judged(name, not idle, wanted, live, advice)
+    yield check_that(name, not idle, wanted, live, advice)

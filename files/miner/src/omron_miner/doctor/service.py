@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from omron_miner.addresses import host_and_port, local_target
 from omron_miner.chain.wallet import find_coldkey, read_address
-from omron_miner.doctor.check import Check, Status, judged, not_read, unreadable_advice, unseen
+from omron_miner.doctor.check import Check, Status, check_that, not_read, unreadable_advice, unseen
 from omron_miner.engine import SN2_LOG, SN2_PROGRAM
 from omron_miner.errors import WalletError
 from omron_miner.formatting import counted, duration
@@ -58,7 +58,7 @@ def port(axon: Axon, machine: Machine) -> Iterator[Check]:
     address = local_target(axon.bind_ip)
     fault = machine.try_connection(address, axon.port)
     live = f"{host_and_port(address, axon.port)} {'answers' if fault is None else fault}"
-    yield judged(name, fault is None, wanted, live, _START_ADVICE, Status.FAIL if listening else Status.UNKNOWN)
+    yield check_that(name, fault is None, wanted, live, _START_ADVICE, Status.FAIL if listening else Status.UNKNOWN)
     if axon.external_ip:
         yield _outside(axon.external_ip, axon.external_port or axon.port, machine)
 
@@ -161,7 +161,7 @@ def _owned(name: str, wanted: str, path: Path, status: os.stat_result, modes: se
     if status.st_uid != owner:
         faults.append(f"chown {owner} {path}")
     live = f"{mode:04o}, owner {status.st_uid}, {path}"
-    return judged(name, not faults, wanted, live, "; ".join(faults), Status.FAIL)
+    return check_that(name, not faults, wanted, live, "; ".join(faults), Status.FAIL)
 
 
 def _coldkey(wallet: Wallet) -> Check:
@@ -170,14 +170,14 @@ def _coldkey(wallet: Wallet) -> Check:
     except OSError as error:  # other users cannot read this directory
         return unseen("coldkey", "absent", str(error), unreadable_advice())
     advice = "move it off this host now: an intruder would get the stake"
-    return judged("coldkey", not found, "absent", str(found or "absent"), advice, Status.FAIL)
+    return check_that("coldkey", not found, "absent", str(found or "absent"), advice, Status.FAIL)
 
 
 def _unit(name: str, unit: str, otherwise: Status, advice: str, machine: Machine) -> Check:
     state = machine.run_for_word("systemctl", "is-active", unit)
     if state is None:
         return unseen(name, f"{unit} active", "unknown: systemctl does not answer")
-    return judged(name, state == "active", f"{unit} active", state, advice, otherwise)
+    return check_that(name, state == "active", f"{unit} active", state, advice, otherwise)
 
 
 def _process(machine: Machine, program: str | None) -> Check:
@@ -201,4 +201,4 @@ def _summary(monitor: Monitor) -> Check:
         return unseen("summary", wanted, str(error), unreadable_advice())
     except (OSError, *NOT_OF_ITS_FORM) as error:
         return Check("summary", Status.WARN, wanted, f"unreadable: {error}", advice)
-    return judged("summary", age <= STALE_SUMMARY_SECONDS, wanted, f"{duration(max(0.0, age))} old", advice)
+    return check_that("summary", age <= STALE_SUMMARY_SECONDS, wanted, f"{duration(max(0.0, age))} old", advice)

@@ -1,6 +1,6 @@
 """Upstream's `sn2-miner` on this host: whether it answers, is announced correctly, can prove, and has known faults.
 
-Queries the miner over loopback, the chain and the repository of circuits, each once and with a time limit (`Outside`).
+Queries the miner over loopback, the chain and the repository of circuits, each once and with a time limit (`Queries`).
 Changes nothing. A probe leaves one line in the miner's log.
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from omron_miner.addresses import host_and_port
 from omron_miner.circuits.circuit import circuit_folder
 from omron_miner.doctor import firewall
-from omron_miner.doctor.check import Check, Status, judged, not_read, unseen
+from omron_miner.doctor.check import Check, Status, check_that, not_read, unseen
 from omron_miner.errors import OmronError
 from omron_miner.files import folder_bytes
 from omron_miner.formatting import GIB, counted, size
@@ -72,7 +72,7 @@ def _lists(url: str) -> Lists:
 
 
 @dataclass(frozen=True)
-class Outside:
+class Queries:
     """Queries beyond this host's files."""
 
     probe: Callable[[str, int, str | None], Report] = _probe
@@ -87,7 +87,7 @@ def cache_of(engine: Engine) -> Path:
     return engine.circuit_cache or DEFAULT.expanduser()
 
 
-def answers(engine: Engine, constants: Constants, machine: Machine, outside: Outside) -> Iterator[Check]:
+def answers(engine: Engine, constants: Constants, machine: Machine, queries: Queries) -> Iterator[Check]:
     """Whether the miner receives packets, and answers as validators need: locally, and at its public address."""
     port, hotkey = engine.axon_port, engine.hotkey or None
     name, wanted = "axon port", f"UDP {port} takes packets"
@@ -99,7 +99,7 @@ def answers(engine: Engine, constants: Constants, machine: Machine, outside: Out
         Check(name, Status.OK, wanted, "open") if bound else unseen(name, wanted, "the kernel's tables cannot be read")
     )
     filters = firewall.has_allowlist(machine)
-    report = outside.probe("127.0.0.1", port, hotkey)
+    report = queries.probe("127.0.0.1", port, hotkey)
     name, wanted = "probe", f"QUIC, a handshake and an answer{f' from {hotkey[:8]}…' if hotkey else ''}"
     if report.alive:
         yield Check(name, Status.OK, wanted, f"{report.verdict}: {report.meaning}")
@@ -109,12 +109,12 @@ def answers(engine: Engine, constants: Constants, machine: Machine, outside: Out
         advice = report.advice or _START_ADVICE
         yield Check(name, Status.FAIL, wanted, f"{report.verdict}: {report.meaning}", advice)
     if constants.network.name != "local" and (address := engine.external_ip or constants.axon.external_ip):
-        yield _from_outside(address, port, hotkey, outside)
+        yield _from_outside(address, port, hotkey, queries)
 
 
-def _from_outside(address: str, port: int, hotkey: str | None, outside: Outside) -> Check:
+def _from_outside(address: str, port: int, hotkey: str | None, queries: Queries) -> Check:
     """From this host to its own public address: many routers cannot do this (hairpin), so a failure proves nothing."""
-    report = outside.probe(address, port, hotkey)
+    report = queries.probe(address, port, hotkey)
     name, wanted = "from outside", f"{host_and_port(address, port)} answers"
     if report.alive:
         return Check(name, Status.OK, wanted, "answers, asked from this host itself")
@@ -142,11 +142,11 @@ def release(engine: Engine, monitor: Monitor) -> Iterator[Check]:
         yield Check(name, Status.WARN, wanted, f"{running} runs, {installed} is installed", advice)
     else:
         advice = "figures from its log may be incomplete; see docs/live.md, Before first use"
-        yield judged(name, numbers[:2] in KNOWN_VERSIONS, wanted, live, advice)
+        yield check_that(name, numbers[:2] in KNOWN_VERSIONS, wanted, live, advice)
     faults = [text for last, text in FAULTS if numbers <= last]
     live = "; ".join(faults) or "none known here"
     advice = "look for a newer release, and set sn2_miner_release"
-    yield judged("known faults", not faults, "none", live, advice)
+    yield check_that("known faults", not faults, "none", live, advice)
 
 
 def _installed(engine: Engine) -> str:
@@ -176,7 +176,7 @@ def _summary(monitor: Monitor) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def chain_entry(engine: Engine, constants: Constants, outside: Outside) -> Iterator[Check]:
+def chain_entry(engine: Engine, constants: Constants, queries: Queries) -> Iterator[Check]:
     """Whether the chain has the hotkey, without a permit, with the miner's address. No check on `local`."""
     network = constants.network
     if network.name == "local":
@@ -186,21 +186,21 @@ def chain_entry(engine: Engine, constants: Constants, outside: Outside) -> Itera
         yield unseen(name, wanted, "the release names no hotkey", "run the play")
         return
     try:
-        found = outside.look(network, engine.hotkey)
+        found = queries.look(network, engine.hotkey)
     except OmronError as error:
         yield unseen(name, wanted, error.message, error.hint or "try again later")
         return
     own = found.validators.get(engine.hotkey)
     registered = f"hotkey {engine.hotkey[:8]}… on netuid {network.netuid}"
     advice = f"register it: btcli subnets register --netuid {network.netuid}; the miner does not start unregistered"
-    yield judged(
+    yield check_that(
         "registered", own is not None, registered, f"uid {own.uid}" if own else "it is not", advice, Status.FAIL
     )
     if own is None:
         return
     advice = "validators send no work to a hotkey that holds a permit: use another one"
     live = "it holds one" if own.permit else "none"
-    yield judged("validator permit", not own.permit, "none", live, advice, Status.FAIL)
+    yield check_that("validator permit", not own.permit, "none", live, advice, Status.FAIL)
     yield _entry(name, engine, constants, found.own_address)
 
 
@@ -217,7 +217,7 @@ def _entry(name: str, engine: Engine, constants: Constants, there: tuple[str, in
     if is_right and not real_ip:
         advice = f"from another host: omron-miner live probe {live} --hotkey {engine.hotkey}"
         return unseen(name, wanted, f"{live}; the release names no external_ip to compare with", advice)
-    return judged(name, is_right, wanted, live, advice, Status.FAIL)
+    return check_that(name, is_right, wanted, live, advice, Status.FAIL)
 
 
 def cached(cache: Path) -> Iterator[Check]:
@@ -236,10 +236,10 @@ def cached(cache: Path) -> Iterator[Check]:
     live += f"; {there} components are published incomplete" if there else ""
     live += f"; {len(report.unready)} circuits are not ready" if report.unready else ""
     live += f"; {here} components are damaged here" if here else ""
-    yield judged(name, report.ok, wanted, live, "omron-miner live circuits sync; then: live circuits check")
+    yield check_that(name, report.ok, wanted, live, "omron-miner live circuits sync; then: live circuits check")
 
 
-def today(engine: Engine, constants: Constants, machine: Machine, outside: Outside) -> Iterator[Check]:
+def today(engine: Engine, constants: Constants, machine: Machine, queries: Queries) -> Iterator[Check]:
     """Whether the components that the repository lists are in the cache, and whether there is room for the others.
 
     No check on `local` without a configured repository.
@@ -251,7 +251,7 @@ def today(engine: Engine, constants: Constants, machine: Machine, outside: Outsi
     cache = cache_of(engine)
     name, wanted = "listed circuits", "all listed components are in the cache"
     try:
-        lists = outside.lists(engine.circuits_url)
+        lists = queries.lists(engine.circuits_url)
     except OmronError as error:
         yield unseen(name, wanted, error.message, error.hint or "try again later")
         return
@@ -266,7 +266,7 @@ def today(engine: Engine, constants: Constants, machine: Machine, outside: Outsi
     complete = sum(not any(part.sha256 in absent for part in one.components) for one in circuits)
     live = f"{complete} of {len(lists.circuits)} circuits, {counted(len(absent), 'component', 'components')} missing"
     live += f"; {len(lists.problems)} of the lists cannot be read" if lists.problems else ""
-    yield judged(name, not absent and not lists.problems, wanted, live, "omron-miner live circuits sync")
+    yield check_that(name, not absent and not lists.problems, wanted, live, "omron-miner live circuits sync")
     to_fetch = absent - stamps  # the rest is linked
     mean = _mean_bytes(cache)
     name = "room for circuits"
@@ -282,7 +282,7 @@ def today(engine: Engine, constants: Constants, machine: Machine, outside: Outsi
     free = status.f_bavail * status.f_frsize
     advice = "make room, or move the cache to a larger disk: upstream recommends 400 GB"
     about = f" (about {size(need - KEEP_FREE_BYTES)} to fetch)" if to_fetch else ""
-    yield judged(name, free >= need, f"{size(need)} free{about}", f"{size(free)} free", advice, Status.FAIL)
+    yield check_that(name, free >= need, f"{size(need)} free{about}", f"{size(free)} free", advice, Status.FAIL)
 
 
 def _mean_bytes(cache: Path) -> float | None:

@@ -101,12 +101,12 @@ class Connection(QuicConnectionProtocol):
     def __init__(self, quic: QuicConnection) -> None:
         super().__init__(quic)
         loop = asyncio.get_running_loop()
-        self.heard: asyncio.Future[None] = loop.create_future()
+        self.answered: asyncio.Future[None] = loop.create_future()
         """Done with the first datagram; fails with ConnectionRefusedError when the host reports the port closed."""
         self.ready: asyncio.Future[None] = loop.create_future()
         """Done when QUIC's own handshake is; fails with ClosedError."""
         self._streams: dict[int, _Stream] = {}
-        for future in (self.heard, self.ready):
+        for future in (self.answered, self.ready):
             future.add_done_callback(_look_at)
 
     async def handshake(self, keypair: Any) -> HandshakeReply:
@@ -151,14 +151,14 @@ class Connection(QuicConnectionProtocol):
 
     def datagram_received(self, data: bytes | str, addr: Any) -> None:
         """See asyncio.DatagramProtocol."""
-        if not self.heard.done():
-            self.heard.set_result(None)
+        if not self.answered.done():
+            self.answered.set_result(None)
         super().datagram_received(data, addr)
 
     def error_received(self, exc: Exception) -> None:
         """See asyncio.DatagramProtocol: an ICMP message came, or the datagram could not be sent."""
-        if not self.heard.done():
-            self.heard.set_exception(exc)
+        if not self.answered.done():
+            self.answered.set_exception(exc)
         elif isinstance(exc, ConnectionRefusedError):
             self._end(ClosedError("the host reports that the port is closed"))
 
@@ -199,7 +199,7 @@ class Connection(QuicConnectionProtocol):
 
 @asynccontextmanager
 async def connect(address: tuple[Any, ...], window_bytes: int = 1 << 20) -> AsyncIterator[Connection]:
-    """A connection to `address` (what `socket.getaddrinfo` gives); wait for its `heard` and `ready`.
+    """A connection to `address` (what `socket.getaddrinfo` gives); wait for its `answered` and `ready`.
 
     `window_bytes` is what the peer may send before it is read. It is closed at the end, and the peer informed.
     Raises OSError when there is no route.

@@ -237,7 +237,7 @@ class _Probe:
     async def _udp(self, connection: Connection, address: tuple[Any, ...]) -> None:
         self._begin()
         try:
-            await asyncio.wait_for(asyncio.shield(connection.heard), self._left() * 0.6)
+            await asyncio.wait_for(asyncio.shield(connection.answered), self._left() * 0.6)
         except (ConnectionRefusedError, asyncio.TimeoutError) as error:
             refused = isinstance(error, ConnectionRefusedError)
             found = "ICMP: port unreachable" if refused else "no datagram came back"

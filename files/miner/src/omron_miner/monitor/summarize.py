@@ -117,11 +117,11 @@ def summarize(
     miner = _miner(history, since, host, engine)
     targets = _targets(window, requests, monitor)
     # sn2-miner's log does not contain the other times.
-    judged = (
+    counted = (
         targets if not engine.is_sn2 else [one for one in targets if one.name in ("success", "proof p95", "timeouts")]
     )
     of_sn2 = sn2.report(history, now) if engine.is_sn2 else None
-    overall = _overall(judged, miner, log)
+    overall = _overall(counted, miner, log)
     changes = [
         Change(iso_utc(time), what, before, after)
         for time, (what, before, after) in reversed(history.entries("change"))

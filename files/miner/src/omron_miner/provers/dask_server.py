@@ -97,11 +97,11 @@ def _on_stop() -> tuple[asyncio.Event, asyncio.Event]:
     """Two events: SIGTERM or SIGINT arrived, and arrived again."""
     first, second = asyncio.Event(), asyncio.Event()
 
-    def told() -> None:
+    def on_signal() -> None:
         (second if first.is_set() else first).set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, told)
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
     return first, second
 
 

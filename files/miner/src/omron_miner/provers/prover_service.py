@@ -57,7 +57,7 @@ class _Refused:
 class _Miner:
     """One connection of a miner."""
 
-    heard: float = field(default_factory=time.monotonic)
+    last_call: float = field(default_factory=time.monotonic)
     proofs: dict[int, asyncio.Task[ProofResult]] = field(default_factory=dict)
 
 
@@ -116,7 +116,7 @@ class ProverService:
     async def report(self, miner: str, wanted: Collection[int], last: int) -> HostReport:
         """This host's report to the calling miner; cancels the proofs that the miner no longer needs."""
         caller = self._miners.setdefault(miner, _Miner())
-        caller.heard = time.monotonic()
+        caller.last_call = time.monotonic()
         for number in [one for one in caller.proofs if one <= last and one not in wanted]:
             self.end(miner, number)
         state = await asyncio.wrap_future(self._pool.state())
@@ -139,7 +139,7 @@ class ProverService:
             await asyncio.sleep(self._lease_seconds / 4)
             now = time.monotonic()
             for miner, one in list(self._miners.items()):
-                if now - one.heard > self._lease_seconds:
+                if now - one.last_call > self._lease_seconds:
                     if one.proofs:
                         _log.warning("The miner left; cancelling %d proofs", len(one.proofs))
                     self.leave(miner)
