@@ -78,6 +78,8 @@ HOST_ARGUMENTS = {
             "listeners": {"type": "str", "required": True},
             "udp_listeners": {"type": "str", "required": True},
             "glibc": {"type": "str", "required": True},
+            "user_id": {"type": "str", "default": "0"},
+            "become_error": {"type": "str", "default": ""},
             "missing_programs": {"type": "list", "elements": "str", "default": []},
             "users": {"type": "dict", "required": True},
             "groups": {"type": "dict", "required": True},

@@ -22,7 +22,7 @@ _UTILS = str(Path(__file__).resolve().parents[1] / "plugin_utils")
 if _UTILS not in sys.path:  # found so from a clone and from a collection alike
     sys.path.append(_UTILS)
 
-from omron_preflight.variables import checked_values, known_variables, unknown_problems  # noqa: E402
+from omron_preflight.variables import checked_values, known_variables, misplaced_problems, unknown_problems  # noqa: E402
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
@@ -44,5 +44,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
             except AnsibleError as error:
                 problems.append(f"{name} cannot be evaluated ({error}): check the variables it uses")
         checked, wrong = checked_values(values, known)
-        unknown = unknown_problems(everything, known, checked["omron_other_variables"], load_extra_vars(self._loader))
+        extra = load_extra_vars(self._loader)
+        unknown = unknown_problems(everything, known, checked["omron_other_variables"], extra)
+        problems += misplaced_problems(values, known, extra, everything.get("groups", {}))
         return {"changed": False, "problems": unknown + problems + wrong, "values": checked}

@@ -1,4 +1,4 @@
-"""Whom a play is for: its pattern of hosts, once it is known that Ansible is new enough and that there are such hosts.
+"""The hosts of a play, after a check that Ansible is new enough and that the pattern matches.
 
 A filter, because a play's hosts are the first thing that is evaluated of it, before anything is connected to.
 """
@@ -21,11 +21,12 @@ OLDEST_ANSIBLE = (2, 19)
 
 def omron_target(
     pattern: Any, matched: list[str], may_be_empty: bool = False, version: str = __version__, provers: Any = None
-) -> str:
-    """`pattern` itself, which has `matched` these hosts, and the hosts of the group `provers` that are none of them.
+) -> str | list[str]:
+    """The hosts that `pattern` `matched`, extended by the other hosts of the group `provers`.
 
-    Whose provers they are is not known yet: no host's variables are there before the first play has its hosts.
-    `omron_asked` then tells which of them a play leaves alone.
+    As names, because a pattern (commas, exclusions, regular expressions) would apply to the provers as well. `pattern`
+    itself if it matches no host. Whose provers they are is not known yet: no host's variables are available before the
+    first play has its hosts. `omron_asked` then selects those that a play is for.
     Raises AnsibleFilterError for no host, unless it `may_be_empty`, and for an old Ansible.
     """
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_ANSIBLE:
@@ -39,8 +40,9 @@ def omron_target(
             f"no host of the inventory is matched by omron_hosts {pattern!r}: put your hosts into a group miners, as "
             "inventory.example does, or name another with -e omron_hosts=PATTERN"
         )
-    more = [name for name in provers or [] if name not in matched]
-    return ":".join([str(pattern), *more])
+    if not matched:
+        return str(pattern)
+    return [*matched, *(name for name in provers or [] if name not in matched)]
 
 
 def omron_asked(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from pathlib import Path
@@ -30,7 +29,7 @@ def render(**overrides: Any) -> str:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)  # noqa: S701  TOML, not HTML
     environment.filters |= {"to_json": json.dumps, "bool": bool}
     template = environment.from_string((ROOT / "templates/constants.toml.j2").read_text())
-    return template.render({"ansible_managed": "Ansible managed", **SHARED, **DEFAULTS, **overrides})
+    return template.render({**SHARED, **DEFAULTS, **overrides})
 
 
 def test_the_roles_defaults_are_the_packages_defaults() -> None:
@@ -73,8 +72,7 @@ def test_the_deploy_waits_where_the_miner_listens(bound: str) -> None:
     [task] = waits(yaml.safe_load((ROOT / "roles/miner/tasks/ask_miner.yml").read_text()))
     environment = NativeEnvironment()
     environment.filters |= FilterModule().filters()
-    constants = base64.b64encode(render(miner_axon_bind_ip=bound).encode()).decode()
-    given: dict[str, Any] = {"__miner_target_constants": {"content": constants}}
+    given: dict[str, Any] = {"__miner_target_toml": render(miner_axon_bind_ip=bound)}
     given["__miner_target_bound"] = environment.from_string(task["vars"]["__miner_target_bound"]).render(given)
     host = environment.from_string(task["ansible.builtin.wait_for"]["host"]).render(given)
     assert host == local_target(bound)

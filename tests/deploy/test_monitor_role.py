@@ -26,9 +26,7 @@ def render(template: str, **variables: Any) -> str:
     defaults = yaml.safe_load((ROOT / "roles/monitor/defaults/main.yml").read_text())
     shared = yaml.safe_load((ROOT / "roles/omron/defaults/main.yml").read_text())
     text = (ROOT / "templates" / template).read_text()
-    return environment.from_string(text).render(
-        {"ansible_managed": "managed", "__monitor_tells": False, **shared, **defaults, **variables}
-    )
+    return environment.from_string(text).render({"__monitor_tells": False, **shared, **defaults, **variables})
 
 
 @pytest.mark.parametrize("url", ["", "https://hooks.example.org/T0/B1?a=b&c='d'#\\u"])

@@ -19,8 +19,8 @@ omron_target, omron_asked = PLUGIN.omron_target, PLUGIN.omron_asked
 
 
 @pytest.mark.parametrize("version", ["2.19.0", "2.19.14", "2.20.0b1", "2.100.1", "3.0"])
-def test_a_pattern_that_matches_is_taken_as_it_is(version: str) -> None:
-    assert omron_target("miners:!a", ["b"], version=version) == "miners:!a"
+def test_a_play_is_for_the_hosts_that_its_pattern_matches(version: str) -> None:
+    assert omron_target("miners:!a", ["b"], version=version) == ["b"]
 
 
 @pytest.mark.parametrize("version", ["2.9.27", "2.17.0", "2.18.19"])
@@ -36,7 +36,7 @@ def test_a_pattern_that_matches_no_host_is_refused() -> None:
 
 
 def test_a_play_begins_with_all_hosts_that_only_prove() -> None:
-    assert omron_target("miners", ["a", "b"], provers=["p", "b"]) == "miners:p"
+    assert omron_target("a,b", ["a", "b"], provers=["p", "b", "fd00::7"]) == ["a", "b", "p", "fd00::7"]
 
 
 HOSTS: dict[str, dict[str, str]] = {

@@ -35,6 +35,7 @@ pytestmark = [
 def inventory_of(folder: Path, hosts: dict[str, dict[str, Any]], **variables: Any) -> Path:
     """An inventory whose hosts are all this machine, unless they say otherwise."""
     here = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "ansible_become": False}
+    here |= {"ansible_become_method": "su"}  # sudo is not installed on every machine that runs tests
     here |= {f"omron_{name}": str(folder / name) for name in ("etc", "opt", "state", "log")}
     # Whatever this machine is: preflight's checks have tests of their own.
     here |= {"preflight_minimum_disk_mb": 1, "shm_enabled": False}
@@ -78,13 +79,16 @@ UNREACHABLE = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansibl
 
 
 def test_preflight_lists_the_problems_of_all_hosts_together_and_no_host_goes_on(tmp_path: Path) -> None:
+    ssh = tmp_path / "ssh"
+    ssh.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/ssh-options\nexit 255\n')
+    ssh.chmod(0o755)
     hosts: dict[str, dict[str, Any]] = {
         "misspelt": {"omron_axn_port": 9000},
-        "gone": UNREACHABLE,
+        "gone": {**UNREACHABLE, "ansible_ssh_executable": str(ssh)},
         "typed": {"pm2_log_keep": "many"},
     }
     given = inventory_of(tmp_path, hosts)
-    code, output = play(ROOT / "playbooks/preflight.yml", given)
+    code, output = play(ROOT / "playbooks/preflight.yml", given, "--ssh-extra-args", "-o ProxyJump=bastion")
     said = " ".join(output.split())
     assert code != 0
     assert "Nothing was changed. Problems to fix first (3): 1. misspelt: omron_axn_port is not a known variable" in said
@@ -94,6 +98,7 @@ def test_preflight_lists_the_problems_of_all_hosts_together_and_no_host_goes_on(
     assert "Group the hosts that passed preflight" not in output
     assert set(recap(output)) == set(hosts), "a host outside of omron_hosts is left alone"
     assert {name: one["changed"] for name, one in recap(output).items()} == dict.fromkeys(hosts, 0)
+    assert "-o ProxyJump=bastion -o ServerAliveInterval=30" in (tmp_path / "ssh-options").read_text()
 
 
 def test_an_inventory_in_the_ini_format_is_taken(tmp_path: Path) -> None:
@@ -102,7 +107,7 @@ def test_an_inventory_in_the_ini_format_is_taken(tmp_path: Path) -> None:
     path.write_text(
         "[miners]\nhere cpu_governor_required=false\nother\n[miners:vars]\n"
         f"ansible_connection=local\nansible_python_interpreter={sys.executable}\n"
-        "ansible_become=false\nshm_enabled=false\npreflight_minimum_disk_mb=1\nminer_enabled=no\nomron_axon_port=8123\n"
+        "ansible_become=false\nansible_become_method=su\nshm_enabled=false\npreflight_minimum_disk_mb=1\nminer_enabled=no\nomron_axon_port=8123\n"
         "cpu_governor_required=true\n"
     )
     code, output = play(ROOT / "playbooks/preflight.yml", path)
@@ -176,6 +181,13 @@ def test_a_rollout_goes_in_batches(tmp_path: Path) -> None:
     code, output = play(rollout(tmp_path), given)
     assert code == 0, output
     assert re.findall(r"PLAY \[(.*)\]", output).count("Deploy the miner") == 3  # 1, then 2 at a time
+
+
+def test_a_host_without_a_miner_is_no_canary(tmp_path: Path) -> None:
+    hosts: dict[str, dict[str, Any]] = {"off": {"miner_enabled": False}, **{name: {"gate": "false"} for name in "abc"}}
+    code, output = play(rollout(tmp_path), inventory_of(tmp_path, hosts, preflight_enabled=False))
+    assert code != 0
+    assert [path.suffix for path in tmp_path.glob("state.*")] == [".a"], output
 
 
 def test_the_canary_is_a_host_that_preflight_lets_through(tmp_path: Path) -> None:

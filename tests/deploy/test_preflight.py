@@ -49,7 +49,7 @@ from omron_preflight.tuning import (
     swap_problems,
     tuning_problems,
 )
-from omron_preflight.variables import GONE, checked_values, known_variables, unknown_problems
+from omron_preflight.variables import GONE, checked_values, known_variables, misplaced_problems, unknown_problems
 from omron_preflight.wallet import COMPETITION_FILES, competition_problems, wallet_problems
 from plugin_loading import load_plugin
 
@@ -1000,7 +1000,11 @@ def test_a_text_that_stands_for_a_value_is_taken_as_that_value() -> None:
         ("pm2_log_keep", True, "pm2_log_keep is the YAML boolean true (on, off, yes and no are), not int"),
         ("cpu_governor_name", False, "cpu_governor_name is the YAML boolean false"),
         ("omron_axon_port", "eighty", "see docs/role-variables.md for omron"),
-        ("omron_circuits", '[{"name": "demo"}]', "omron_circuits is a text and must be a list: an inventory in the INI"),
+        (
+            "omron_circuits",
+            '[{"name": "demo"}]',
+            "omron_circuits is a text and must be a list: an inventory in the INI",
+        ),
         ("kernel_sysctl", "vm.overcommit_memory=0", "kernel_sysctl is a text and must be a mapping"),
         ("swap_services", {"a": 1}, "see docs/role-variables.md for swap"),
         ("pm2_log_rotate", "never", "see docs/role-variables.md for pm2"),
@@ -1037,6 +1041,8 @@ def seen(**overrides: Any) -> dict[str, Any]:
             "listeners": "",
             "udp_listeners": "",
             "glibc": "glibc 2.36",
+            "user_id": "0",
+            "become_error": "",
             "missing_programs": [],
             "users": USERS,
             "groups": {},
@@ -1053,13 +1059,19 @@ def test_a_host_that_will_do_has_no_problem_and_every_check_reports_its_problem(
     given = seen(
         omron_network="finney", shm_size="1M", cpu_governor_required=True, omron_ezkl_version="1", pm2_log_keep=[]
     )
-    given["host"] |= {"facts": host(distribution="Arch"), "memory_limits": "1048576", "missing_programs": ["sudo"]}
+    given["host"] |= {
+        "facts": host(distribution="Arch"),
+        "memory_limits": "1048576",
+        "missing_programs": ["sudo"],
+        "user_id": "1000",
+    }
     given["wallet"]["coldkeys"] = ["/w/coldkey"]
     given["storage"]["measured"] = measured(root=2**30)
     said = "\n".join(host_problems(given, NEEDS, SUPPORTED))
     every = [
         "Arch",
         "apt-get install sudo",
+        "the user with ID 1000",
         "1 MiB of RAM",
         "free on /",
         "shm_size 1M",
@@ -1076,6 +1088,19 @@ def test_a_host_that_will_do_has_no_problem_and_every_check_reports_its_problem(
     ]
     for one in every:
         assert one in said
+
+
+def test_a_host_whose_tasks_cannot_become_the_service_user_is_refused() -> None:
+    given = seen()
+    given["host"]["become_error"] = "This account is currently not available."
+    assert "ansible_become_flags: -s /bin/sh" in only(host_problems(given, NEEDS, SUPPORTED))
+
+
+def test_a_variable_that_selects_hosts_is_refused_in_an_inventory() -> None:
+    given = {"omron_hosts": "production", "omron_prover_hosts": "helpers", "rollback_serial": "100%"}
+    assert "pass -e omron_hosts=" in only(misplaced_problems(given, KNOWN, {}, {"miners": []}))
+    assert misplaced_problems(given, KNOWN, {"omron_hosts": "production"}, {}) == []
+    assert "no effect" in only(misplaced_problems(given, KNOWN, {"omron_hosts": "production"}, {"helpers": ["p"]}))
 
 
 def test_a_host_that_does_not_answer_is_checked_by_its_inventory_alone() -> None:

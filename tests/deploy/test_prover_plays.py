@@ -20,11 +20,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 
 from building import FAST_ANSIBLE
 from omron_miner.provers.certificates import read_certificates
-from test_plays import TUNING, play, recap, rollout
+from test_plays import TUNING, UNREACHABLE, play, recap, rollout
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(sys.executable).with_name("ansible-playbook")
 HERE = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "ansible_become": False}
+HERE |= {"ansible_become_method": "su"}  # sudo is not installed on every machine that runs tests
 
 pytestmark = [
     pytest.mark.slow,
@@ -87,16 +88,24 @@ def test_a_prover_host_is_deployed_to_if_its_miner_was_whatever_happened_to_othe
     names = ("host", "miner", "provers")
     imports = [{"ansible.builtin.import_playbook": f"{playbook.parent}/{name}.yml"} for name in names]
     (tmp_path / "deploy.yml").write_text(json.dumps(imports))
-    miners: dict[str, Any] = {"m1": {}, "m2": {"gate": "false"}, "m3": {}}
-    provers = {f"p{number}": {"omron_prover_of": f"m{number}"} for number in (1, 2, 3)}
-    provers["p3"]["tuned"] = "false"
+    miners: dict[str, Any] = {"m0": {}, "m1": {}, "m2": {"gate": "false"}, "m3": {}, "m4": {}}
+    provers = {f"p{number}": {"omron_prover_of": f"m{number}"} for number in range(5)}
+    provers |= {f"q{number}": {"omron_prover_of": f"m{number}"} for number in (3, 4)}
+    provers["p1"]["tuned"] = provers["p3"]["gate"] = "false"
     hosts = {name: {"ansible_host": f"10.0.0.{at}"} for at, name in enumerate((*miners, *provers), 1)}
     addressed = [{name: one | hosts[name] for name, one in group.items()} for group in (miners, provers)]
-    given = fleet_of(tmp_path, addressed[0], addressed[1], preflight_enabled=False, omron_serial=[1, 2])
-    code, output = play(tmp_path / "deploy.yml", given, "--skip-tags", "doctor")
+    addressed[0]["m0"] |= {**UNREACHABLE, "preflight_enabled": True}
+    given = fleet_of(tmp_path, addressed[0], addressed[1], preflight_enabled=False, omron_serial=[1, 3])
+    arguments = ["--skip-tags", "doctor", "-e", "omron_skip_bad_hosts=true"]
+    code, output = play(tmp_path / "deploy.yml", given, *arguments)
+    said = " ".join(output.split())
     assert code != 0
-    assert sorted(path.suffix for path in tmp_path.glob("state.*")) == [".m1", ".m2", ".m3", ".p1"], output
-    assert "p2 was not changed because its miner m2 failed" in " ".join(output.split())
+    deployed = sorted(path.suffix for path in tmp_path.glob("state.*"))
+    assert deployed == [".m1", ".m2", ".m3", ".m4", ".p3", ".p4", ".q4"], output
+    for prover, miner in (("p0", "m0"), ("p2", "m2")):
+        assert f"{prover} was not changed because its miner {miner} failed or was skipped" in said
+    assert "q3 was not changed because p3 of the same miner failed" in said
+    assert "p3 failed. Ask it: " in said
 
 
 def certificates(folder: Path, ok: bool = True) -> Any:

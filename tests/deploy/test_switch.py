@@ -243,3 +243,26 @@ def test_the_next_run_mends_what_was_interrupted_and_a_broken_release_is_taken_b
     assert fleet.states() == {
         "linked": is_on("new", "old"), "restarted": on_old, "passed": on_old, "fresh": is_on("new", None)
     }  # fmt: skip
+
+
+def test_a_roll_back_takes_prover_hosts_and_interrupted_switches_along_and_goes_on_past_a_failure(
+    tmp_path: Path, port: int
+) -> None:
+    fleet = Fleet(tmp_path, ["broken", "interrupted", "prover"], port)
+    for release in ("old", "new"):
+        constants = fleet.folders["prover"] / "opt/releases" / release / "etc/constants.toml"
+        constants.write_text('bind_ip = "127.0.0.1"\nport = 9\n[provers]\nminer = "m"\n')  # no axon listens there
+    (fleet.folders["interrupted"] / "lost-after").write_text('"state": "started"')
+    code, said = fleet.run("deploy", "new")
+    assert code != 0
+    assert fleet.states()["prover"] == is_on("new", "old"), said
+    assert fleet.states()["interrupted"]["running"] == "new"
+    for name in ("lost-after", "is-lost"):
+        (fleet.folders["interrupted"] / name).unlink()
+    (fleet.folders["broken"] / "opt/releases/old/broken").touch()
+    code, said = fleet.run("rollback", more="rollback_serial=1")
+    assert code != 0
+    assert "broken failed. Fail the deploy: The release old failed the health gate" in said, said
+    assert fleet.states() == {
+        "broken": is_on("new", "old"), "interrupted": is_on("old", None), "prover": is_on("old", "new")
+    }, said  # fmt: skip

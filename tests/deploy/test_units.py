@@ -31,7 +31,7 @@ def render(unit: str, **variables: Any) -> str:
     given |= {f"__{name}": "/opt/omron-miner/x" for name in (*internal, "firewall_program", "fleet_firewall_rules")}
     given |= {"__pm2_memory_max": "", "__sn2_miner_sync_arguments": ["live", "circuits", "sync"]}
     given |= {"__sn2_miner_environment_file": "/etc/omron-miner/sn2-circuits.env"}
-    given |= {"ansible_managed": "managed", "__monitor_tells": True, "__firewall_ports": ["8091/tcp", "8091/udp"]}
+    given |= {"__monitor_tells": True, "__firewall_ports": ["8091/tcp", "8091/udp"]}
     template = environment.from_string((ROOT / f"templates/units/{unit}.service.j2").read_text())
     return template.render({**given, **variables})
 

@@ -37,6 +37,7 @@ def host_problems(
     container = "container" in facts.get("virtualization_tech_guest", ())
     problems += host.system_problems(facts, supported, values["omron_allow_untested_os"])
     problems += host.program_problems(machine["missing_programs"])
+    problems += host.become_problems(machine["user_id"], "" if machine["missing_programs"] else machine["become_error"])
     problems += host.memory_problems(facts, machine["memory_limits"], values["preflight_minimum_memory_mb"])
     if deploys_miner := values["miner_enabled"] and disks["for_miner"]:
         problems += storage.disk_problems(disks["measured"], values["preflight_minimum_disk_mb"])

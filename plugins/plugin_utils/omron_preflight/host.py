@@ -71,6 +71,22 @@ def program_problems(missing: list[str]) -> list[str]:
     ]
 
 
+def become_problems(user_id: str, error: str) -> list[str]:
+    """Tasks that do not run as root: `user_id` is whom they run as. `error` is why none can become another user."""
+    problems = []
+    if user_id != "0":
+        problems.append(
+            f"tasks run as the user with ID {user_id or 'unknown'}, not as root: remove ansible_become: false and "
+            "ansible_become_user from the inventory"
+        )
+    if error:
+        problems.append(
+            f"tasks cannot become the service user (tried as nobody, which has no login shell either): {error}; allow "
+            "the login user to become every user, or with ansible_become_method su set ansible_become_flags: -s /bin/sh"
+        )
+    return problems
+
+
 def memory_problems(facts: Mapping[str, Any], limits: str, minimum_mb: int) -> list[str]:
     """Too little RAM; `facts` and `limits` are as `usable_memory_mb` takes them, `minimum_mb` is in MiB."""
     usable, total = usable_memory_mb(facts, limits), int(facts.get("memtotal_mb", 0))

@@ -10,7 +10,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.common.yaml import yaml_load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping
     from pathlib import Path
 
 _TEXT_NEVER = {"list": "a list", "dict": "a mapping"}
@@ -45,6 +45,8 @@ GONE = {
 _BOOLEAN_NEVER = ("int", "float", "str", "path")
 
 
+_SELECT_HOSTS = ("omron_hosts", "omron_prover_hosts", "rollback_serial")
+"""Evaluated before any host's variables are there."""
 _NEVER_OURS = ("_", "ansible_")
 _MEANT_BY_HOSTS = ("host", "hosts")
 """Names that other playbooks use for omron_hosts."""
@@ -110,6 +112,23 @@ def unknown_problems(
             "something else"
         )
     return problems
+
+
+def misplaced_problems(
+    values: Mapping[str, Any], known: Mapping[str, Known], extra: Mapping[str, Any], groups: Container[str]
+) -> list[str]:
+    """Variables that select a play's hosts and that the inventory sets: no host's variables are known by then.
+
+    `values` are those of a host, `extra` those given with -e, `groups` the inventory's. What the play used does no
+    harm, nor does an omron_prover_hosts that is no group: it says that there are none.
+    """
+    return [
+        f"{name} is {values[name]!r} in the inventory, where it has no effect on the hosts of a play, which used "
+        f"{used!r}: delete it from the inventory and pass -e {name}=..."
+        for name in _SELECT_HOSTS
+        if name in values and values[name] != (used := extra.get(name, known[name].option.get("default")))
+        if name != "omron_prover_hosts" or values[name] in groups
+    ]
 
 
 def _nearest(name: str, known: Mapping[str, Known], ours: bool) -> list[str]:
