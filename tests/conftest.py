@@ -1,4 +1,4 @@
-"""How the tests are chosen and ordered, and the circuits that many of them prove with, each built once a session."""
+"""Selects and orders the tests, and provides circuits that many of them use, each built once per session."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _LONGEST_FIRST = (
     "tests/deploy/",
     "tests/live/",
 )
-"""Files and folders; what is not here comes last. `bin/test` prints the slowest files."""
+"""Files and folders in this order, before all others. `bin/test` prints the slowest files."""
 _ALL_SLOW = re.compile(r"^pytestmark = (?:\[[^\]]*?)?pytest\.mark\.slow\b", re.MULTILINE)
 
 settings.register_profile("short", max_examples=30, deadline=None)
@@ -51,8 +51,8 @@ settings.register_profile("long", max_examples=200, deadline=None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--fast", action="store_true", help="leave out the tests that are marked slow")
-    parser.addoption("--long", action="store_true", help="run the long forms: soak, fuzz, benches, more examples")
+    parser.addoption("--fast", action="store_true", help="skip the tests marked slow")
+    parser.addoption("--long", action="store_true", help="run the long versions: soak, fuzz, benchmarks, more examples")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,6 +1,6 @@
 """Evaluates the state of every host together with the inventory's values. Runs on the control node, changes nothing.
 
-Once for all hosts, so that a file of the operator's is hashed once, and what two hosts must not share is seen:
+Once for all hosts, so that each of the operator's files is hashed once, and conflicts between hosts are found:
 
     - omron_preflight:
         hosts: {NAME: {unreachable: "", variables: {...}, host: {...}, wallet: {...}, storage: {...}}}
@@ -15,7 +15,7 @@ Once for all hosts, so that a file of the operator's is hashed once, and what tw
       register: ...
 
 Returns `problems`, a list for each host by its name, `report`, each problem once with its hosts, and `omron_left_out`,
-the hosts that the run goes on without.
+the hosts that the run skips.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 
 _UTILS = str(Path(__file__).resolve().parents[1] / "plugin_utils")
-if _UTILS not in sys.path:  # found so from a clone and from a collection alike
+if _UTILS not in sys.path:  # found in this way in a clone and in a collection
     sys.path.append(_UTILS)
 
 from omron_preflight.all_checks import fleet_problems  # noqa: E402
@@ -104,7 +104,7 @@ HOST_ARGUMENTS = {
         },
     },
 }
-"""Of one host; only `unreachable` and `variables` are known of one that does not answer."""
+"""Arguments for one host; for an unreachable one only `unreachable` and `variables` are known."""
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
@@ -149,10 +149,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
 def _others(
     values: dict[str, dict[str, Any]], miners: set[str], deployed_to: list[Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """The `values` of hosts that are not deployed to, as far as they are a miner's.
+    """The `values` of miners that are not part of this deploy.
 
-    Of a host that is not one of `miners`, a hotkey or an address that every host has says nothing: it was given to
-    whatever is in the inventory.
+    If a host is not one of `miners`, a hotkey or address that all hosts share is ignored: it was set for the whole
+    inventory.
     """
     both = [*values.values(), *deployed_to]
     to_all = {name for name in ("omron_hotkey_file", "omron_external_ip") if len({str(one[name]) for one in both}) == 1}
@@ -163,13 +163,13 @@ def _others(
 def _of_host(name: str, seen: Any) -> dict[str, Any]:
     result = ArgumentSpecValidator(HOST_ARGUMENTS).validate(seen)
     if result.error_messages:
-        raise AnsibleActionFail(f"what was read of {name} cannot be checked: {'; '.join(result.error_messages)}")
+        raise AnsibleActionFail(f"the data read from {name} are invalid: {'; '.join(result.error_messages)}")
     validated: dict[str, Any] = result.validated_parameters
     return validated
 
 
 def _values(variables: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """What another host has of the variables in `defaults`, or their default."""
+    """Another host's values of the variables in `defaults`, or their defaults."""
     values = {}
     for name, default in defaults.items():
         try:

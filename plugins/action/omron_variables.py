@@ -1,11 +1,11 @@
-"""Holds a host's variables against the argument specifications of roles and playbooks. Runs on the control node.
+"""Checks a host's variables against the argument specifications of roles and playbooks. Runs on the control node.
 
     - omron_variables:
         roles_directory: "{{ role_path }}/.."
       register: ...
 
-Returns `problems`, a list of sentences, and `values`: each variable that a specification names, of its type, the
-default where the inventory does not say otherwise. Changes nothing.
+Returns `problems`, a list of texts, and `values`: every specified variable, converted to its type, with its default if
+the inventory does not set it. Changes nothing.
 """
 
 from __future__ import annotations

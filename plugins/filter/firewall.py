@@ -1,8 +1,8 @@
-"""Ports that the operator's own rules in ufw or firewalld open to some callers only, or to none.
+"""Ports that the operator's own ufw or firewalld rules restrict to some callers, or close.
 
-A port is written with its protocol, ``8091/tcp`` or ``8091/udp``. Pure functions of what ``ufw show added``,
-``ufw app info all`` and ``firewall-cmd --list-all-zones`` print. What is not understood is taken as a rule about
-another port.
+A port is written with its protocol, ``8091/tcp`` or ``8091/udp``. Pure functions of the output of
+``ufw show added``, ``ufw app info all`` and ``firewall-cmd --list-all-zones``. A rule that is not understood counts as
+one for another port.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 _OURS = "omron-miner"
 """The comment of the rules that the role firewall adds."""
 _WIDEST_RANGE = 1000
-"""Ports; a rule for so many is about a network that may use any service, not about one of them."""
+"""A rule for this many ports allows a network to use any service; it does not restrict a single port."""
 _UFW_OPEN = re.compile(r"ufw (?:allow|limit) ([0-9]+)(?:/(tcp|udp))?(?: comment .*)?")
 _RICH_PORT = re.compile(r'\bport port="([0-9-]+)" protocol="(tcp|udp)"')
 _RICH_SERVICE = re.compile(r'\bservice name="([^"]+)"')
@@ -28,7 +28,7 @@ def ufw_open(lines: list[str]) -> list[str]:
 
 
 def ufw_needs_profiles(lines: list[str]) -> bool:
-    """Whether a rule in `lines` names an application profile, and not to open it to everybody."""
+    """Whether a rule in `lines` uses an application profile for anything but opening it to everybody."""
     return any(
         re.search(r" app |^ufw (deny|reject) (?!in |out |from |to |proto |on )['A-Za-z]", line) for line in lines
     )
@@ -45,7 +45,7 @@ def ufw_profiles(text: str) -> dict[str, list[str]]:
 
 
 def ufw_limited(lines: list[str], ports: list[str], profiles: dict[str, list[str]] | None = None) -> list[str]:
-    """Those of `ports` that rules in `lines` are about, and that no rule but ours opens to everybody."""
+    """The `ports` that rules in `lines` mention, and that no rule except ours opens to everybody."""
     limited, opened = set(), set()
     for line in lines:
         try:
@@ -60,18 +60,18 @@ def ufw_limited(lines: list[str], ports: list[str], profiles: dict[str, list[str
         conditional = any(_value(words, word, "any") != "any" for word in ("from", "on"))
         if words[1] in ("allow", "limit") and not conditional:
             opened |= found if comment != _OURS else set()
-        elif words[1] in ("allow", "limit") or not conditional:  # to refuse some leaves all others
+        elif words[1] in ("allow", "limit") or not conditional:  # refusing some callers still admits all others
             limited |= found
     return sorted(limited - opened)
 
 
 def firewalld_services(listed: str, zone: str) -> list[str]:
-    """The services by which rich rules, or other zones than `zone`, may open a port to some callers."""
+    """The services with which rich rules, or zones other than `zone`, may open a port to some callers."""
     return sorted({name for _, services in _firewalld_rules(listed, zone) for name in services})
 
 
 def firewalld_limited(listed: str, zone: str, ports: list[str], services: dict[str, str] | None = None) -> list[str]:
-    """Those of `ports` that rich rules are about, or that another zone than `zone` opens to its sources.
+    """The `ports` that rich rules mention, or that a zone other than `zone` opens to its sources.
 
     `services`: the ports of those that `firewalld_services` names.
     """
@@ -82,7 +82,7 @@ def firewalld_limited(listed: str, zone: str, ports: list[str], services: dict[s
 
 
 def _firewalld_rules(listed: str, zone: str) -> list[tuple[list[str], list[str]]]:
-    """For each zone the ports and the services that are open to some."""
+    """For each zone the ports and services that are open to some callers."""
     found = []
     for block in re.split(r"\n(?=\S)", listed):
         name, _, body = block.partition("\n")

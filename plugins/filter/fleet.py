@@ -1,7 +1,7 @@
 """Evaluates and sorts the summaries of all hosts for playbooks/report.yml.
 
-Nothing in a summary is believed to be well-formed: a host may be compromised. What is not of the expected kind makes a
-host "unreadable", with the reason; texts are cut short and lose what cannot be printed. Pure functions; reads nothing.
+Summaries are not trusted: a host may be compromised. A value of an unexpected type makes a host "unreadable", with the
+reason; texts are truncated and unprintable characters replaced. Pure functions; nothing is read here.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def fleet_report(reads: dict[str, Any], stale_seconds: dict[str, float], now: fl
 
 
 def fleet_stale(interval_seconds: float) -> float:
-    """How old a summary may be, in seconds, where one is written every `interval_seconds`."""
+    """Maximum age of a summary in seconds, if one is written every `interval_seconds`."""
     return 5 * interval_seconds
 
 
@@ -77,7 +77,7 @@ def _row(name: str, read: Any, stale_seconds: float, now: float) -> dict[str, An
         row |= _view(summary)
     except (_Unreadable, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = f"no key {error}" if isinstance(error, KeyError) else str(error)
-        return {**row, "reason": f"its summary is not one: {_clean(reason)}"}
+        return {**row, "reason": f"its summary is invalid: {_clean(reason)}"}
     row["age_seconds"] = age = now - row.pop("time")
     if age > stale_seconds:
         return {**row, "state": "stale", "reason": f"its summary is {age:.0f} s old: the monitor does not run"}
@@ -99,7 +99,7 @@ def _parse(text: str) -> dict[str, Any]:
 
 
 def _view(summary: dict[str, Any]) -> dict[str, Any]:
-    """What the report shows of a summary. Raises what `_row` catches when something is not of its kind."""
+    """The report's view of a summary. Raises an error that `_row` catches if a value has an unexpected type."""
     verdict, requests, host = summary["verdict"], summary["requests"], summary["host"]
     state = verdict["overall"]
     if state not in ("met", "missed", "no_data", "not_running"):

@@ -1,4 +1,4 @@
-"""What a release of the miner is made of on the control node: every file that is shipped, by its content."""
+"""The files of the package that are shipped in a release of the miner, with their checksums."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _BUILT = ("__pycache__", ".egg-info")
 
 
 def miner_shipped(source: str, extras: list[str]) -> list[str]:
-    """A line ``PATH SHA256`` for each file that is shipped of the distribution in the folder `source`, sorted.
+    """A line ``PATH SHA256`` for each shipped file of the package in the folder `source`, sorted.
 
-    These are its pyproject.toml, its locks and everything below ``src``, data included; of the locks that not every
-    host needs those named in `extras`. Raises OSError for what cannot be read.
+    These are its pyproject.toml, its lock files and everything below ``src``; optional lock files only if named in
+    `extras`. Raises OSError for a file that cannot be read.
     """
     root = Path(source)
     files = [*root.glob("*.toml"), *root.glob("*.lock"), *_below(root / "src")]

@@ -1,6 +1,6 @@
-"""What a circuit's `circuit_tune` asks `omron-miner circuit tune` for, what its result depends on, and what it was.
+"""Tuning by the role: arguments of `omron-miner circuit tune`, a digest of its inputs, and its result in one line.
 
-Pure functions of the inventory and of files on the control node; preflight has checked both before.
+Pure functions of the inventory and of files on the control node, both already checked by preflight.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from omron_preflight.circuits import SAMPLE_SUFFIXES  # noqa: E402  # after the 
 from omron_preflight.files import sha256  # noqa: E402
 
 _MOST_SAMPLES = 32
-"""The tuner reads no more, in the order of their names."""
+"""The tuner reads at most this many, in the order of their names."""
 _DIGEST_VERSION = 1
 _LARGE = 1 << 24
 _FLOOR = 0.99
-"""As `omron-miner circuit build` has it."""
+"""The default of `omron-miner circuit build`."""
 
 
 def tune_options(circuit: Mapping[str, Any]) -> dict[str, Any]:
-    """The options in the circuit's `circuit_tune`, which may be true in their place."""
+    """The options in the circuit's `circuit_tune`; empty if it is just true."""
     asked = circuit.get("circuit_tune")
     return dict(asked) if isinstance(asked, Mapping) else {}
 
@@ -40,7 +40,7 @@ def tune_arguments(circuit: Mapping[str, Any]) -> list[str]:
         if name == "compact":
             arguments += ["--compact"] if value else []
         elif name != "data":
-            arguments.append(f"--{name}={value}")  # of one piece: a number below zero begins like an option
+            arguments.append(f"--{name}={value}")  # as one argument: a negative number looks like an option
     return arguments
 
 
@@ -54,19 +54,19 @@ def tune_samples(circuit: Mapping[str, Any]) -> list[str]:
 
 
 def tune_digest(circuit: Mapping[str, Any], model: str, given: Any, ezkl_version: str) -> str:
-    """A digest of what tuning depends on: the file `model`, the run args `given`, options, samples, EZKL."""
+    """A digest of everything that tuning depends on: model, given run args, options, samples, EZKL version."""
     samples = [[Path(file).name, sha256(Path(file))] for file in tune_samples(circuit)]
     parts = [_DIGEST_VERSION, sha256(Path(model).expanduser()), given, tune_arguments(circuit), samples, ezkl_version]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def floor(circuit: Mapping[str, Any]) -> float:
-    """The accuracy that the built circuit must have: its own `floor`, else the one it is tuned to, else 0.99."""
+    """The minimum accuracy of the built circuit: its own `floor`, else that of `circuit_tune`, else 0.99."""
     return float(circuit.get("floor", tune_options(circuit).get("floor", _FLOOR)))
 
 
 def unanswered(circuits: list[Mapping[str, Any]], shipped: str) -> list[str]:
-    """Names of circuits that are built of a model without a file of its answers, so that onnxruntime must be asked.
+    """Names of circuits whose models have no reference file, so that onnxruntime must compute their outputs.
 
     `shipped` is the folder of the built-in models.
     """
@@ -98,7 +98,7 @@ def circuits_digest(circuits: list[Mapping[str, Any]], shipped: str) -> str:
 
 
 def tune_outcome(report: Mapping[str, Any]) -> str:
-    """What won and how much faster it is than the baselines, in a line; `report` is the command's JSON."""
+    """The winner and the times of the baselines, in one line; `report` is the command's JSON."""
     passed = {one["name"]: one for one in report["trials"] if not one["failure"] and one["response_s"] is not None}
     winner = passed.pop(report["winner"])
     others = [f"{one['name']} {one['response_s']:.2f} s" for one in passed.values() if one["baseline"]]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 OLDEST_ANSIBLE = (2, 19)
-"""Before it, what a host sends could be evaluated as a template."""
+"""Older versions might evaluate data from a host as a template."""
 
 
 def omron_target(
@@ -37,8 +37,8 @@ def omron_target(
         )
     if not matched and not may_be_empty and not context.CLIARGS.get("syntax"):  # whose inventory may be made later
         raise AnsibleFilterError(
-            f"no host of the inventory is matched by omron_hosts {pattern!r}: put your hosts into a group miners, as "
-            "inventory.example does, or name another with -e omron_hosts=PATTERN"
+            f"omron_hosts {pattern!r} matches no host of the inventory: put your hosts into a group miners, as in "
+            "inventory.example, or select others with -e omron_hosts=PATTERN"
         )
     if not matched:
         return str(pattern)
@@ -52,11 +52,11 @@ def omron_asked(
     hosts: Mapping[str, Any],
     with_lost: bool = False,
 ) -> list[str]:
-    """The hosts that a play is for: those `matched` by omron_hosts and, of `provers`, those that prove for one of them.
+    """The hosts that a play runs on: those `matched` by omron_hosts, and those of `provers` that prove for one of them.
 
-    A prover that names no miner proves for the only one that takes prover hosts; `miners` are the hosts of the
-    inventory's group of that name, `hosts` the variables of every host. `with_lost` adds the provers that name a miner
-    that is no host of the inventory, so that they are refused.
+    A prover without omron_prover_of proves for the only miner that uses prover hosts. `miners` are the hosts of the
+    inventory's group of that name, `hosts` the variables of all hosts. `with_lost` adds provers whose miner is not in
+    the inventory, so that preflight refuses them.
     """
     named = {name: _value(hosts, name, "omron_prover_of") for name in provers if name not in matched}
     takes = set()
@@ -70,8 +70,8 @@ def omron_asked(
     ]
     if foreign := [name for name, miner in named.items() if not miner and not any_would_do]:
         Display().warning(
-            f"Nothing is done on {', '.join(foreign)} of the group of prover hosts: omron_prover_of is empty, and of "
-            "the hosts of omron_hosts none, or not it alone, takes prover hosts (miner_prover_engine: dask)"
+            f"Skipping the prover hosts {', '.join(foreign)}: omron_prover_of is empty, and omron_hosts does not "
+            "select the only miner that uses prover hosts (miner_prover_engine: dask)"
         )
     return [*matched, *own]
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def recommended_by(dpkg: str, packages: Sequence[str]) -> dict[str, list[str]]:
-    """For each of `packages` the installed packages, but `packages` themselves, that recommend it by its name.
+    """For each of `packages` the other installed packages that recommend it by name.
 
     `dpkg` has a line for each package: its status, name and Recommends, separated by tabs.
     """
@@ -27,7 +27,7 @@ def recommended_by(dpkg: str, packages: Sequence[str]) -> dict[str, list[str]]:
 
 
 def newly_recommended(now: Mapping[str, Sequence[str]], before: Mapping[str, Sequence[str]] | None) -> list[str]:
-    """The packages of `now` that one recommends which did not `before` they were installed; None: not recorded."""
+    """The packages that others recommend `now` and did not `before` they were installed; empty if not recorded."""
     if before is None:
         return []
     return sorted(name for name, others in now.items() if set(others) - set(before.get(name, ())))

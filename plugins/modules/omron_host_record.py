@@ -85,7 +85,7 @@ def read(path: str) -> dict[str, Any] | None:
 
 
 def make_parents(directory: str) -> None:
-    """A folder and those above it, each that was missing open to all."""
+    """Creates a folder and its missing parents, readable for everybody."""
     if os.path.isdir(directory):
         return
     make_parents(os.path.dirname(directory))
@@ -97,7 +97,7 @@ def make_parents(directory: str) -> None:
 
 
 def make_folder(directory: str) -> None:
-    """The records' folder, for root alone, in a state folder that the service user can enter whatever the umask is."""
+    """Creates the folder of the records, for root only, in a state folder that the service user can enter."""
     make_parents(os.path.dirname(directory))
     try:
         os.mkdir(directory, 0o700)
@@ -108,7 +108,7 @@ def make_folder(directory: str) -> None:
 
 
 def write(path: str, text: str) -> None:
-    """Puts `text` in place whole or not at all, for root alone."""
+    """Writes `text` atomically, readable for root only."""
     handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".record-")  # 0600
     try:
         with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
@@ -122,7 +122,7 @@ def write(path: str, text: str) -> None:
 
 
 def backup_of(path: str, file: str) -> str:
-    """Where the copy of `file` lies that belongs to the record `path`."""
+    """The path of the copy of `file` that belongs to the record `path`."""
     name = os.path.splitext(os.path.basename(path))[0]
     return os.path.join(os.path.dirname(path), f"{os.path.basename(file)}-before-{name}")
 

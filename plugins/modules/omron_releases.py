@@ -54,7 +54,7 @@ options:
 UNIT = "omron-pm2.service"
 LIST = "etc/circuits.json"
 PLACED = "etc/circuits-placed.json"
-"""Inode of each circuit's folder that the release was entered with: another copy of a circuit has the same name."""
+"""Inode of each circuit folder when the release was activated: another copy of a circuit has the same name."""
 KEPT = "kept"
 """In the folder of circuits: on its file system each step is one rename."""
 CREDENTIALS = "competition-credentials"
@@ -68,7 +68,7 @@ class Host:
     """The folders of one host."""
 
     def __init__(self, opt: Path, state: Path, etc: Path, check: bool, done: list[str]) -> None:
-        """With `check` nothing is changed; each step is added to `done` before."""
+        """With `check` nothing is changed; each step is added to `done` first."""
         self.opt = opt
         self.etc = etc
         self.circuits = state / "circuits"
@@ -125,7 +125,7 @@ class Host:
         return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
 
     def write(self, target: Path, content: str) -> None:
-        """A file of root's that everybody may read, whole or as it was."""
+        """Writes a file of root's that everybody may read, atomically."""
         if target.is_file() and not target.is_symlink() and target.read_text() == content:
             return
         self.done.append(f"{target} written")
@@ -140,7 +140,7 @@ class Host:
         made.replace(target)
 
     def link(self, path: Path, target: Path) -> None:
-        """A link, in place of whatever was there."""
+        """Creates a link, replacing what is there."""
         if path.is_symlink() and os.readlink(path) == str(target):
             return
         self.done.append(f"{path} -> {target}")
@@ -152,7 +152,7 @@ class Host:
         made.replace(path)
 
     def move(self, source: Path, target: Path) -> None:
-        """Renames a folder; what is in its way goes."""
+        """Renames a folder, replacing what is there."""
         self.done.append(f"{source} -> {target}")
         if self.check:
             return
@@ -166,7 +166,7 @@ class Host:
             os.rename(source.name, target.name, src_dir_fd=here, dst_dir_fd=there)
 
     def copy(self, source: Path, target: Path) -> None:
-        """Copies a folder to another file system, as its owner: root follows no link in it. It appears whole."""
+        """Copies a folder to another file system, as its owner, so that root follows no link in it. Atomic."""
         made = self.circuits / f".{KEPT}-{target.parent.name}-{target.name}"
         if made.exists():
             self.remove(made)
@@ -205,9 +205,9 @@ def _opened(folder: Path) -> Iterator[int]:
 
 
 def enter(host: Host, release: str, always: bool, commands: Path, units: Path) -> dict[str, Any]:
-    """Has `release` be the current one; whether that is a switch (`started`), and which one `passed` last.
+    """Makes `release` the current one; returns whether that is a switch (`started`), and which release `passed` last.
 
-    `restart` says whether its process must start again for that.
+    `restart`: whether the process must be restarted.
     """
     adopt_circuits(host)
     last, folder = host.last(), host.opt / "releases" / release
@@ -230,9 +230,9 @@ def enter(host: Host, release: str, always: bool, commands: Path, units: Path) -
 
 
 def _is_the_same_process(one: Path, other: Path) -> bool:
-    """Whether both releases run the same program of upstream's in the same way.
+    """Whether both releases run upstream's program in the same way.
 
-    It reads nothing else of a release, neither the package nor constants.toml, and a restart of it is dear.
+    The program reads nothing else of a release, neither the package nor constants.toml, and restarting it is costly.
     """
     links = [one / "sn2-miner", other / "sn2-miner", one / "pm2", other / "pm2"]
     files = [one / "etc/ecosystem.config.json", other / "etc/ecosystem.config.json"]
@@ -257,7 +257,7 @@ def failed(host: Host) -> None:
 
 
 def adopt_circuits(host: Host) -> None:
-    """Brings circuits that an older release of the play kept to where they are kept now."""
+    """Moves circuits kept by an older version of the play to their present location."""
     try:
         found = host.old_kept.lstat()
     except FileNotFoundError:
@@ -289,7 +289,7 @@ def _adopt(host: Host, folder: Path, target: Path) -> None:
 
 
 def enter_circuits(host: Host, release: str, leave: str) -> None:
-    """Brings the circuits of `release` into place. Another copy of one is kept for its own release."""
+    """Puts the circuits of `release` in place. Another copy of a circuit is kept for the release it belongs to."""
     own, before = host.kept / release, host.placed(release)
     found = {}
     for name in sorted((host.served(release) or set()) | {folder.name for folder in host.folders(own, "model_*")}):
@@ -308,7 +308,7 @@ def enter_circuits(host: Host, release: str, leave: str) -> None:
 
 
 def _owner(host: Host, folder: Path, enters: str, leaves: str) -> str:
-    """The release that a served circuit belongs to: one entered with it, else the one that is left, or none."""
+    """The release that a served circuit belongs to: one activated with it, else the one being left, or none."""
     inode = folder.stat().st_ino
     names = [one.name for one in host.releases() if one.name != enters]
     owners = [name for name in names if host.placed(name).get(folder.name) == inode]
@@ -316,7 +316,7 @@ def _owner(host: Host, folder: Path, enters: str, leaves: str) -> str:
 
 
 def _elsewhere(host: Host, name: str, inode: int | None) -> Path:
-    """The folder of a circuit that a release without a copy of its own is entered with."""
+    """The folder of a circuit for a release that has no copy of its own."""
     place = host.circuits / name
     others = [folder / name for folder in host.folders(host.kept) if (folder / name).is_dir()]
     same = [one for one in (place, *others) if one.exists() and one.stat().st_ino == inode]
@@ -324,7 +324,7 @@ def _elsewhere(host: Host, name: str, inode: int | None) -> Path:
 
 
 def prune(host: Host, running: str, keep: int, tuned: list[str]) -> None:
-    """Removes what neither `running`, nor the previous release, nor the newest others use, `keep` in all."""
+    """Keeps `running`, the previous and the newest releases, `keep` in total; removes what no kept one uses."""
     previous = host.opt / "previous"
     in_use = {running} | ({Path(os.readlink(previous)).name} if previous.is_symlink() else set())
     others = [one for one in host.releases() if one.name not in in_use]

@@ -79,7 +79,7 @@ def test_a_host_in_trouble_says_why_and_what_to_run_next() -> None:
 def test_a_summary_that_is_none_is_named_with_the_reason(text: str) -> None:
     row = only(read(text))
     assert row["state"] == "unreadable"
-    assert row["reason"].startswith("its summary is not one: ")
+    assert row["reason"].startswith("its summary is invalid: ")
 
 
 def test_a_host_of_upstreams_miner_says_which_release_it_runs() -> None:

@@ -191,13 +191,13 @@ def test_what_is_swapped_out_must_fit_into_memory_with_something_to_spare() -> N
     assert swap_problems(MEMINFO.format(available=1_300_000)) == []
     assert swap_problems("") == []
     problem = only(swap_problems(MEMINFO.format(available=1_100_000)))
-    assert problem.startswith("976 MiB are swapped out, and only 818 MiB of memory are free")
+    assert problem.startswith("976 MiB are swapped out, but only 818 MiB of memory are free")
 
 
 def test_of_several_mounts_the_visible_one_counts_and_it_must_be_a_tmpfs() -> None:
     assert visible_mount(MOUNTS)["options"][:2] == ["rw", "noexec"]
     assert mount_problems(MOUNTS) == []
-    assert "/dev/shm is not mounted, a tmpfs is wanted" in only(mount_problems(MOUNTS.splitlines()[0]))
+    assert "/dev/shm is not mounted, but must be a tmpfs" in only(mount_problems(MOUNTS.splitlines()[0]))
     covered = MOUNTS + "31 30 0:28 / /dev/shm rw - ext4 /dev/vdb1 rw\n"
     assert "a mount of the type ext4" in only(mount_problems(covered))
 
@@ -428,7 +428,7 @@ def test_a_network_that_cannot_work_is_refused(overrides: dict[str, Any], said: 
 
 def test_a_network_that_pays_nothing_is_refused_unless_the_operator_accepts_that() -> None:
     finney = {"omron_network": "finney", "omron_external_ip": "8.8.8.8"}
-    assert "pays for no proof that this miner makes" in only(network_problems(settings(**finney)))
+    assert "does not pay for this miner's proofs" in only(network_problems(settings(**finney)))
     assert network_problems(settings(**finney, omron_accept_unpaid=True)) == []
     assert network_problems(settings(**finney, omron_netuid=7)) == [], "another subnet"
 
@@ -581,18 +581,18 @@ def run_args_json(place: Path) -> Path:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (None, "circuit_tune None is neither true nor options"),
-        ("true", "circuit_tune 'true' is neither true nor options"),
-        ({}, "circuit_tune {} is neither true nor options"),
-        ([{"best": 1}], "is neither true nor options"),
+        (None, "circuit_tune None is neither true nor a mapping"),
+        ("true", "circuit_tune 'true' is neither true nor a mapping"),
+        ({}, "circuit_tune {} is neither true nor a mapping"),
+        ([{"best": 1}], "is neither true nor a mapping"),
         ({"legs": 1, "bases": 2}, "circuit_tune has no bases, legs: only baselines, best, "),
-        ({"best": 0}, "best 0 is not a whole number from 1 on"),
+        ({"best": 0}, "best 0 is not a whole number, at least 1"),
         ({"best": True}, "best True is not a whole number"),
         ({"best": "4"}, "best '4' is not a whole number"),
-        ({"proofs": 1}, "proofs 1 is not a whole number from 2 on"),
+        ({"proofs": 1}, "proofs 1 is not a whole number, at least 2"),
         ({"proofs": 2.0}, "proofs 2.0 is not a whole number"),
         ({"floor": 99}, "floor 99 is not an accuracy from 0 to 1"),
-        ({"margin": 0.9}, "margin 0.9 is not a number from 1 on"),
+        ({"margin": 0.9}, "margin 0.9 is not a number, at least 1"),
         ({"margin": "2"}, "margin '2' is not a number"),
         ({"compact": "yes"}, "compact 'yes' is not true or false"),
         ({"baselines": "none"}, "baselines 'none' is not one of all, given"),
@@ -614,7 +614,7 @@ def test_a_tuning_that_is_not_well_formed_is_refused(options: Any, said: str) ->
 def test_what_is_tuned_already_or_prebuilt_is_not_tuned(folder: Path, tmp_path: Path) -> None:
     for options in (True, {"best": 1}):
         problem = only(tuning(options, tuned=str(run_args_json(tmp_path))))
-        assert "tuned names a result and circuit_tune has the host find one" in problem
+        assert "tuned and circuit_tune cannot be combined" in problem
         given = {"name": "a", "folder": str(folder), "circuit_tune": options}
         assert "circuit_tune does nothing for a prebuilt folder" in only(circuits(given))
 
@@ -645,9 +645,9 @@ def test_one_circuit_cannot_have_two_names() -> None:
     run_args = {"logrows": 14}
     one, other = ({"name": name, "model": "demo", "run_args": run_args} for name in ("one", "other"))
     assert circuit_problems([one, {**other, "run_args": {"logrows": 15}}], "22.0.1") == []
-    assert "circuits one and other are the same" in only(circuit_problems([one, other], "22.0.1"))
+    assert "circuits one and other differ only in" in only(circuit_problems([one, other], "22.0.1"))
     bare = [{"name": "one", "model": "tiny"}, {"name": "other", "model": "tiny", "run_args": {}}]
-    assert "circuits one and other are the same" in only(circuit_problems(bare, "22.0.1"))
+    assert "circuits one and other differ only in" in only(circuit_problems(bare, "22.0.1"))
 
 
 def test_two_circuits_cannot_share_a_name() -> None:
@@ -679,7 +679,7 @@ def test_a_key_that_the_host_can_fetch_may_be_missing(folder: Path) -> None:
 def test_a_circuit_of_another_ezkl_is_refused(folder: Path) -> None:
     (folder / "settings.json").write_text('{"version": "23.0.5"}')
     problem = only(circuits({"name": "a", "folder": str(folder)}))
-    assert "was compiled by EZKL 23.0.5, 22.0.1 is to be installed" in problem
+    assert "was compiled by EZKL 23.0.5, but 22.0.1 will be installed" in problem
     assert "set omron_ezkl_version to 23.0.5 or use a circuit compiled by 22.0.1" in problem
     assert circuit_problems([{"name": "a", "folder": str(folder)}], "23.0.5") == []
     (folder / "settings.json").write_text('{"version": "21.0.3"}')
@@ -688,14 +688,14 @@ def test_a_circuit_of_another_ezkl_is_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize("version", ["22.0.2", "", None, 23.0, True, ["22.0.1"], {}])
 def test_an_ezkl_that_is_not_shipped_is_refused_once(folder: Path, version: Any) -> None:
-    assert "is not shipped: choose" in only(ezkl_problems(version))
+    assert "is not supported: choose" in only(ezkl_problems(version))
     assert circuit_problems([{"name": "a", "folder": str(folder)}], version) == []
 
 
 def test_another_proof_system_is_refused_for_that_reason_alone(folder: Path) -> None:
     (folder / "metadata.json").write_text('{"proof_system": "JOLT"}')
     (folder / "pk.key").unlink()
-    assert "is a JOLT circuit" in only(circuits({"name": "a", "folder": str(folder)}))
+    assert "has the proof system JOLT" in only(circuits({"name": "a", "folder": str(folder)}))
 
 
 def test_a_circom_folder_is_asked_for_its_own_files(folder: Path) -> None:
@@ -945,7 +945,7 @@ def test_a_misspelt_variable_is_refused_with_the_nearest_name(name: str, meant: 
     if meant is None:
         assert problems == []
     else:
-        assert f"{name} is not a known variable: write {meant} if that is meant" in only(problems)
+        assert f"{name} is not a known variable: write {meant} if you mean that" in only(problems)
 
 
 @pytest.mark.parametrize(
@@ -962,7 +962,7 @@ def test_a_misspelt_variable_is_refused_with_the_nearest_name(name: str, meant: 
 )
 def test_a_misspelt_variable_of_this_run_is_refused_even_if_no_role_begins_so(name: str, meant: str | None) -> None:
     problem = only(unknown_problems([], KNOWN, [], [name, "confirm", "site", "ansible_user", "__x"]))
-    said = f"write {meant} if that is meant" if meant else "docs/role-variables.md lists all variables"
+    said = f"write {meant} if you mean that" if meant else "docs/role-variables.md lists all variables"
     assert f"{name} is not a known variable: {said}" in problem
     assert unknown_problems([name], KNOWN, [name], [name]) == []
 
@@ -1003,9 +1003,9 @@ def test_a_text_that_stands_for_a_value_is_taken_as_that_value() -> None:
         (
             "omron_circuits",
             '[{"name": "demo"}]',
-            "omron_circuits is a text and must be a list: an inventory in the INI",
+            "omron_circuits is a string but must be a list: the INI",
         ),
-        ("kernel_sysctl", "vm.overcommit_memory=0", "kernel_sysctl is a text and must be a mapping"),
+        ("kernel_sysctl", "vm.overcommit_memory=0", "kernel_sysctl is a string but must be a mapping"),
         ("swap_services", {"a": 1}, "see docs/role-variables.md for swap"),
         ("pm2_log_rotate", "never", "see docs/role-variables.md for pm2"),
     ],
@@ -1079,7 +1079,7 @@ def test_a_host_that_will_do_has_no_problem_and_every_check_reports_its_problem(
         "omron_external_ip is empty",
     ]
     every += [
-        "pays for no proof",
+        "does not pay for this miner's proofs",
         "omron_hotkey_file is empty",
         "/w/coldkey",
         "omron_ezkl_version",
@@ -1243,7 +1243,7 @@ def test_prover_hosts_and_miners_that_fit_are_let_through() -> None:
 
 def test_a_host_in_both_groups_and_two_at_one_address_are_refused() -> None:
     found = prover_problems(["m", "p", "q"], ["m"], {"m": MINER, "p": PROVER, "q": PROVER}, {})
-    assert "it is a miner and in the group of prover hosts" in only(found["m"])
+    assert "it is in the groups of miners and of prover hosts" in only(found["m"])
     assert found["p"] == found["q"]
     assert "10.0.0.2, port 8785, is the address of p and q" in only(found["p"])
 

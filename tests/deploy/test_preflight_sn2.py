@@ -46,7 +46,7 @@ def test_a_complete_host_has_no_problem_and_another_engine_is_not_checked() -> N
         ({"miner_axon_external_port": 9000}, "announces the port it listens on"),
         ({"miner_axon_bind_ip": "10.0.0.1"}, "miner_axon_bind_ip is 10.0.0.1, but sn2-miner listens on every"),
         ({"miner_axon_bind_ip": "127.0.0.1"}, "miner_axon_bind_ip is 127.0.0.1, but sn2-miner listens on every"),
-        ({"omron_competition_enabled": True}, "takes part in no competition"),
+        ({"omron_competition_enabled": True}, "has no competitions"),
         ({"sn2_miner_extra_arguments": ["--axon-port=9000"]}, "--axon-port, which the role sets itself"),
         ({"sn2_miner_extra_arguments": ["--loopback"]}, "--loopback, which the role sets itself"),
         ({"sn2_miner_extra_arguments": ["--disable-blacklist"]}, "lets anybody use the miner"),
@@ -106,4 +106,4 @@ def test_preflight_requires_what_this_engine_needs_and_nothing_of_the_other(tmp_
     said = "\n".join(host_problems(host, NEEDS, SUPPORTED))
     for one in ("sn2_miner_release is empty", "omron_external_ip is empty", "omron_hotkey_file is empty", "is taken"):
         assert one in said
-    assert "pays for no proof" not in said
+    assert "does not pay for this miner's proofs" not in said

@@ -50,7 +50,7 @@ def test_preflight_refuses_prover_hosts_that_do_not_fit(tmp_path: Path) -> None:
     code, output = play(ROOT / "playbooks/preflight.yml", fleet_of(tmp_path, miners, provers))
     said = " ".join(output.split())
     assert code != 0
-    assert "both: it is a miner and in the group of prover hosts" in said
+    assert "both: it is in the groups of miners and of prover hosts" in said
     assert "lost: it has no address for its miner and prover hosts" in said
     assert "lost: omron_prover_of two is not a miner in this inventory: name one of" in said
 

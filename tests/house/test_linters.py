@@ -30,7 +30,7 @@ ANSIBLE_LINT = ["ansible-lint", "--offline", "--profile", "production"]
 
 @pytest.fixture(scope="module", autouse=True)
 def ansible_lint(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str] | None]:
-    """The slowest of them, where it is wanted: started before the others, which run meanwhile."""
+    """Starts the slowest check before the others, which run in the meantime, if its test was selected."""
     wanted = any(item.name == test_ansible_follows_the_production_profile.__name__ for item in request.session.items)
     if not wanted:
         yield None

@@ -120,7 +120,7 @@ def test_a_broken_key_is_never_used_and_a_repaired_one_is(
     key = tiny_circuit.pk.read_bytes()
     with serving(spoilt(key)) as server:
         directory = ship(server.url)
-        assert "the pk.key fetched is not used" in refusal(host)
+        assert "the downloaded pk.key is not used" in refusal(host)
         assert not (directory / "pk.key").exists()
         assert not (directory / "checksums.json").exists()
         assert CircuitStore(host).ids() == []

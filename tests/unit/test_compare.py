@@ -63,7 +63,7 @@ def test_sizes_are_those_of_the_run_args(tmp_path: Path) -> None:
 def test_a_model_that_answers_no_number_is_refused(tmp_path: Path, value: float) -> None:
     weight = weights(4, 3)
     weight[0, 0] = value
-    with pytest.raises(CircuitError, match="answers NaN or infinity to all of 8 inputs"):
+    with pytest.raises(CircuitError, match="gives NaN or infinity for all 8 inputs"):
         ask_model(linear(tmp_path / "model.onnx", weight), {})
 
 

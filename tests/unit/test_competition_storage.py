@@ -174,7 +174,7 @@ def test_invalid_credentials_are_refused_without_showing_them(tmp_path: Path, te
     [
         ("", r"competition\.bucket must be set"),
         ('bucket = "circuits"', r"competition\.region must be the bucket's region"),
-        ('bucket = "my.circuits"\nregion = "us-east-1"', "no dot at Amazon"),
+        ('bucket = "my.circuits"\nregion = "us-east-1"', "must not contain a dot on Amazon S3"),
         ('bucket = "circuits"\nendpoint = "r2.example"', r"competition\.endpoint"),
         ('bucket = "Circuits/x"\nendpoint = "https://r2.example"', r"competition\.bucket"),
     ],

@@ -362,7 +362,7 @@ def test_a_compressed_body_is_refused(part: Path) -> None:
         fetch(server.url, part, RULES)
 
 
-# --- whom it may ask
+# --- allowed hosts
 
 
 @pytest.mark.parametrize(

@@ -232,7 +232,7 @@ def test_an_operators_output_need_not_be_a_file(tmp_path: Path) -> None:
 
 
 def test_a_lock_is_made_once_and_only_opened_after_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Creating what exists is refused to root in a sticky folder, where fs.protected_regular is 2."""
+    """With fs.protected_regular 2 even root may not create an existing file in a sticky folder."""
     modes, real = [], Path.open
 
     def noted(path: Path, mode: str = "r") -> IO[Any]:

@@ -141,7 +141,7 @@ def _python(directory: Path, script: str, *wrapper: str) -> subprocess.Completed
 
 @pytest.mark.slow
 def test_a_process_that_hangs_is_ended_and_one_that_works_is_not() -> None:
-    with pytest.raises(ProcessLostError, match=r"hung: it did nothing for 0\.5 s"):
+    with pytest.raises(ProcessLostError, match=r"hung: it used no CPU for 0\.5 s"):
         run(time.sleep, 60.0, idle_seconds=0.5)
     assert run(work.work_and_answer, 1.5, idle_seconds=0.5) == "done"
 

@@ -36,7 +36,7 @@ def answers(
     history: History | None = None,
     versions: Versions | None = None,
 ) -> dict[str, Answer]:
-    """The answers by question; `look` is what every minute of the last hour showed of the host."""
+    """The answers by question; `look` is the reading of the host in every minute of the last hour."""
     history = history or memory_history()
     take_events(history, events)
     for minute in range(60):

@@ -183,7 +183,7 @@ def test_no_thread_dies_of_a_log_that_cannot_be_written(make_pool: MakePool, tmp
         (tmp_path / "log").mkdir()
         assert not submit(pool, die=True).result(60).verified
         assert "lines were lost" in (tmp_path / "log" / "miner.log").read_text()
-        pool.close(0)  # a loss is told after its job is answered
+        pool.close(0)  # a loss is reported after its job is answered
     finally:
         events.close()
     assert len(lost) == 4

@@ -238,7 +238,7 @@ def test_four_concurrent_requests_are_all_proved_though_none_may_wait(
 
 
 def test_small_requests_are_answered_immediately_while_proofs_run(miner: Miner) -> None:
-    """Each of four proofs comes about, and half of the pings and capacity requests take below 50 ms in the miner."""
+    """All four proofs succeed, and the median ping and capacity request take less than 50 ms in the miner."""
     rows = [row_of(miner.circuit, seed) for seed in range(4)]
     seconds: dict[str, list[float]] = {"Synapse": [], "QueryForCapacities": []}
     with ThreadPoolExecutor() as threads:
@@ -280,7 +280,7 @@ def small_ram_disk(tmp_path: Path) -> Iterator[Path]:
 
 @contextmanager
 def watching(*directories: Path) -> Iterator[set[Path]]:
-    """In which of the directories sessions are seen meanwhile."""
+    """The directories in which sessions appear within the context."""
     seen: set[Path] = set()
     over = threading.Event()
 

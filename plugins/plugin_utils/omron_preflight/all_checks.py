@@ -22,9 +22,9 @@ def host_problems(
 ) -> list[str]:
     """All problems that prevent a deploy to one host.
 
-    `seen` is what the role read of the host, as the action plugin's argument specification has it; `needs` is the
-    package's needs.json; `supported` maps distributions to versions. `proves` are the circuits of its miner for a host
-    that only proves, None for a miner. `read` reads a file with secrets, decrypted.
+    `seen` is what the role read from the host, as in the action plugin's argument specification; `needs` is the
+    package's needs.json; `supported` maps distributions to versions. `proves`: for a prover host the circuits of its
+    miner, for a miner None. `read` reads a file with secrets, decrypted.
     """
     problems = list(seen["variables"]["problems"])
     if seen["unreachable"]:
@@ -89,10 +89,10 @@ def fleet_problems(
     miners: Mapping[str, Mapping[str, Any]] | None = None,
     read: Reader = Path.read_bytes,
 ) -> dict[str, list[str]]:
-    """The problems of each host of `hosts` (name to what was seen of it), by itself and together.
+    """The problems of each of `hosts` (name to what was read from it), of its own and in conflict with other hosts.
 
-    `others` are the values of miners that are not deployed to now, but may share what must not be shared.
-    `prover_hosts` and `miners` have the FLEET_VALUES of all of the inventory. `read` reads a hotkey's file, decrypted.
+    `others` are the values of miners outside this deploy, which may conflict with these hosts.
+    `prover_hosts` and `miners` have the FLEET_VALUES of the whole inventory. `read` reads a hotkey's file, decrypted.
     """
     prover_hosts, miners = prover_hosts or {}, miners or {}
     values = {name: seen["variables"]["values"] for name, seen in hosts.items() if name not in prover_hosts}

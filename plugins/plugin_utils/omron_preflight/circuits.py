@@ -24,7 +24,7 @@ LOGROWS = range(1, 27)  # what public SRS files exist for
 DEFAULT_LOGROWS = 16
 SAMPLE_SUFFIXES = (".json", ".npy")
 TUNE_OPTIONS = ("baselines", "best", "compact", "data", "floor", "high", "low", "margin", "proofs")
-"""Of a circuit's circuit_tune, as `omron-miner circuit tune` names them."""
+"""Options that circuit_tune may contain, named as in `omron-miner circuit tune`."""
 TUNE_BASELINES = ("all", "given")
 LOWEST, HIGHEST = -1.0, 1.0
 """The tuner's default range of inputs."""
@@ -35,9 +35,9 @@ _PREBUILT_FOLDER = re.compile(r"model_[a-f0-9]{64}")
 
 
 def _logrows(circuit: Mapping[str, Any]) -> int | None:
-    """The logrows a well-formed circuit is built with: given, the default, or a prebuilt folder's; else None.
+    """The logrows of a valid circuit: configured, the default, or a prebuilt folder's; otherwise None.
 
-    None also where tuning finds it: what a given SRS is too small for is out then.
+    None also if the host tunes the circuit, which then uses only logrows that the SRS is large enough for.
     """
     if "model" in circuit:
         found = None if circuit.get("circuit_tune") else DEFAULT_LOGROWS
@@ -48,14 +48,14 @@ def _logrows(circuit: Mapping[str, Any]) -> int | None:
 
 
 def _tuned_run_args(circuit: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What the circuit's profile from `omron-miner circuit tune` says; None when there is none or it is not one."""
+    """The run args in the circuit's `tuned` profile, empty without one; None if the file has no run args."""
     content = json_object(Path(str(circuit["tuned"])).expanduser()) if "tuned" in circuit else {"run_args": {}}
     run_args = (content or {}).get("run_args")
     return run_args if isinstance(run_args, Mapping) else None
 
 
 def _given_run_args(circuit: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the tuned profile and of the inventory, which win."""
+    """The run args of the tuned profile, overridden by those of the inventory."""
     given = [_tuned_run_args(circuit), circuit.get("run_args", {})]
     return {key: value for one in given if isinstance(one, Mapping) for key, value in one.items()}
 
@@ -79,7 +79,7 @@ def _model_problems(where: str, circuit: Mapping[str, Any]) -> list[str]:
         problems += _tune_problems(where, circuit)
     run_args = circuit.get("run_args", {})
     if not isinstance(run_args, Mapping):
-        return [*problems, f"{where}: run_args is not a mapping: write `logrows: 16` and the like below it"]
+        return [*problems, f"{where}: run_args is not a mapping: write keys such as `logrows: 16` below it"]
     if "logrows" in _given_run_args(circuit) and _logrows(circuit) not in LOGROWS:
         problems.append(
             f"{where}: logrows {_given_run_args(circuit)['logrows']!r} is not a whole number from {LOGROWS[0]} to "
@@ -91,11 +91,11 @@ def _model_problems(where: str, circuit: Mapping[str, Any]) -> list[str]:
 def _tune_problems(where: str, circuit: Mapping[str, Any]) -> list[str]:
     options = circuit["circuit_tune"]
     if options and "tuned" in circuit:
-        return [f"{where}: tuned names a result and circuit_tune has the host find one: remove one of the two"]
+        return [f"{where}: tuned and circuit_tune cannot be combined: remove one of the two"]
     if isinstance(options, bool):
         return []
     if not isinstance(options, Mapping) or not options:
-        return [f"{where}: circuit_tune {options!r} is neither true nor options: write `true`, or `best: 2` below it"]
+        return [f"{where}: circuit_tune {options!r} is neither true nor a mapping: write `true`, or `best: 2` below it"]
     problems = [
         f"{where}: circuit_tune: {name} {options[name]!r} is not {what}"
         for name, (fits, what) in _TUNE_VALUES.items()
@@ -106,7 +106,7 @@ def _tune_problems(where: str, circuit: Mapping[str, Any]) -> list[str]:
         problems.append(f"{where}: circuit_tune has no {names}: only {', '.join(TUNE_OPTIONS)} are known")
     low, high = options.get("low", LOWEST), options.get("high", HIGHEST)
     if _is_number(low) and _is_number(high) and not low < high:
-        problems.append(f"{where}: circuit_tune: low {low!r} is not below high {high!r}: give both as inputs hold them")
+        problems.append(f"{where}: circuit_tune: low {low!r} is not below high {high!r}: set the bounds of your inputs")
     if "data" in options and (problem := _samples_problem(f"{where}: circuit_tune: data", options["data"])):
         problems.append(problem)
     return problems
@@ -125,16 +125,16 @@ def _is_whole(value: Any) -> bool:
 
 
 _TUNE_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "low": (_is_number, "a number: no honest input holds a smaller one"),
-    "high": (_is_number, "a number: no honest input holds a larger one"),
+    "low": (_is_number, "a number: the smallest in any input"),
+    "high": (_is_number, "a number: the largest in any input"),
     "floor": (_is_share, "an accuracy from 0 to 1: 0.99 is the default"),
-    "best": (lambda value: _is_whole(value) and value >= 1, "a whole number from 1 on: 4 is the default"),
-    "proofs": (lambda value: _is_whole(value) and value >= 2, "a whole number from 2 on: 3 is the default"),
-    "margin": (lambda value: _is_number(value) and value >= 1, "a number from 1 on: 2 is the default"),
+    "best": (lambda value: _is_whole(value) and value >= 1, "a whole number, at least 1: 4 is the default"),
+    "proofs": (lambda value: _is_whole(value) and value >= 2, "a whole number, at least 2: 3 is the default"),
+    "margin": (lambda value: _is_number(value) and value >= 1, "a number, at least 1: 2 is the default"),
     "compact": (lambda value: isinstance(value, bool), "true or false"),
     "baselines": (lambda value: value in TUNE_BASELINES, f"one of {', '.join(TUNE_BASELINES)}"),
 }
-"""What an option's value must be, and how that is said."""
+"""For each option a test of its value, and the text of the error."""
 
 
 def _samples_problem(variable: str, value: Any) -> str | None:
@@ -174,7 +174,7 @@ def _folder_problems(where: str, value: Any, ezkl_version: Any) -> list[str]:
         known = " and ".join(CIRCUIT_FILES)
         return [
             *problems,
-            f"{where}: folder {value} is a {system or 'nameless'} circuit, only {known} ones are proved: remove it",
+            f"{where}: folder {value} has the proof system {system or '(none)'}, only {known} are supported: remove it",
         ]
     files = [folder / name for name in CIRCUIT_FILES[system]]
     missing = [file.name for file in files if not file.is_file() or not file.stat().st_size]
@@ -196,8 +196,8 @@ def _folder_problems(where: str, value: Any, ezkl_version: Any) -> list[str]:
         ):
             either = f"set omron_ezkl_version to {version} or " if version in EZKL_VERSIONS else ""
             problems.append(
-                f"{where}: folder {value} was compiled by EZKL {version or '(unknown)'}, {ezkl_version} is to be "
-                f"installed: {either}use a circuit compiled by {ezkl_version}"
+                f"{where}: folder {value} was compiled by EZKL {version or '(unknown)'}, but {ezkl_version} will "
+                f"be installed: {either}use a circuit compiled by {ezkl_version}"
             )
     return problems
 
@@ -207,13 +207,13 @@ def ezkl_problems(ezkl_version: Any) -> list[str]:
     if ezkl_version in EZKL_VERSIONS:
         return []
     wanted = " or ".join(f'"{version}"' for version in EZKL_VERSIONS)
-    return [f"omron_ezkl_version {ezkl_version!r} is not shipped: choose {wanted}"]
+    return [f"omron_ezkl_version {ezkl_version!r} is not supported: choose {wanted}"]
 
 
 def circuit_problems(circuits: Any, ezkl_version: Any) -> list[str]:
     """The list of circuits: its form, the models' files, the prebuilt folders and the EZKL version they are of.
 
-    A version that `ezkl_problems` refuses is not held against the circuits as well.
+    A version that `ezkl_problems` refuses is not reported for each circuit as well.
     """
     if not isinstance(circuits, list) or not circuits:
         return ["omron_circuits is not a list with at least one circuit: write `- {name: demo, model: demo}`"]
@@ -235,7 +235,7 @@ def circuit_problems(circuits: Any, ezkl_version: Any) -> list[str]:
         if unknown := sorted(set(circuit) - set(known)):
             problems.append(f"{where}: unknown keys {', '.join(unknown)}: only {', '.join(known)} are known")
         if ("model" in circuit) == ("folder" in circuit):
-            problems.append(f"{where}: give either model (to build it) or folder (prebuilt), one of the two")
+            problems.append(f"{where}: set either model (to build it) or folder (prebuilt), not both")
         elif "model" in circuit:
             problems += _model_problems(where, circuit)
         else:
@@ -256,21 +256,21 @@ def circuit_problems(circuits: Any, ezkl_version: Any) -> list[str]:
 
 
 def _same_circuit_problems(circuits: list[Any]) -> list[str]:
-    """Circuits that differ in nothing but their names: they have one folder, which has one name."""
+    """Circuits that differ only in their names: they would share one folder, which has one name."""
     named: dict[str, list[str]] = {}
     for circuit in circuits:
         if isinstance(circuit, Mapping):
             content = {key: value for key, value in circuit.items() if key != "name" and value not in ({}, None)}
             named.setdefault(json.dumps(content, sort_keys=True, default=str), []).append(str(circuit.get("name")))
     return [
-        f"circuits {' and '.join(names)} are the same but for their names: remove all but one"
+        f"circuits {' and '.join(names)} differ only in their names: keep one of them"
         for names in named.values()
         if len(set(names)) > 1
     ]
 
 
 def srs_problems(settings: Mapping[str, Any]) -> list[str]:
-    """The SRS file when one is given: readable, of its checksum, large enough for every circuit, not a test one."""
+    """The SRS file, if set: readable, with the right checksum, large enough for every circuit, not a test SRS."""
     value, wanted = settings["omron_srs_file"], settings["omron_srs_sha256"]
     if not value:
         return ["omron_srs_sha256 is given without omron_srs_file: name the file, or remove it"] if wanted else []
@@ -280,7 +280,7 @@ def srs_problems(settings: Mapping[str, Any]) -> list[str]:
     path = Path(value).expanduser()
     if settings["omron_network"] != "local":
         if _is_test_srs(path):
-            problems.append(f"omron_srs_file {value} is a test SRS, whose proofs prove nothing: use a public one")
+            problems.append(f"omron_srs_file {value} is a test SRS, and validators reject its proofs: use a public one")
         if not wanted:
             problems.append(f"omron_srs_file {value} has no checksum: set omron_srs_sha256")
     circuits = settings["omron_circuits"]
@@ -289,7 +289,7 @@ def srs_problems(settings: Mapping[str, Any]) -> list[str]:
     needed = SRS_BYTES_PER_ROW * 2 ** max(sizes, default=0)
     if sizes and path.stat().st_size < needed:
         problems.append(
-            f"omron_srs_file {value} holds {path.stat().st_size} bytes, logrows {max(sizes)} needs {needed}: "
+            f"omron_srs_file {value} has {path.stat().st_size} bytes, but logrows {max(sizes)} needs {needed}: "
             f"use kzg{max(sizes)}.srs or a larger one"
         )
     if wanted:
@@ -303,7 +303,7 @@ def srs_problems(settings: Mapping[str, Any]) -> list[str]:
 
 
 def _is_test_srs(path: Path) -> bool:
-    """Whether the package generated the SRS: it says so in a record next to it, earlier releases in a marker."""
+    """Whether the package generated the SRS, according to the record next to it or an earlier release's marker."""
     if "test-only" in path.name.lower() or path.with_name(f"{path.name}.TEST-ONLY").exists():
         return True
     try:
@@ -314,7 +314,7 @@ def _is_test_srs(path: Path) -> bool:
 
 
 def prebuilt_keys(circuits: Any) -> Iterable[tuple[str, Path]]:
-    """Name and proving key of each prebuilt circuit that has one; `circuit_problems` tells of the others."""
+    """Name and proving key of each prebuilt circuit that has one; `circuit_problems` reports the others."""
     for circuit in circuits if isinstance(circuits, list) else []:
         value = circuit.get("folder") if isinstance(circuit, Mapping) else None
         folder = Path(value).expanduser() if isinstance(value, str) else Path()
@@ -325,9 +325,9 @@ def prebuilt_keys(circuits: Any) -> Iterable[tuple[str, Path]]:
 
 
 def _known_circuits(circuits: Any, needs: Mapping[str, Any]) -> Iterable[tuple[str, int, int]]:
-    """Name, bytes of the proving key and number of instances of each circuit of which they are known before a build.
+    """Name, proving key size and number of instances of each circuit for which these are known before a build.
 
-    Known are prebuilt folders, and the built-in models with the run args that `needs` has them measured with.
+    That is the case for prebuilt folders, and for the built-in models with the run args measured in `needs`.
     """
     for name, key in prebuilt_keys(circuits):
         if key.name != FETCHED_FILES["EZKL"]:  # what others need was not measured
@@ -349,7 +349,7 @@ def needs_problems(circuits: Any, needs: Mapping[str, Any], memory_mb: int, shm_
     """Circuits that cannot be proved on a host with `memory_mb` MiB of RAM and `shm_bytes` of RAM disk (None: unknown).
 
     `needs` is the package's needs.json; its needs.py computes the same. A circuit is refused only
-    below the lower bound: between the two the doctor warns. An .onnx of the operator's is checked when it is built.
+    below the lower bound; between the bounds the doctor warns. The operator's own .onnx is checked when it is built.
     """
     memory, session = needs["proof_memory"], needs["session"]
     problems, total = [], memory_mb * 2**20
@@ -361,12 +361,12 @@ def needs_problems(circuits: Any, needs: Mapping[str, Any], memory_mb: int, shm_
             problems.append(
                 f"circuit {name} needs about {size(low)} to {size(high)} to prove (its proving key has "
                 f"{size(pk_bytes)}), this host has {size(total)} for it: use a larger host, or "
-                "take the circuit out of omron_circuits"
+                "remove the circuit from omron_circuits"
             )
         files = session["bytes"] + session["bytes_per_instance"] * instances
         if shm_bytes and shm_bytes < files:
             problems.append(
                 f"circuit {name} needs about {files // 2**20 + 1} MiB of /dev/shm for a request's files, shm_size "
-                f"makes it {shm_bytes // 2**20} MiB: choose more"
+                f"gives it {shm_bytes // 2**20} MiB: raise shm_size"
             )
     return problems

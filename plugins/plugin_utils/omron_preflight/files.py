@@ -1,4 +1,4 @@
-"""Files of the operator's on the control node: read, hashed once, and why one cannot be used."""
+"""The operator's files on the control node: reading them, hashing them once, and why one cannot be used."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Reader = Callable[[Path], bytes]
 
 
 def file_problem(variable: str, value: Any, what: str) -> str | None:
-    """Why `value` is not a readable file on the control node, or None; `what` says which file is wanted."""
+    """Why `value` is not a readable file on the control node, or None; `what` describes the expected file."""
     if not isinstance(value, str):
         return f"{variable} {value!r} is not a path: write the path of {what}"
     path = Path(value).expanduser()
@@ -47,7 +47,7 @@ def json_object(path: Path, read: Reader = Path.read_bytes) -> dict[str, Any] | 
 
 
 def sha256(path: Path) -> str:
-    """The file's SHA-256, in hex. Read once, however many hosts ask; again only when it was written to meanwhile."""
+    """The file's SHA-256, in hex. Computed once for all hosts, and again only if the file has changed."""
     stat = path.stat()
     return _sha256(path, stat.st_size, stat.st_mtime_ns)
 

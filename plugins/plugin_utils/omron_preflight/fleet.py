@@ -1,4 +1,4 @@
-"""All hosts together: what two of them must not share."""
+"""Conflicts between hosts: values that no two of them may share."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ SHARED_BY_NONE = {
     "omron_axon_port": 8091,
     "miner_axon_external_port": 0,
 }
-"""The variables by which two hosts may be in each other's way, with their defaults."""
+"""Variables that can make two hosts conflict, with their defaults."""
 
 
 def shared_problems(hosts: Mapping[str, Mapping[str, Any]], read: Reader = Path.read_bytes) -> dict[str, list[str]]:
-    """For each host of `hosts` (name to the inventory's values) what it shares with another and must not.
+    """For each of `hosts` (name to the inventory's values) the values that it must not share with another, but does.
 
     On a real network a hotkey answers at one address: a second host would take the first one's place on the chain.
     `read` reads a hotkey's file, decrypted.
@@ -43,8 +43,8 @@ def shared_problems(hosts: Mapping[str, Mapping[str, Any]], read: Reader = Path.
     problems: dict[str, list[str]] = defaultdict(list)
     for (network, netuid, identity), names in hotkeys.items():
         sentence = (
-            f"the hotkey {identity} is used on {_and(names)}, and subnet {netuid} of {network} knows one address of "
-            "it: give each host its own hotkey in omron_hotkey_file"
+            f"the hotkey {identity} is used on {_and(names)}, but subnet {netuid} of {network} has one address per "
+            "hotkey: give each host its own hotkey in omron_hotkey_file"
         )
         _tell(problems, names, sentence)
     for (address, port), names in addresses.items():
@@ -67,7 +67,7 @@ def _and(names: Iterable[str]) -> str:
 
 
 def report(problems: Mapping[str, list[str]]) -> list[str]:
-    """Every problem once, behind the hosts that have it, in the order found; `problems` are those of each host."""
+    """Each problem once, after the names of the hosts that have it, in order; `problems` are those of each host."""
     sentences: dict[str, list[str]] = defaultdict(list)
     for name, found in problems.items():
         for sentence in dict.fromkeys(found):

@@ -14,7 +14,7 @@ _LISTENS = {"tcp": "0A", "udp": "07"}
 """States in /proc/net: TCP_LISTEN, and TCP_CLOSE, which UDP has without a peer."""
 _USER_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _OUR_COMMENT = "Omron miner"
-"""What the role pm2 gives its user, also before it kept a record of it."""
+"""Comment of the user that the role pm2 creates, also in releases that kept no record of it."""
 
 
 def usable_memory_mb(facts: Mapping[str, Any], limits: str) -> int:
@@ -38,7 +38,7 @@ def system_problems(
 ) -> list[str]:
     """Operating system, init and architecture, from Ansible's `facts`; `supported` maps distribution to versions.
 
-    With `allow_untested` any other system will do that has apt.
+    With `allow_untested` any system with apt is accepted.
     """
     problems = []
     name, version = str(facts.get("distribution", "?")), str(facts.get("distribution_version", "?"))
@@ -63,9 +63,9 @@ def system_problems(
 
 
 def program_problems(missing: list[str]) -> list[str]:
-    """Programs that tasks of this play need and the host lacks: `missing` names them."""
+    """One problem for each program in `missing`, which tasks of this play need."""
     return [
-        f"{program} is not installed, with which tasks become the service user: apt-get install {program}, or set "
+        f"{program} is not installed; tasks need it to run as the service user: apt-get install {program}, or set "
         "ansible_become_method to a method that this host has"
         for program in missing
     ]
@@ -101,7 +101,7 @@ def memory_problems(facts: Mapping[str, Any], limits: str, minimum_mb: int) -> l
 
 
 def governor_problems(required: bool, policies: int, container: bool) -> list[str]:
-    """A governor that must be set (`required`) where there is nothing to set: `policies` counts cpufreq's policies."""
+    """A governor is `required` on a host that has none: `policies` is the number of cpufreq policies."""
     if not required or (policies and not container):
         return []
     why = "in a container the governor belongs to the host" if container else "no CPU of this host has cpufreq"
@@ -109,7 +109,7 @@ def governor_problems(required: bool, policies: int, container: bool) -> list[st
 
 
 def clock(seen: Mapping[str, Any] | None) -> int:
-    """Seconds since the epoch by the host's clock when it was looked at; 0 when that is not known."""
+    """The host's clock when its facts were read, seconds since 1970; 0 if not known."""
     epoch = str(((seen or {}).get("facts", {}).get("date_time") or {}).get("epoch", ""))
     return int(epoch) if epoch.isdigit() else 0
 
@@ -122,10 +122,10 @@ def port_problems(
     protocol: str = "tcp",
     variable: str = "omron_axon_port",
 ) -> list[str]:
-    """A port of ours, by default the miner's: its range, and whether a process of another user than ours listens on it.
+    """Whether `port`, by default the miner's, is in range and not in use by a process of another user.
 
-    `listeners` is the text of /proc/net/tcp and tcp6, or of udp and udp6 with the `protocol` udp, `users` getent's
-    passwd database (name to its other fields, the user id second).
+    `listeners` is the text of /proc/net/tcp and tcp6, or of udp and udp6 if `protocol` is udp; `users` is getent's
+    passwd database (name to the other fields, of which the second is the user id).
     """
     number = whole_number(port)
     if number is None or not 1025 <= number <= 65534:
@@ -161,29 +161,29 @@ def user_problems(
     """
     user, group = str(values["omron_user"]), str(values["omron_group"])
     wrong = [
-        f"{variable} {name!r} is not a valid user name: lower-case letters, digits, dashes, at most 32"
+        f"{variable} {name!r} is not a valid user name: use at most 32 lower-case letters, digits and dashes"
         for variable, name in (("omron_user", user), ("omron_group", group))
         if not _USER_NAME.fullmatch(name)
     ]
     if wrong:
         return wrong
     _, user_id, group_id, comment, home, *_ = [*users.get(user, []), *[""] * 5]
-    other = "choose another name in omron_user, and the play makes that user"
+    other = "choose another omron_user; the play creates it"
     if user == "root" or user_id == "0":
-        return [f"omron_user {user} is root, as whom the miner must not run: {other}"]
+        return [f"omron_user {user} is root, and the miner must not run as root: {other}"]
     if user in login_users:
         return [f"omron_user {user} is the user that Ansible logs in as, which the play would take over: {other}"]
     ours = user in made_here["users"] or (comment == _OUR_COMMENT and home == values["omron_state"])
     problems = []
     if user in users and not ours:
         problems.append(
-            f"omron_user {user} is on the host already (id {user_id}, home {home}) and was not created by this play, "
+            f"omron_user {user} already exists (id {user_id}, home {home}) and was not created by this play, "
             f"which would take it over: {other}"
         )
     _, found_id, *_ = [*groups.get(group, []), "", ""]
     if group in groups and group not in made_here["groups"] and not (ours and group_id == found_id):
         problems.append(
-            f"omron_group {group} is on the host already (id {found_id}) and was not created by this play: "
-            "choose another name in omron_group, and the play makes that group"
+            f"omron_group {group} already exists (id {found_id}) and was not created by this play: "
+            "choose another omron_group; the play creates it"
         )
     return problems

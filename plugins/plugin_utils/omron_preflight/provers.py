@@ -1,4 +1,4 @@
-"""Miners and the hosts that prove for them: who belongs to whom, their addresses, ports and clocks."""
+"""Miners and their prover hosts: assignment, addresses, ports and clocks."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ FLEET_VALUES = {
     "omron_prover_address": "",
     "omron_prover_of": "",
 }
-"""The variables that are read of every miner and prover host, also of those that are not deployed to, with defaults."""
+"""Variables read for every miner and prover host, also for those outside this deploy, with their defaults."""
 _CLOCKS_APART_SECONDS = 300
 
 
 def miner_of(name: str, hosts: Mapping[str, Mapping[str, Any]], miners: Sequence[str]) -> str:
-    """The miner that the prover host `name` names, or the only one; empty when there is no telling."""
+    """The miner of the prover host `name`: the configured one, or the only one; empty if it is ambiguous."""
     named = str(hosts[name]["omron_prover_of"] or "")
     return named if named in miners else miners[0] if len(miners) == 1 and not named else ""
 
@@ -39,18 +39,18 @@ def prover_problems(
     hosts: Mapping[str, Mapping[str, Any]],
     clocks: Mapping[str, int],
 ) -> dict[str, list[str]]:
-    """For each host what keeps `provers` from proving for `miners`.
+    """For each host the problems that prevent `provers` from proving for `miners`.
 
-    `hosts` has FLEET_VALUES of all of them by name, `clocks` the seconds since the epoch of those that were looked at,
-    at about the same moment.
+    `hosts` has the FLEET_VALUES of all of them by name, `clocks` the seconds since 1970 of those that were read, all at
+    about the same moment.
     """
     problems: dict[str, list[str]] = defaultdict(list)
     served = set()
     for name in provers:
         if name in miners:
             problems[name].append(
-                "it is a miner and in the group of prover hosts: leave it in one; a miner proves, too, with as many "
-                "workers as miner_prover_local_workers says"
+                "it is in the groups of miners and of prover hosts: keep it in one; a miner proves, too, with "
+                "miner_prover_local_workers workers"
             )
             continue
         problems[name] += _address_problems(hosts[name])
@@ -71,7 +71,7 @@ def prover_problems(
 
 
 def address_of(values: Mapping[str, Any]) -> str:
-    """The IP address at which the other hosts of its fleet reach a host: its own word, else the one Ansible calls.
+    """The IP address at which the rest of the fleet reaches a host: omron_prover_address, else ansible_host.
 
     Empty when neither is an IP address. Also the filter ``prover_address``.
     """
@@ -111,7 +111,7 @@ def _pair_problems(values: Mapping[str, Any], miner: str, its: Mapping[str, Any]
     if its["omron_engine"] != "ezkl":
         yield f"its miner {miner} is upstream's, with omron_engine {its['omron_engine']}, which takes no prover hosts"
     elif its["miner_prover_engine"] == "local":
-        yield f"its miner {miner} proves alone: set miner_prover_engine to dask for {miner}"
+        yield f"its miner {miner} uses no prover hosts: set miner_prover_engine to dask for {miner}"
     own, other = address_of(values), address_of(its)
     if own and other and ipaddress.ip_address(own).is_loopback != ipaddress.ip_address(other).is_loopback:
         yield (
@@ -132,8 +132,8 @@ def _clock_problems(name: str, miner: str, clocks: Mapping[str, int]) -> Iterato
         apart = abs(clocks[name] - clocks[miner])
         if apart > _CLOCKS_APART_SECONDS:
             yield (
-                f"its clock and that of its miner {miner} are {apart} s apart, and certificates would not be valid yet "
-                "or any more: set both"
+                f"its clock and that of its miner {miner} are {apart} s apart, so certificates would be rejected as "
+                "not yet valid or expired: synchronise both"
             )
 
 

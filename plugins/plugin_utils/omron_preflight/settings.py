@@ -1,4 +1,4 @@
-"""The inventory itself: placeholders, the network, and settings of several roles that must fit each other."""
+"""The inventory itself: placeholders, the network, and settings of several roles that depend on each other."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _strings(value: Any) -> Iterable[str]:
 
 
 def placeholder_problems(settings: Mapping[str, Any]) -> list[str]:
-    """Values left as an example has them, in any of `settings` and at any depth."""
+    """Placeholders that were not replaced, in any of `settings` and at any depth."""
     return [
         f"{name} still holds the placeholder {text!r}: write the real value"
         for name, value in settings.items()
@@ -65,7 +65,7 @@ def network_problems(settings: Mapping[str, Any]) -> list[str]:
         problems.append(f"omron_netuid {settings['omron_netuid']!r} is not a subnet: 2 on finney, 118 on test")
     elif _is_unpaid(settings, netuid):
         problems.append(
-            "subnet 2 on finney pays for no proof that this miner makes: its validators ask for JSTprove proofs over "
+            "subnet 2 on finney does not pay for this miner's proofs: its validators request JSTprove proofs over "
             "QUIC, which only upstream's sn2-miner makes. Deploy that with omron_engine: sn2 (docs/live.md), or set "
             "omron_accept_unpaid: true"
         )
@@ -87,7 +87,7 @@ def network_problems(settings: Mapping[str, Any]) -> list[str]:
         problems.append("omron_local_validator_hotkeys is not a list: write a YAML list with one SS58 address per line")
     else:
         problems += [
-            f"omron_local_validator_hotkeys holds {key!r}, which is not an SS58 address: 48 characters, first a 5"
+            f"omron_local_validator_hotkeys holds {key!r}, which is not an SS58 address (48 characters, the first a 5)"
             for key in validators
             if not isinstance(key, str) or not _SS58.fullmatch(key)
         ]
@@ -102,7 +102,7 @@ def stop_time_problems(values: Mapping[str, Any]) -> list[str]:
         ("pm2_stop_timeout_seconds", values["pm2_stop_timeout_seconds"]),
     )
     return [
-        f"{name} is {seconds:g} s and {other} {limit:g} s: set them so that the first is the shorter"
+        f"{name} is {seconds:g} s and {other} {limit:g} s: the first must be shorter"
         for (name, seconds), (other, limit) in itertools.pairwise(times)
         if seconds >= limit
     ]

@@ -35,14 +35,14 @@ def shm_size_bytes(value: Any, memory_bytes: int) -> int:
     number, unit = int(match[1]), match[2].upper()
     size = memory_bytes * number // 100 if unit == "%" else number * _UNITS[unit]
     if size > memory_bytes:
-        raise ValueError(f"shm_size {value} is more than the {values.size(memory_bytes)} of RAM: choose less")
+        raise ValueError(f"shm_size {value} is more than the {values.size(memory_bytes)} of RAM: choose a smaller size")
     if size < _MINIMUM_BYTES:
         raise ValueError(f"shm_size {value} is {size} bytes, too little to hold a proof's files: choose at least 64M")
     return size
 
 
 def shm_size_problems(value: Any, memory_bytes: int) -> list[str]:
-    """What is wrong with `value`, as `shm_size_bytes` says it; empty when it is fine."""
+    """The error of `shm_size_bytes`, as a list; empty if `value` is valid."""
     try:
         shm_size_bytes(value, memory_bytes)
     except ValueError as error:
@@ -53,7 +53,7 @@ def shm_size_problems(value: Any, memory_bytes: int) -> list[str]:
 def shm_tolerance_bytes(value: Any, wanted_bytes: int) -> int:
     """How far the size may be from the `wanted_bytes` that `value` stands for.
 
-    The kernel rounds to pages, and the RAM that a share is taken of differs a little from one kernel to the next.
+    The kernel rounds to pages, and the total RAM, of which a percentage is taken, differs slightly between kernels.
     """
     return wanted_bytes // 100 if "%" in str(value) else 65536
 
@@ -68,8 +68,8 @@ A container with its own user ids (an unprivileged LXC) sees the ids that the ow
 def visible_mount(mountinfo: str, path: str = SHM) -> dict[str, Any]:
     """``type`` and ``options`` (a list, for a remount) of the mount at `path`; an empty type where there is none.
 
-    `mountinfo` holds the text of /proc/self/mountinfo, see proc_pid_mountinfo(5). Of several mounts on top of each
-    other the last one is seen: it is no other one's parent.
+    `mountinfo` is the text of /proc/self/mountinfo, see proc_pid_mountinfo(5). Of several stacked mounts the top one is
+    visible: it is the parent of no other.
     """
     found = {}
     for line in mountinfo.splitlines():
@@ -88,21 +88,22 @@ def visible_mount(mountinfo: str, path: str = SHM) -> dict[str, Any]:
 
 
 def mount_problems(mountinfo: str) -> list[str]:
-    """A /dev/shm that has no size to set; `mountinfo` as `visible_mount` takes it."""
+    """A /dev/shm that is no tmpfs and so has no size to set; `mountinfo` as for `visible_mount`."""
     kind = visible_mount(mountinfo)["type"]
     if kind == "tmpfs":
         return []
     found = f"is a mount of the type {kind}" if kind else "is not mounted"
     return [
-        f"{SHM} {found}, a tmpfs is wanted: mount one (`mount -t tmpfs -o nosuid,nodev tmpfs {SHM}`; of a container, "
-        "in its configuration), or set shm_enabled to false and omron_session_directory to a folder on disk"
+        f"{SHM} {found}, but must be a tmpfs: mount one (`mount -t tmpfs -o nosuid,nodev tmpfs {SHM}`; "
+        "for a container, in its configuration), or set shm_enabled to false and omron_session_directory to a folder "
+        "on disk"
     ]
 
 
 _NOT_TO_BE_SET = {"size", "nr_blocks", "seclabel"}
 """Options that are a tmpfs's size, or that mount(8) refuses."""
 _NOT_FOR_FSTAB = {"rw", "relatime", "inode32", "inode64", "noswap", "usrquota", "grpquota"}
-"""The kernel's defaults, and what cannot be turned on by the remount that systemd does at boot."""
+"""The kernel's defaults, and options that systemd's remount at boot cannot turn on."""
 
 
 def sized_options(options: Iterable[str], size_bytes: int) -> str:

@@ -1,4 +1,4 @@
-"""Upstream's own miner, sn2-miner: what it needs, and what makes no sense with it."""
+"""Upstream's miner, sn2-miner: its requirements, and settings that do not apply to it."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _NEVER = ("--disable-blacklist",)
 def sn2_problems(values: Mapping[str, Any], glibc: str, measured: str | None) -> list[str]:
     """All problems that prevent sn2-miner on one host; none with another `omron_engine`.
 
-    `values` are the inventory's, `glibc` what ``getconf GNU_LIBC_VERSION`` prints, `measured` is as `read_disks` has
-    it, or None where disks are not checked.
+    `values` are the inventory's; `glibc` is the output of ``getconf GNU_LIBC_VERSION``; `measured` is as for
+    `read_disks`, or None if disks are not checked.
     """
     if values["omron_engine"] != "sn2":
         return []
@@ -92,10 +92,10 @@ def _network_problems(values: Mapping[str, Any]) -> list[str]:
     if values["miner_axon_bind_ip"] not in listens:
         problems.append(
             f"miner_axon_bind_ip is {values['miner_axon_bind_ip']}, but sn2-miner listens on every IPv4 address, and "
-            "on the local network on 127.0.0.1: remove it, and limit with the firewall who reaches omron_axon_port"
+            "on the local network on 127.0.0.1: remove it, and restrict access to omron_axon_port with the firewall"
         )
     if values["omron_competition_enabled"]:
-        problems.append("omron_competition_enabled is set, but sn2-miner takes part in no competition: set it to false")
+        problems.append("omron_competition_enabled is set, but sn2-miner has no competitions: set it to false")
     return problems
 
 
@@ -138,8 +138,8 @@ def _number_problems(values: Mapping[str, Any]) -> list[str]:
     kill, stop = values["sn2_miner_kill_timeout_ms"] / 1000, values["pm2_stop_timeout_seconds"]
     if kill >= stop:
         problems.append(
-            f"sn2_miner_kill_timeout_ms is {kill:g} s and pm2_stop_timeout_seconds {stop:g} s: set them so that the "
-            "first is the shorter"
+            f"sn2_miner_kill_timeout_ms is {kill:g} s and pm2_stop_timeout_seconds {stop:g} s: the first "
+            "must be shorter"
         )
     return problems
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 PLACES = ("programs", "state", "logs", "supplied", "circuits", "srs", "transfer")
-"""What is measured of a host: where programs, state and logs go; where files of the operator's are copied to, circuits
-are served from and the SRS is made; and where Ansible puts a file on its way."""
+"""Places whose file systems are measured: programs, state and logs; files copied from the operator, served circuits and
+the SRS; and Ansible's temporary files during a transfer."""
 _MINIMUM = ("programs", "state", "logs")
 
 
@@ -44,7 +44,7 @@ def disk_problems(measured: str, minimum_mb: int) -> list[str]:
     disks = read_disks(measured)
     by_number = {disk.number: disk for disk in (disks[place] for place in _MINIMUM)}
     return [
-        f"{disk.free // 2**20} MiB are free on {disk.mount}, at least {minimum_mb} MiB are needed: free or add some, "
+        f"{disk.free // 2**20} MiB are free on {disk.mount}, at least {minimum_mb} MiB are needed: free or add space, "
         "or lower preflight_minimum_disk_mb"
         for disk in by_number.values()
         if disk.free // 2**20 < minimum_mb
@@ -56,12 +56,12 @@ def _files(folder: Path) -> list[int]:
 
 
 def room_problems(circuits: Any, measured: str, there: Iterable[Mapping[str, Any]], srs_file: Any) -> list[str]:
-    """Whether the prebuilt folders fit on the host's disks with what is there; `measured` is as `read_disks` has it.
+    """Whether the prebuilt folders fit on the host's disks; `measured` is as for `read_disks`.
 
-    `there` are the proving keys that were copied to the host before, as the module find lists them: a folder whose key
-    is there with its size takes no more room. A circuit is served from a hard link to what was copied, which on another
-    file system is a second copy; the SRS is there twice (the operator's and the one made of it); and a file on its way
-    takes room once more unless it can be moved.
+    `there` are the proving keys already copied to the host, as the module find lists them: a folder whose key is there,
+    with the same size, takes no more space. A circuit is served from a hard link to the copied file, or from a second
+    copy on another file system; the SRS is stored twice (the operator's and the installed one); and a file in transfer
+    takes its space once more unless it can be moved.
     """
     present = {(Path(str(file["path"])).parent.name, file["size"]) for file in there}
     disks = read_disks(measured)
@@ -87,8 +87,8 @@ def room_problems(circuits: Any, measured: str, there: Iterable[Mapping[str, Any
         by_disk[disks[place].number] += taken
     by_number = {disk.number: disk for disk in disks.values()}
     return [
-        f"the circuits to copy have {size(taken)}, {size(disk.free)} are free on {disk.mount}: "
-        "free or add some, or copy fewer circuits"
+        f"the circuits to copy need {size(taken)}, but only {size(disk.free)} are free on {disk.mount}: "
+        "free or add space, or copy fewer circuits"
         for number, taken in by_disk.items()
         if (disk := by_number[number]).free < taken
     ]
@@ -97,7 +97,7 @@ def room_problems(circuits: Any, measured: str, there: Iterable[Mapping[str, Any
 def shm(values: Mapping[str, Any], memory_bytes: int) -> tuple[int | None, list[str]]:
     """The bytes that `shm_size` makes /dev/shm on a host with `memory_bytes` of RAM, and what is wrong with it.
 
-    None where it is left as it is, or cannot be told.
+    None if it is not changed, or cannot be determined.
     """
     if not values["shm_enabled"]:
         return None, []

@@ -1,4 +1,4 @@
-"""What the host's tuning would run into: swap that does not fit into memory, other tuners, limits of containers.
+"""Obstacles to tuning the host: swap that does not fit into memory, other tuning programs, limits of containers.
 
 The host itself (system, memory, port, users) is checked in ``host``, the size of /dev/shm in ``storage``.
 """
@@ -22,12 +22,12 @@ GOVERNOR_PROGRAMS = {
     "tlp.service": "CPU_SCALING_GOVERNOR_ON_AC and CPU_ENERGY_PERF_POLICY_ON_AC=performance in /etc/tlp.conf",
     "auto-cpufreq.service": "governor = performance in /etc/auto-cpufreq.conf",
 }
-"""Units that set the governor again while the host runs, with what makes them choose the fastest. Those that set it
-once at boot (cpufrequtils, cpupower) come before our unit."""
+"""Units that set the governor while the host runs, and the setting that makes them choose the fastest. Programs that
+set it only at boot (cpufrequtils, cpupower) run before our unit."""
 
 
 def tuning_problems(values: Mapping[str, Any], seen: Mapping[str, Any], container: bool) -> list[str]:
-    """All of this module, for the inventory's `values` and what was `seen` of the host (``tuning`` of the action)."""
+    """All checks of this module. `seen` is the action's ``tuning``: what was read from the host."""
     problems = []
     if values["swap_enabled"] and not container:
         problems += swap_problems(seen["proc"])
@@ -48,8 +48,8 @@ def swap_problems(meminfo: str) -> list[str]:
     if swapped <= 0 or swapped <= available:
         return []
     return [
-        f"{swapped // 1024} MiB are swapped out, and only {max(0, available) // 1024} MiB of memory are free to take "
-        "them back when swap is turned off: stop what uses the memory (`ps aux --sort=-rss | head`), restart the host, "
+        f"{swapped // 1024} MiB are swapped out, but only {max(0, available) // 1024} MiB of memory are free to hold "
+        "them when swap is turned off: stop what uses the memory (`ps aux --sort=-rss | head`), restart the host, "
         "or set swap_enabled to false"
     ]
 
@@ -62,8 +62,8 @@ def policies(cpufreq: str) -> int:
 def governor_program_problems(governor: str, preference: str, cpufreq: str, units: str) -> list[str]:
     """Programs that run, or will at the next boot, and set another governor or energy preference than these.
 
-    `cpufreq` is as `policies` takes it, `units` what ``systemctl show`` prints of `GOVERNOR_PROGRAMS`. Where the live
-    values are as wanted such a program agrees with them.
+    `cpufreq` is as for `policies`; `units` is what ``systemctl show`` prints of `GOVERNOR_PROGRAMS`. If the live values
+    are the configured ones, such a program agrees with them.
     """
     live = re.findall(r"/(scaling_governor|energy_performance_preference):(\S+)$", cpufreq, re.MULTILINE)
     wanted = {"scaling_governor": governor, "energy_performance_preference": preference}
@@ -76,19 +76,19 @@ def governor_program_problems(governor: str, preference: str, cpufreq: str, unit
         on = shown.get("ActiveState") in ("active", "activating") or shown.get("UnitFileState") == "enabled"
         if on and name in GOVERNOR_PROGRAMS:
             problems.append(
-                f"{name} sets the CPU governor and would take {governor} back: turn it off (`systemctl disable --now "
-                f"{name}`), or have it choose the same ({GOVERNOR_PROGRAMS[name]}), or leave the governor to it with "
-                "cpu_governor_enabled: false"
+                f"{name} sets the CPU governor and would override {governor}: disable it (`systemctl disable --now "
+                f"{name}`), configure it to the same governor ({GOVERNOR_PROGRAMS[name]}), or leave the governor to it "
+                "with cpu_governor_enabled: false"
             )
     return problems
 
 
 def remount_problems(said: str) -> list[str]:
-    """A container that may not size its /dev/shm; `said` is how mount(8) failed there, empty where it did not."""
+    """A container that may not resize its /dev/shm; `said` is mount(8)'s error, empty if it succeeded."""
     if not said:
         return []
     return [
-        f"{SHM} cannot be remounted in this container ({said.strip()}): give it its size outside (LXC: "
+        f"{SHM} cannot be remounted in this container ({said.strip()}): set its size outside (LXC: "
         "`lxc.mount.entry = tmpfs dev/shm tmpfs rw,nosuid,nodev,size=8G,create=dir 0 0`) and set shm_enabled to false"
     ]
 
@@ -98,7 +98,7 @@ def sandbox_problems(said: str) -> list[str]:
     if "Job for " not in said:
         return []
     return [
-        "systemd cannot sandbox services in this container, so the miner's units would not start: allow nesting "
-        "outside and restart it (Proxmox: `pct set ID --features nesting=1`; Incus or LXD: `incus config set NAME "
+        "systemd cannot sandbox services in this container, so the miner's units would not start: enable nesting "
+        "on its host and restart it (Proxmox: `pct set ID --features nesting=1`; Incus or LXD: `incus config set NAME "
         "security.nesting=true`)"
     ]

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def whole_number(value: Any) -> int | None:
-    """`value` as an int if it is one, or a string of digits as ``-e`` gives; None for YAML booleans and all else."""
+    """`value` as an int, also if it is a string of digits, as with ``-e``; None for YAML booleans and anything else."""
     if isinstance(value, bool):
         return None
     if isinstance(value, int):

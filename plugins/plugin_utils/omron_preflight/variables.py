@@ -51,7 +51,7 @@ _NEVER_OURS = ("_", "ansible_")
 _MEANT_BY_HOSTS = ("host", "hosts")
 """Names that other playbooks use for omron_hosts."""
 _NEAR = 0.8
-"""From here on two names are one misspelt, where nothing else tells that a name is meant for us."""
+"""Similarity from which on a name without our prefix counts as a misspelling of one of ours."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,10 @@ def _specifications(file: Path) -> dict[str, Any]:
 def unknown_problems(
     names: Iterable[str], known: Mapping[str, Known], foreign: Iterable[str], extra: Iterable[str] = ()
 ) -> list[str]:
-    """Those of `names` that look like ours, but that nothing takes; `foreign` are others'.
+    """Unknown variables among `names` that look like ours; `foreign` lists variables of something else.
 
-    A variable looks like ours if it begins as a role's variables do. One that is given with -e, `extra`, is for this
-    very run: it does so as well if it begins as a playbook's do, or is nearly one of ours.
+    A variable looks like ours if it has the prefix of a role. One that is set with -e (`extra`) is meant for this run:
+    it also looks like ours if it has the prefix of a playbook, or if its name is almost one of ours.
     """
     roles = tuple(sorted({f"{one.role}_" for one in known.values() if one.is_of_role}))
     playbooks = tuple(sorted({f"{one.role[:-4]}_" for one in known.values() if not one.is_of_role}))
@@ -106,7 +106,7 @@ def unknown_problems(
         if name in GONE:
             problems.append(f"{name} was removed ({GONE[name]}): delete it from the inventory; see CHANGELOG.md")
             continue
-        meant = f"write {near[0]} if that is meant" if near else "docs/role-variables.md lists all variables"
+        meant = f"write {near[0]} if you mean that" if near else "docs/role-variables.md lists all variables"
         problems.append(
             f"{name} is not a known variable: {meant}, or list it in omron_other_variables if it belongs to "
             "something else"
@@ -136,10 +136,10 @@ def _nearest(name: str, known: Mapping[str, Known], ours: bool) -> list[str]:
 
 
 def checked_values(given: Mapping[str, Any], known: Mapping[str, Known]) -> tuple[dict[str, Any], list[str]]:
-    """The value of every known variable, as its type has it, and what is wrong with those that are `given`.
+    """The value of every known variable, converted to its type, and the problems of those that are `given`.
 
     A value of the wrong type is replaced by the default, so that it is reported once. Secrets (``no_log``)
-    are checked, but not among the values.
+    are checked, but not returned.
     """
     values, problems = {}, []
     for name, one in known.items():
@@ -158,7 +158,7 @@ def _check_type(name: str, value: Any, known: Known) -> tuple[list[str], Any]:
     where = f"see docs/role-variables.md for {known.role}"
     if kind in _TEXT_NEVER and isinstance(value, str):
         return [
-            f"{name} is a text and must be {_TEXT_NEVER[kind]}: an inventory in the INI format cannot hold one, write "
+            f"{name} is a string but must be {_TEXT_NEVER[kind]}: the INI inventory format has none, write "
             f"it in YAML (group_vars/miners.yml next to the inventory, or -e '{{\"{name}\": ...}}'); {where}"
         ], None
     if isinstance(value, bool) and kind in _BOOLEAN_NEVER:

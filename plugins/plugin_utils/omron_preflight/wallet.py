@@ -68,10 +68,10 @@ def _hotkey_problems(value: Any, read: Reader) -> list[str]:
 
 
 def hotkey_identity(value: Any, read: Reader = Path.read_bytes) -> str | None:
-    """What tells one hotkey from another without its secret: its address, or where its file is if that has none.
+    """Identifies a hotkey without its secret: its address or, if the file has none, the file's path.
 
-    `read` returns a file's content, decrypted if it is vaulted. None where the file cannot be read; `wallet_problems`
-    says why.
+    `read` returns a file's content, decrypted if it is vaulted. None if the file cannot be read; `wallet_problems`
+    reports the reason.
     """
     if not isinstance(value, str) or not value or "coldkey" in value.lower():
         return None
@@ -85,7 +85,7 @@ def hotkey_identity(value: Any, read: Reader = Path.read_bytes) -> str | None:
 def wallet_problems(
     settings: Mapping[str, Any], coldkeys_on_host: list[str], read: Reader = Path.read_bytes
 ) -> list[str]:
-    """Hotkey and coldkey: what the operator names, and the paths of coldkeys in the host's wallets.
+    """Problems of the configured hotkey, and coldkeys found in the host's wallets.
 
     `read` returns a file's content, decrypted if it is vaulted.
     """
@@ -106,7 +106,7 @@ def wallet_problems(
 
 
 def competition_problems(settings: Mapping[str, Any], read: Reader = Path.read_bytes) -> list[str]:
-    """What a competition needs, all of it or nothing: storage, its credentials, and the circuit when one is named.
+    """The configuration of a competition must be complete: storage, credentials, and the circuit if one is set.
 
     `read` returns a file's content, decrypted if it is vaulted.
     """
@@ -133,11 +133,11 @@ def _bucket_problems(settings: Mapping[str, Any]) -> list[str]:
     problems = []
     if endpoint and not (isinstance(endpoint, str) and _ENDPOINT.fullmatch(endpoint)):
         problems.append(
-            f"omron_competition_endpoint {endpoint!r} is not https://HOST: write the storage's, without the bucket"
+            f"omron_competition_endpoint {endpoint!r} is not https://HOST: write its address, without the bucket"
         )
     if not endpoint and region == "auto":
         problems.append(
-            "omron_competition_region is auto, which Amazon's storage does not know: write the bucket's region, "
+            "omron_competition_region is auto, which Amazon S3 does not have: write the bucket's region, "
             "or set omron_competition_endpoint"
         )
     if not bucket:
@@ -145,7 +145,7 @@ def _bucket_problems(settings: Mapping[str, Any]) -> list[str]:
     elif not isinstance(bucket, str) or not _BUCKET.fullmatch(bucket) or (not endpoint and "." in bucket):
         problems.append(
             f"omron_competition_bucket {bucket!r} is not a valid bucket name: 3 to 63 lower-case letters, digits and "
-            "dashes, dots not at Amazon"
+            "dashes; no dots on Amazon S3"
         )
     return problems
 
@@ -156,7 +156,7 @@ def _credentials_problems(value: Any, read: Reader) -> list[str]:
             "omron_competition_credentials_file is empty, but omron_competition_enabled is set: name the file with the "
             "storage's keys on the control node"
         ]
-    what = "a file as ~/.aws/credentials"
+    what = "a file like ~/.aws/credentials"
     if problem := file_problem("omron_competition_credentials_file", value, what):
         return [problem]
     try:

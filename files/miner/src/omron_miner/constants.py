@@ -3,8 +3,8 @@
 Ansible renders the file from ``templates/constants.toml.j2``; the package only reads it. The object is read once,
 passed in where it is needed and never changed. No other module reads settings.
 
-All durations are seconds, all sizes are bytes unless a name says otherwise. Numbers that come from the subnet's
-protocol name their origin in it ("validators …").
+All durations are seconds, all sizes are bytes unless a name says otherwise. A value that the
+subnet's protocol determines says so ("validators …").
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 _DAY = 86_400.0
 COPY_DAYS = 7.0
-"""Oldest list of validators that a start without a chain uses: validators come and go within weeks."""
+"""Maximum age of a saved validator list, used when the chain is unreachable at start."""
 DOWNLOAD_STALL_SECONDS = 30.0
 """A download that receives no byte for this long reconnects."""
 NONCE_BACK_SECONDS, NONCE_AHEAD_SECONDS = 4.0, 2.0
-"""How old a signed request may be and how far its clock ahead of ours, as bittensor's axon allows its callers."""
+"""Maximum age of a signed request, and how far its clock may be ahead of ours: the limits of bittensor's axon."""
 DEFAULT_PATH = Path("/etc/omron-miner/constants.toml")
 
 Port = Annotated[int, Field(gt=1024, lt=65535)]
@@ -47,7 +47,7 @@ class _Section(BaseModel):
 
 
 class Network(_Section):
-    """Which chain, and how often it is queried."""
+    """Network and chain."""
 
     name: Literal["local", "test", "finney"] = Field(
         "local", description="Network: local (no chain, a fixed list of validators), test or finney"
@@ -76,7 +76,7 @@ class Access(_Section):
     )
     minimum_stake: float = Field(1024.0, ge=0, description="Minimum stake of a validator; lower gets 403")
     require_validator_permit: bool = Field(True, description="Accept only hotkeys with a validator permit")
-    max_body_bytes: int = Field(1_048_576, ge=1024, description="Maximum request body; larger gets 413 unread")
+    max_body_bytes: int = Field(1_048_576, ge=1024, description="Maximum request body size; larger ones get 413")
     requests_in_progress: int = Field(
         64,
         ge=0,
@@ -88,7 +88,7 @@ class Access(_Section):
 
 
 class Wallet(_Section):
-    """Where the hotkey is. A coldkey must never be here."""
+    """Wallet: a hotkey only, never a coldkey."""
 
     path: Path = Field(Path("/var/lib/omron-miner/wallets"), description="Wallet directory in bittensor's layout")
     name: str = Field("miner", pattern=r"^[A-Za-z0-9_.-]+$", description="Wallet name")
@@ -106,7 +106,7 @@ class Wallet(_Section):
 
 
 class Axon(_Section):
-    """Where validators reach the miner."""
+    """Axon: the address validators connect to."""
 
     bind_ip: str = Field("0.0.0.0", description="IP address the axon listens on")  # noqa: S104  validators call from anywhere
     port: Port = Field(8091, description="Port the axon listens on, 1025 to 65534")
@@ -115,7 +115,7 @@ class Axon(_Section):
 
 
 class Deadlines(_Section):
-    """When an answer is due."""
+    """Deadlines of answers and of stopping."""
 
     circuit_timeout_seconds: Seconds = Field(
         45.0, description="Deadline of an answer; validators give up after 60 s and score slow answers lower"
@@ -128,7 +128,7 @@ class Deadlines(_Section):
 
 
 class Prover(_Section):
-    """The worker processes that prove."""
+    """Worker processes that make proofs."""
 
     workers: int = Field(0, ge=0, le=256, description="Maximum concurrent proofs; 0 = number of cores, at most 4")
     threads_per_worker: int = Field(0, ge=0, le=1024, description="Threads per proof; 0 = number of cores")
@@ -187,7 +187,7 @@ class Circuits(_Section):
     ignored: tuple[CircuitId, ...] = Field((), description="Circuit IDs that are never loaded or downloaded")
     download_hosts: tuple[str, ...] = Field(
         (),
-        description="Hosts to download proving keys from, private ones too; empty = public hosts in metadata.json",
+        description="Hosts allowed for key downloads, also private ones; empty = public hosts in metadata.json",
     )
     download_plain_http: bool = Field(False, description="Allow downloads of proving keys over unencrypted HTTP")
     download_seconds: Seconds = Field(21_600.0, description="Maximum time of one proving key download per run")
@@ -197,7 +197,7 @@ class Circuits(_Section):
 
 
 class Competition(_Section):
-    """The competition: a circuit of ours that validators fetch from storage and score."""
+    """Competition: a circuit that validators download and score."""
 
     enabled: bool = Field(False, description="Offer a circuit to the competition")
     directory: Path = Field(
@@ -218,7 +218,7 @@ class Competition(_Section):
         description="Status file read by `omron-miner competition status`",
     )
     settle_seconds: Seconds = Field(
-        10.0, description="Interval between checks of the directory; what has not changed for so long is uploaded"
+        10.0, description="Interval between checks of the directory; files unchanged for this long are uploaded"
     )
     recheck_seconds: Seconds = Field(
         600.0, description="Interval between checks that the files are in the bucket and the commitment is on chain"
@@ -226,7 +226,7 @@ class Competition(_Section):
 
 
 class Sessions(_Section):
-    """Where a request's temporary files live."""
+    """Temporary files of requests."""
 
     directory: Path = Field(
         Path("/dev/shm/omron-miner"),  # noqa: S108
@@ -344,7 +344,7 @@ def _of_competition(constants: Constants) -> Iterator[str]:
     if not competition.endpoint and competition.region == "auto":
         yield "competition.region must be the bucket's region when competition.endpoint is empty (Amazon)"
     if not competition.endpoint and "." in competition.bucket:
-        yield "competition.bucket must have no dot at Amazon, whose certificates do not cover it"
+        yield "competition.bucket must not contain a dot on Amazon S3: its certificates do not cover such names"
 
 
 def _of_provers(constants: Constants) -> Iterator[str]:
@@ -363,7 +363,7 @@ def _of_provers(constants: Constants) -> Iterator[str]:
 
 
 def _of_times(constants: Constants) -> Iterator[str]:
-    """Pairs of which the first must be shorter than, or at most as long as, the second."""
+    """Pairs of settings: the first must be shorter than, or at most as long as, the second."""
     deadlines, monitor, network = constants.deadlines, constants.monitor, constants.network
     if deadlines.external_queue_seconds >= deadlines.circuit_timeout_seconds:
         yield "deadlines.external_queue_seconds must be below deadlines.circuit_timeout_seconds"
@@ -381,7 +381,7 @@ def _of_times(constants: Constants) -> Iterator[str]:
 
 
 def _of_paths(constants: Constants) -> Iterator[str]:
-    """Every kind of file has its own place, and none is below a sessions folder: those are 0700 and swept."""
+    """Each kind of file has its own path, none below a sessions folder: those are 0700 and are cleaned at start."""
     circuits, sessions, competition = constants.circuits, constants.sessions, constants.competition
     folders = {
         "sessions.directory": sessions.directory,
@@ -403,13 +403,13 @@ def _of_paths(constants: Constants) -> Iterator[str]:
     for group in (folders, files):
         for (one, path), (other, same) in combinations(group.items(), 2):
             if path == same:
-                yield f"{one} and {other} are both {path}: each needs its own place"
+                yield f"{one} and {other} are both {path}: each needs its own path"
     everything = {**folders, **files, "log.directory": constants.log.directory}
     everything["monitor.directory"] = constants.monitor.directory
     for owner in ("sessions.directory", "sessions.fallback_directory"):
         for name, path in everything.items():
             if folders[owner] in path.parents or (path == folders[owner] and name not in folders):
-                yield f"{name} {path} is in {owner}, which only requests' files may be in"
+                yield f"{name} {path} is in {owner}, which is reserved for requests' files"
 
 
 def parse_constants(text: str, origin: str = "constants.toml") -> Constants:

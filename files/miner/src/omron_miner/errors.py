@@ -37,7 +37,7 @@ def first_line(error: BaseException) -> str:
 
 
 def problems_in_words(error: ValidationError) -> str:
-    """pydantic's findings: each key with its problem."""
+    """pydantic's errors as text: each key with its problem."""
     return "; ".join(f"{'.'.join(map(str, one['loc'])) or 'file'}: {one['msg']}" for one in error.errors())
 
 

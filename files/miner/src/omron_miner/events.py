@@ -1,7 +1,7 @@
 """The log lines operators grep for and the JSON event of each request: written and parsed only here.
 
 The lines are an interface (operators' scripts read them): change one only by adding a new one.
-Every request ends in exactly one `RequestEvent`; the miner's life (start, stop, a worker lost) in `LifecycleEvent`s.
+Every request ends in exactly one `RequestEvent`; starts, stops and lost workers are `LifecycleEvent`s.
 Both go to ``events.jsonl``, one compact JSON object a line; the monitor reads that file.
 This module is imported by the monitor, so it imports nothing heavy.
 """
@@ -282,7 +282,7 @@ def _lost_events(why: str, lost: int) -> str:
 
 
 def log_problems(log: Log) -> list[str]:
-    """Why the miner, whose directory it is, cannot write its logs, judging by the files; empty when it can."""
+    """Why the log directory's owner, the miner, cannot write its logs, judging by the files; empty if it can."""
     try:
         directory = log.directory.stat()
         free = shutil.disk_usage(log.directory).free

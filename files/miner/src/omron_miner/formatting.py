@@ -30,7 +30,7 @@ def size(size_bytes: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """The two largest units, hours up to two days: ``3 d 4 h``, ``24 h``, ``5 min 2 s``; ``unknown`` for None."""
+    """A duration in its two largest units, up to two days in hours: ``3 d 4 h``, ``24 h``; ``unknown`` for None."""
     if seconds is None:
         return "unknown"
     left, parts = round(seconds), []

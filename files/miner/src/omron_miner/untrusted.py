@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LARGEST_BYTES = 256 << 20
-"""More than any circuit's settings.json or input.json has."""
+"""Larger than any circuit's settings.json or input.json."""
 NOT_OF_ITS_FORM = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError)
-"""Errors of reading JSON of an unexpected form, including infinity as an integer."""
+"""Errors raised by reading JSON of an unexpected structure, including infinity as an integer."""
 
 
 def parse_json(text: str | bytes) -> Any:

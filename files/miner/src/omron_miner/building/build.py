@@ -397,11 +397,11 @@ def _check_outputs_differ(circuit: Circuit, example: dict[str, Any], first: Proo
 
 
 _EXTERNAL_DATA = b"\x0a\x08location\x12"
-"""Start of an ONNX tensor's reference to the file with its data: the field `key` of a StringStringEntryProto."""
+"""Marks an ONNX tensor whose data are in another file: the field `key` of a StringStringEntryProto."""
 
 
 def model_hint(said: str, onnx: Path) -> str:
-    """What to do about a model that EZKL rejects; `said` is EZKL's error."""
+    """The hint for a model that EZKL rejects; `said` is EZKL's error."""
     if "Undetermined symbol" in said:
         return (
             f"the model has a symbolic size{_symbols(onnx)} that variables in run_args do not set: write "
@@ -430,7 +430,7 @@ def _symbols(onnx: Path) -> str:
 
 
 class _CapturedLog(logging.Handler):
-    """Keeps what EZKL logs, because it logs the reasons and raises only a summary of them."""
+    """Keeps EZKL's log messages: it logs the reasons and raises only a summary of them."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Rows = list[list[Number]]
 
 FLOOR = 0.99
-"""Least mean accuracy, the same as `circuit tune` asks for; 1 is the model itself."""
+"""Minimum mean accuracy, the same as the default of `circuit tune`; 1 is the model itself."""
 SAMPLES = 8
 SUFFIX = ".reference.json"
 _SCHEMA_VERSION = 1
@@ -53,7 +53,7 @@ class Sample:
     rows: Rows
     outputs: list[float]
     seed: int | None = None
-    """Of the rows, where these are random."""
+    """Seed of the rows if they are random."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Reference:
     samples: list[Sample]
     origin: str
     inputs: list[tuple[int, str]]
-    """Count of numbers and EZKL's name of their type, of each input of the model; empty where the file has none."""
+    """For each input of the model its size and EZKL's name of its type; empty if the file has none."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def ask_model(model: Path, variables: Mapping[str, int], seeds: Iterable[int] = 
         onnxruntime = load_onnxruntime()
     except ImportError as error:
         raise NotComparedError(
-            f"neither {model.with_suffix(SUFFIX).name} nor onnxruntime is there (pip install 'omron-miner[evaluate]')"
+            f"neither {model.with_suffix(SUFFIX).name} nor onnxruntime exists (pip install 'omron-miner[evaluate]')"
         ) from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # no warnings about how a model was exported
@@ -185,7 +185,7 @@ def _finite(reference: Reference, model: Path) -> Reference:
     finite = [one for one in reference.samples if np.isfinite(one.outputs).all()]
     if not finite:
         raise CircuitError(
-            f"the model {model.name} answers NaN or infinity to all of {len(reference.samples)} inputs",
+            f"the model {model.name} gives NaN or infinity for all {len(reference.samples)} inputs",
             "look for NaN or infinity among its weights, and for a division by zero",
         )
     return replace(reference, samples=finite)

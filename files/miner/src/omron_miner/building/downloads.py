@@ -43,9 +43,9 @@ _MOST_REDIRECTS = 5
 _LONGEST_PAUSE_SECONDS = 30.0
 _LONGEST_RETRY_AFTER_SECONDS = 300.0
 _SLOW_BYTES = 1 << 20
-"""After connections that deliver less, the pauses increase."""
+"""If connections deliver less than this, the pauses increase."""
 _MOST_WASTE, _LEAST_WASTE_BYTES = 2, 64 << 20
-"""How many times its size may be downloaded for nothing; and the least such limit, for small files."""
+"""Maximum of discarded bytes, as a multiple of the file's size; and the minimum of that limit, for small files."""
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Status codes that may be temporary."""
 _ADVICE = {

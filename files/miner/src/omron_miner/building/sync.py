@@ -311,11 +311,11 @@ def _prove_staged(job: _Job) -> CheckResult:
     try:
         return check_circuit(load_circuit(staged), job.constants, job.srs)
     except CircuitError as error:
-        raise CircuitError(f"the {job.key.name} fetched is not used: {error.message}", error.hint) from error
+        raise CircuitError(f"the downloaded {job.key.name} is not used: {error.message}", error.hint) from error
 
 
 def _put_in_place(job: _Job) -> None:
-    """The key first: it was proved. A new record last: without its key it would vouch for another file."""
+    """The key first: it was tested with a proof. The record last: without its key it would describe another file."""
     made = job.work / job.directory.name / CHECKSUMS
     job.part.chmod(_MODE)
     move_into_place(job.part, job.directory / job.key.name)

@@ -221,7 +221,7 @@ class _Address:
 
 @dataclass(frozen=True)
 class _HotkeyOnly:
-    """What the SDK asks of a wallet when it serves an axon; the coldkey's address comes from the chain itself."""
+    """The part of a wallet that the SDK reads to serve an axon; the coldkey's address comes from the chain."""
 
     hotkey: Any
     coldkeypub: _Address
@@ -232,7 +232,7 @@ class _HotkeyOnly:
 
 @dataclass(frozen=True)
 class _Endpoint:
-    """What the SDK asks of an axon when it serves it."""
+    """The part of an axon that the SDK reads to serve it."""
 
     external_ip: str
     external_port: int

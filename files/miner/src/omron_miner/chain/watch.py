@@ -32,10 +32,10 @@ class Rhythm:
     first_pause: float = 5.0
     longest_pause: float = 300.0
     registration_check: float = 600.0
-    """Deregistration costs a miner its place within minutes; one query in ten costs a node nothing."""
+    """Deregistration costs a miner its place within minutes; one query in ten minutes costs a node nothing."""
 
     def pause_after(self, failures: int) -> float:
-        """Until the next try, after `failures` consecutive failures."""
+        """Seconds until the next try after `failures` consecutive failures."""
         return pause_after(failures, self.first_pause, self.longest_pause)
 
 

@@ -1,4 +1,4 @@
-"""How near a circuit's outputs are to its model's, as validators of a competition count it."""
+"""The accuracy of a circuit's outputs, as validators of a competition compute it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def accuracy(outputs: Sequence[float], expected: Sequence[float]) -> float:
-    """exp(−Σ(output−expected)²), 0 to 1: the sum, not the mean; 0 when their numbers differ.
+    """exp(−Σ(output−expected)²), 0 to 1: the sum, not the mean; 0 if their counts differ.
 
     As in upstream's ``competitions/services/circuit_evaluator.py``.
     """

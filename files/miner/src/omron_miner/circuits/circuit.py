@@ -38,7 +38,7 @@ REQUIRED_FILES = (METADATA, SETTINGS, COMPILED, VK, PK)
 CIRCOM_FILES = (METADATA, SETTINGS, circom.WASM, circom.VERIFICATION_KEY, circom.ZKEY)
 """Of a CIRCOM circuit."""
 KEY_FILES = (PK, circom.ZKEY)
-"""Proving keys, one a proof system."""
+"""The proving key's file name for each proof system."""
 
 
 class ProofSystem(str, Enum):
@@ -105,7 +105,7 @@ class Settings:
 
     @property
     def input_sizes(self) -> tuple[int, ...] | None:
-        """Numbers in each input; None when the inputs are private, whose shapes settings.json does not give."""
+        """Size of each input; None for private inputs, whose shapes are not in settings.json."""
         count = len(self.model_input_scales)
         return tuple(map(math.prod, self.model_instance_shapes[:count])) if self.public_inputs else None
 
@@ -142,12 +142,12 @@ class Circuit:
 
     @property
     def logrows(self) -> int | None:
-        """Of the SRS it needs; None when it needs none (CIRCOM: all is in its key)."""
+        """logrows of the SRS it needs; None if it needs none (CIRCOM: everything is in its key)."""
         return self.ezkl.logrows if self.ezkl else None
 
     @property
     def rows(self) -> int:
-        """Of EZKL's table, or of CIRCOM's constraint system."""
+        """logrows of EZKL's table, or of CIRCOM's constraint system."""
         return self.ezkl.num_rows if self.ezkl else self._circom.domain_size
 
     @property

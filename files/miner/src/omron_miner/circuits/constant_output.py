@@ -22,7 +22,7 @@ ABSOLUTE, RELATIVE = 1e-4, 1e-5
 JUDGED_OVER = 8
 """Different inputs that must give the same outputs; the evaluator has 100."""
 _LARGER = (8.0, 64.0, 512.0)
-"""Magnitudes of the last inputs tried, in case the model is made for larger numbers than −1 to 1."""
+"""Magnitudes of the last inputs, for models whose inputs exceed −1 to 1."""
 
 
 def same_output(first: Sequence[float], other: Sequence[float]) -> bool:
@@ -71,7 +71,7 @@ def _is_float(types: Sequence[str], index: int) -> bool:
 
 @dataclass
 class _Streak:
-    """Outputs that keep repeating, and for how many inputs; no more than needed are remembered."""
+    """A repeated output, and the inputs that gave it; no more inputs are remembered than needed."""
 
     outputs: list[float]
     inputs: set[int] = field(default_factory=set)
@@ -80,7 +80,7 @@ class _Streak:
 class ConstantOutputs:
     """Notices a circuit whose outputs do not depend on its inputs, by the requests it answers.
 
-    Remembers the last outputs of so many `circuits`. Used by one thread at a time.
+    Remembers the last outputs of at most `circuits` circuits. Used by one thread at a time.
     """
 
     def __init__(self, circuits: int = 64) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from omron_miner.circuits.run_args import RunArgs
 
 MOST_TABLE_COLUMNS = 33
-"""The most that were tried: on 22.0.1 tiny.onnx at decomp_base 16384 proves and verifies with 17 (logrows 10, a key of
+"""The largest number tried: on 22.0.1 tiny.onnx at decomp_base 16384 proves and verifies with 17 (logrows 10, a key of
 32 MiB) and with 33 (logrows 9, a key of 47 MiB), both far slower than with one."""
 _FIELD_BYTES = 32
 
@@ -68,12 +68,12 @@ def pk_estimate_bytes(run_args: RunArgs, settings: dict[str, Any]) -> int:
 
 
 def blocks_of(run_args: RunArgs, settings: dict[str, Any]) -> int:
-    """Sets of columns that the rows are spread over."""
+    """Number of column blocks that hold the rows."""
     return math.ceil(int(settings["num_rows"]) / run_args.usable_rows)
 
 
 def blocks_of_checks(run_args: RunArgs, settings: dict[str, Any]) -> int:
-    """Sets of columns that the checks of products are spread over."""
+    """Number of column blocks that hold the checks of products."""
     return math.ceil(einsum_cells(settings) / (run_args.usable_rows * run_args.num_inner_cols))
 
 
@@ -83,7 +83,7 @@ def einsum_cells(settings: dict[str, Any]) -> int:
 
 
 def _extension(inner: int, table_columns: int) -> int:
-    """How many times over columns are evaluated: the power of two that holds the circuit's degree.
+    """The extension factor of column evaluations: the power of two that covers the circuit's degree.
 
     4, 8, 16 with 1, 2-4, 8 table columns, 32 with 17, 64 with 33; 4 inner columns make it 8.
     """

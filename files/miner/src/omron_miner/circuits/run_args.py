@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from omron_miner.errors import ConfigError, problems_in_words
 
 USABLE_ROWS_LESS = 8
-"""EZKL keeps a few of the 2^logrows rows for blinding; with this many less its tables fit (measured, 22.0.1)."""
+"""EZKL keeps a few of the 2^logrows rows for blinding; with this many fewer its tables fit (measured, 22.0.1)."""
 
 Scale = Annotated[int, Field(ge=-30, le=30)]
 

@@ -192,7 +192,7 @@ def _make(path: Path, logrows: int, network: str, make: Make) -> None:
 
 
 def _no_way(_path: Path, _logrows: int, _for_tests: bool) -> None:
-    raise OmronError("this program installs only an SRS that it is given")
+    raise OmronError("this command can only install an existing SRS file")
 
 
 def _put_in_place(made: Path, path: Path, origin: _Origin, sha256: str) -> None:

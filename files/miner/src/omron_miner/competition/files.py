@@ -38,7 +38,7 @@ DECLARED_RUN_ARGS = {
     "param_visibility": "Private",
     "commitment": "KZG",
 }
-"""What a competition declares; validators do not enforce it (protocol, section 6)."""
+"""Rules that a competition declares; validators do not enforce them (protocol, section 6)."""
 _LARGEST_SETTINGS = 4 << 20
 _PIECE_BYTES = 1 << 20
 
@@ -80,7 +80,7 @@ class CompetitionCircuit:
     def _must_be(self, mark: tuple[int, int, int, int]) -> None:
         if mark != self.fingerprint[0]:
             raise CompetitionError(
-                f"{self.directory / COMPILED} changed while it was used", "it will be re-read shortly"
+                f"{self.directory / COMPILED} changed while it was used", "it will be reread shortly"
             )
 
 
@@ -117,7 +117,7 @@ def read_circuit(directory: Path, stopping: Callable[[], bool] = lambda: False) 
         )
     digest = _digest_of(directory / COMPILED, size, version, stopping)
     if fingerprint(directory) != before:
-        raise CompetitionError(f"the files in {directory} changed while they were read", "they will be re-read shortly")
+        raise CompetitionError(f"the files in {directory} changed while they were read", "they will be reread shortly")
     modified = before[0][2] // 1_000_000_000
     return CompetitionCircuit(directory, digest, size, modified, content, version, warnings, before)
 

@@ -99,7 +99,7 @@ def _read(path: Path, shape: tuple[int, ...]) -> list[Array]:
     except Exception as error:  # numpy raises what the parts of the file's format raise: zipfile's, MemoryError, ...
         raise ConfigError(f"cannot read inputs from {path}: {error}", "give .npy or .json files of numbers") from error
     if values.size == 0 or size == 0 or values.size % size:
-        raise ConfigError(f"{path} has {values.size} numbers, the model takes {size}", "give inputs of this model")
+        raise ConfigError(f"{path} has {values.size} numbers, the model takes {size}", "provide inputs of this model")
     if not np.isfinite(values).all():
         raise ConfigError(f"{path} contains NaN or infinity", "give finite numbers")
     return list(values.reshape(-1, *shape))

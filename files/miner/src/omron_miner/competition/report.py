@@ -46,7 +46,7 @@ class Plan:
     model: Path
     """The baseline, an ONNX file of one float input."""
     inputs: Path | None = None
-    """A file or folder of inputs; None: noise, as validators do without photos."""
+    """A file or folder of inputs; None: noise, as validators use without photos."""
     count: int = competition_score.EVALUATIONS
     proofs: int = competition_score.PROOF_EVALUATIONS
     seed: int = 0
@@ -93,7 +93,7 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """The one line that matters."""
+        """The verdict as one line."""
         if self.score is None:
             return f"REJECTED, score 0: {self.refusal}"
         if self.reference is None:

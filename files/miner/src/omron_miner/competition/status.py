@@ -44,9 +44,9 @@ class Status:
     urls_until: int | None = None
     """When the URLs that validators get now expire."""
     error: str | None = None
-    """What validators get instead of URLs."""
+    """The error that validators get instead of URLs."""
     problem: str | None = None
-    """What keeps the miner from offering what is in the folder now, and what to do."""
+    """Why the miner does not offer the folder's present content, and what to do."""
     warnings: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
 

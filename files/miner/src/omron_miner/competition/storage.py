@@ -41,7 +41,7 @@ URL_SECONDS = 3600
 
 
 class StorageError(OmronError):
-    """The storage cannot be reached, refuses us, or its credentials are not usable."""
+    """The storage is unreachable, refuses access, or its credentials are unusable."""
 
 
 @dataclass(frozen=True)

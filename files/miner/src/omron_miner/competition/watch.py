@@ -54,14 +54,14 @@ class Rhythm:
     first_pause: float = 5.0
     longest_pause: float = 300.0
     commit_pauses: tuple[float, ...] = (1.0, 2.0)
-    """Between three consecutive tries, as upstream. After them it is an ordinary failure."""
+    """Pause between three consecutive tries, as upstream; after them the failure is handled like any other."""
     look_again: float = 60.0
-    """After a commitment: the block that holds it may still be dropped."""
+    """Check after a commitment: the block that contains it may still be dropped."""
     renewal: float = WRITE_SECONDS
     """Renewal of the URLs and the status file."""
 
     def pause_after(self, failures: int) -> float:
-        """Until the next try, after `failures` in a row."""
+        """Seconds until the next try after `failures` consecutive failures."""
         return pause_after(failures, self.first_pause, self.longest_pause)
 
 
@@ -267,7 +267,7 @@ class CompetitionWatch:
         self._change(prepared=circuit, storage_answers=True)
 
     def _open_storage(self) -> Storage:
-        """Retried until it works: credentials may be installed after the miner."""
+        """Retries until it succeeds: credentials may be installed after the miner."""
         storage = self._storage
         if storage is None:
             storage = self._storage = Storage(self._competition, read_credentials(self._competition.credentials_file))

@@ -39,7 +39,7 @@ class Check:
 
 
 def check_that(name: str, is_well: bool, wanted: str, live: str, advice: str, otherwise: Status = Status.WARN) -> Check:
-    """OK without advice when `is_well`, else `otherwise` with `advice`."""
+    """OK without advice if `is_well`, otherwise the status `otherwise` with `advice`."""
     return Check(name, Status.OK, wanted, live) if is_well else Check(name, otherwise, wanted, live, advice)
 
 
@@ -56,7 +56,7 @@ def not_read(name: str, wanted: str, error: OmronError) -> Check:
 
 
 def unreadable_advice() -> str:
-    """What to do about a file that may not be read: root reads what the service user owns with that user's rights."""
+    """Advice for an unreadable file: root reads the service user's files with that user's rights."""
     if os.geteuid() != 0:
         return "run this as root"
     return "check its owner and mode, and whether a link leads to it: the service user may not read it"

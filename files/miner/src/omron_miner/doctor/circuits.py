@@ -82,7 +82,7 @@ def _ezkl(usable: list[Circuit]) -> Check:
     version = installed_version("ezkl")
     if version is None:
         return Check("EZKL", Status.FAIL, wanted, "not installed", "deploy again")
-    return Check("EZKL", Status.OK, wanted, version)  # circuits of another version are refused: see theirs
+    return Check("EZKL", Status.OK, wanted, version)  # circuits of another version are refused by their own checks
 
 
 def _in_words(circuit: Circuit) -> str:

@@ -1,4 +1,4 @@
-"""What validators get of the competition circuit, according to the miner. No checks where the competition is off."""
+"""Whether validators can get the competition circuit, according to the miner. No checks if the competition is off."""
 
 from __future__ import annotations
 

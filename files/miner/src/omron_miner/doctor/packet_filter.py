@@ -2,8 +2,8 @@
 
 The packet is the first of a new TCP connection, or a UDP packet, over IPv4, from some public address, to one port of
 this host. Each condition of a rule is true, false or unknown (None) for it, and every path that remains possible is
-followed. There is a verdict only when all paths lead to the same result: a wrong "open" costs an operator the whole
-income, a wrong "closed" a needless change, and "try it from outside" costs a minute.
+followed. There is a verdict only when all paths lead to the same result: a wrong "open" costs an operator all
+income, a wrong "closed" an unnecessary change, and "test it from outside" a minute.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NEXT = "next"
 _ANY = frozenset({ACCEPT, DROP, _NEXT})
 _DEEPEST = 16
 _SMALL = 2**24
-"""Less than one in 256 of all addresses: refusing callers among them is an exception."""
+"""Rules for less than 1/256 of all addresses are exceptions."""
 _NUMBERS = {"tcp": 6, "udp": 17}
 """Protocols of a validator's packet (IANA)."""
 _HOOKS = ("ingress", "prerouting", "input")

@@ -68,7 +68,7 @@ def _outside(address: str, number: int, machine: Machine) -> Check:
     fault = machine.try_connection(address, number)
     name, wanted = "from outside", f"{host_and_port(address, number)} takes connections"
     if fault is None:
-        return Check(name, Status.OK, wanted, "answers, asked from this host itself")
+        return Check(name, Status.OK, wanted, "answers, tested from this host itself")
     advice = f"this host may not reach its own public address; from another one: nc -vz {address} {number}"
     return unseen(name, wanted, f"asked from this host itself: {fault}", advice)
 

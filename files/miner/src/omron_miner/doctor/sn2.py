@@ -88,7 +88,7 @@ def cache_of(engine: Engine) -> Path:
 
 
 def answers(engine: Engine, constants: Constants, machine: Machine, queries: Queries) -> Iterator[Check]:
-    """Whether the miner receives packets, and answers as validators need: locally, and at its public address."""
+    """Whether the miner receives packets and answers a handshake: locally, and at its public address."""
     port, hotkey = engine.axon_port, engine.hotkey or None
     name, wanted = "axon port", f"UDP {port} takes packets"
     bound = is_bound(port, machine.proc)
@@ -117,7 +117,7 @@ def _from_outside(address: str, port: int, hotkey: str | None, queries: Queries)
     report = queries.probe(address, port, hotkey)
     name, wanted = "from outside", f"{host_and_port(address, port)} answers"
     if report.alive:
-        return Check(name, Status.OK, wanted, "answers, asked from this host itself")
+        return Check(name, Status.OK, wanted, "answers, tested from this host itself")
     advice = f"from another host: omron-miner live probe {host_and_port(address, port)} --hotkey {hotkey or 'SS58'}"
     if report.verdict in ("wrong_hotkey", "bad_signature", "not_quic", "not_btlightning"):
         return Check(name, Status.FAIL, wanted, f"{report.verdict}: {report.meaning}", report.advice or advice)

@@ -22,7 +22,7 @@ class CpuTimes:
     total: float
     idle: float
     iowait: float
-    """Idle while a task waited for a disk."""
+    """Seconds idle while a task waited for a disk."""
     steal: float
     """Steal time: used by the hypervisor for other guests."""
 

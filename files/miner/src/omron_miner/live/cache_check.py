@@ -43,7 +43,7 @@ class Finding:
 
 @dataclass
 class CheckReport:
-    """The content of the cache; `ok` while nothing must be fixed here."""
+    """The result of a check; `ok` if nothing must be fixed here."""
 
     ok: bool = True
     circuits: int = 0

@@ -43,10 +43,10 @@ NEWEST_SECONDS = 60
 """And how far ahead of it."""
 _HEADER = struct.Struct(">BI")
 _HANDSHAKE_BYTES = 1 << 16
-"""More bytes than any handshake response has (about 400)."""
+"""Maximum size of a handshake response, in bytes; real ones have about 400."""
 
 _QUIET = logging.NullHandler()
-"""For aioquic's log, whose warnings are our errors."""
+"""aioquic's logger: its warnings repeat our errors."""
 
 
 class LightningError(OmronError):

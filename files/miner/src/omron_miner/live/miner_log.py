@@ -1,9 +1,9 @@
 """Reads the log of upstream's `sn2-miner`: requests, proofs, failures, connections, and its own state.
 
 The lines have no request number, and several requests run concurrently. So requests, proofs and failures are counted
-separately. An end is attributed to a slice when every request that may be open is of that slice, to a circuit when
-they are all of that circuit, and otherwise to none; a time is only given to a proof whose request was the only open one
-from its line to its end. Nothing is guessed. A line of a known kind without the expected fields is a misfit: it is
+separately. A completion is attributed to a slice if every request that may be open is for that slice, to a circuit
+if all are for that circuit, and otherwise to none; a proof gets a time only if its request was the only open one from
+its line to its end. Nothing is guessed. A line of a known kind without the expected fields is a misfit: it is
 counted and one is shown, because another release may write another line. Imports nothing heavy: the monitor uses it.
 """
 
@@ -180,7 +180,7 @@ class _Message:
 
 @dataclass
 class Minute:
-    """The content of one minute's lines, or a part of it. `whose`: circuit and slice, circuit alone, or empty."""
+    """The content of one minute's lines, or a part of it. `whose` is a circuit and slice, a circuit alone, or empty."""
 
     begins: float
     counts: dict[str, int] = field(default_factory=dict)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from omron_miner.live.lightning import Connection, HandshakeReply
 
 _SYNAPSE = "omron-probe"
-"""A request that no miner supports: its refusal is an answer, and costs no work."""
+"""A request that no miner supports: the miner's refusal is an answer that costs no work."""
 _UNKNOWN = "unrecognized synapse type"
 _TCP_SECONDS = 2.0
 _CLOCK_SECONDS = 10

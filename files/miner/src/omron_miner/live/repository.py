@@ -245,7 +245,7 @@ def _circuit(entry: Any) -> LiveCircuit | None:
     try:
         json.dumps(metadata, allow_nan=False)  # the miner's JSON has no NaN
     except ValueError as error:
-        raise _WrongError("its metadata contain a NaN or infinite number") from error
+        raise _WrongError("its metadata contains NaN or infinity") from error
     raw = enumerate(_list(composition["components"], "its components"))
     components = tuple(_component(one, index) for index, one in raw)
     artifacts = tuple(_blob(one, "artifact", "") for one in _list(composition.get("artifacts") or [], "its artifacts"))

@@ -1,6 +1,6 @@
 """Alerts: conditions that are watched, with hysteresis, sent to a command or a webhook of the operator's choice.
 
-A condition that starts is reported once, and once more when it has been clear for `ALERT_CLEAR_SECONDS`; flickering in
+A condition that starts is reported once, and once more when it has been clear for `ALERT_CLEAR_SECONDS`; flapping in
 between is one event. A message that cannot be delivered is retried at every run until it is, or until it no longer
 applies. The receivers are in a separate file (`read_receivers`): a webhook's URL can be a secret, so it is never in a
 log line, an error, an argument or the summary.
@@ -33,13 +33,13 @@ DELIVERY_SECONDS = 5.0
 """For one message to one receiver; each run sends only a few messages."""
 MESSAGES_PER_RUN = 4
 LEAST_TIMED = 5
-"""With fewer answers a p95 is meaningless."""
+"""With fewer requests a p95 is not meaningful."""
 _EASIER = 0.95
-"""After a limit was crossed, the value must be 5 % on the good side before the condition counts as clear."""
+"""After a limit was exceeded, the value must return to 5 % within it before the condition counts as clear."""
 _NOTE = "alerts"
 _NEW = {"firing": False, "since": None, "bad": None, "good": None, "due": "", "why": "", "text": ""}
 ALERT_CLEAR_SECONDS = 600.0
-"""A condition that is clear for this long is over; a flickering one is one alert."""
+"""A condition is over once it has been clear for this long; flapping counts as one alert."""
 DOWN_PATIENCE_SECONDS = 90.0
 """A miner that is being deployed or has just booted is not down."""
 

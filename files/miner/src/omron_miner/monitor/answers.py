@@ -199,7 +199,7 @@ def _queue(evidence: _Evidence) -> Iterator[Cause]:
         found.append(f"{full} of {requests.count} were refused because none became free")
     if found:
         waiting = max(hour.points.waiting)
-        found.append(f"up to {waiting:.1f} requests waited at a time, averaged over a minute of the last hour")
+        found.append(f"up to {waiting:.1f} requests waited concurrently (average over a minute, in the last hour)")
         yield Cause(
             "queueing",
             "more requests arrive at once than the host can prove",

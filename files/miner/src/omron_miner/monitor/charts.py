@@ -52,7 +52,7 @@ def spans_of(summary: Summary) -> list[Span]:
 
 
 def times(summary: Summary, spans: Sequence[Span]) -> Markup:
-    """Proof, overhead and total time over each period, with the targets drawn in."""
+    """Proof, overhead and total time over each period, with their targets."""
     wanted = _targets(summary)
     legend = Markup(
         '<p class="legend">p50, p95 and slowest of each step; gaps are steps without a verified proof. '
@@ -211,14 +211,14 @@ def _host_figure(span: Span, name: str, note: str, unit: str, lines: Sequence[Li
 
 
 def _lines(**lines: Sequence[float | None]) -> list[Line]:
-    """The first drawn strong, the next thin."""
+    """The first line is strong, the others are thin."""
     return [
         Line(label, values, style) for (label, values), style in zip(lines.items(), ("strong", "thin"), strict=False)
     ]
 
 
 def _queue(span: Span) -> list[Line]:
-    """No line without any known request: one at 0 would suggest a measurement."""
+    """No line if no request is known: a line at 0 would suggest a measurement."""
     points = span.period.points
     if not span.period.requests.count:
         return []

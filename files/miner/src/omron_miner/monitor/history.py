@@ -243,7 +243,7 @@ class History:
         )
 
     def total(self, since: float, kind: str = ALL) -> dict[str, Bucket]:
-        """Everything from `since` on, the start of a bucket of the kind's shortest span, by key, the busiest first."""
+        """All data from `since` (the start of a bucket of the kind's shortest span) by key, the busiest first."""
         sums: dict[str, Bucket] = {}
         for span, first, end in _cover(int(since)):
             rows = self._sql.execute(

@@ -2,7 +2,7 @@
 
 The page is self-contained: no script, no external font or picture, and its policy forbids the browser to load any.
 Radio buttons and ``summary.css`` switch between hour, day and week; printed, or in a browser too old for that, all
-three are shown. The content comes from the `Summary` alone, in the words of `render`, so that the three formats of a
+three are shown. The content comes from the `Summary` alone, in the wording of `render`, so that the three formats of a
 summary agree.
 """
 

@@ -58,7 +58,7 @@ class Target:
     """%, s or empty."""
     value: float | None
     over: int
-    """Number of single requests over it, counted exactly."""
+    """Number of individual requests over it, counted exactly."""
     verdict: Verdict
 
 
@@ -248,7 +248,7 @@ class Cpu:
     miner_percent: float | None = None
     """By the miner and its workers."""
     measured_seconds: float | None = None
-    """How long the percentages were measured."""
+    """Duration over which the percentages were measured."""
 
 
 @dataclass(frozen=True)
@@ -259,7 +259,7 @@ class ProcessMemory:
     role: str
     """main or worker."""
     resident_bytes: int
-    """Memory shared with other processes is counted in each."""
+    """Memory shared with other processes is counted for each of them."""
     uptime_seconds: float
 
 
@@ -273,7 +273,7 @@ class MinerProcess:
     resident_bytes: int
     """Summed over the processes; memory they share is counted more than once."""
     cpu_cores: float
-    """Cores kept busy since the last run of the monitor."""
+    """Average number of busy cores since the last run of the monitor."""
     by_process: list[ProcessMemory] = field(default_factory=list)
     """The main process first."""
     read_bytes_per_second: float | None = None
@@ -296,7 +296,7 @@ class Clock:
     synchronized: bool | None
     """According to systemd-timesyncd; None: it does not run, another program may set the clock."""
     step_seconds: float
-    """How far the clock was stepped since the last run; 0: it was not."""
+    """Seconds by which the clock was stepped since the last run; 0: it was not."""
 
 
 @dataclass(frozen=True)
@@ -343,11 +343,11 @@ class LogState:
     problems: list[str] = field(default_factory=list)
     """One sentence for every file that could not be read, or only in part."""
     files: int = 0
-    """Files that were opened because they held something new."""
+    """Files that were opened because they had new content."""
     lines: int = 0
     """New lines, readable or not; blank ones are not counted."""
     unreadable_lines: int = 0
-    """Of them: not events."""
+    """Of these lines, the number that are not events."""
     window_unreadable_lines: int = 0
     """Unreadable lines found in the runs of the window."""
     half_written_line: bool = False
@@ -355,9 +355,9 @@ class LogState:
     older_files: int = 0
     """Rotated files last written before the retention period: not opened."""
     unread_bytes: int = 0
-    """Left for the next runs because one run reads a limited amount; until then the numbers are incomplete."""
+    """Bytes left for the next runs, because one run reads a limited amount; until then the numbers are incomplete."""
     future_events: int = 0
-    """Events of the window dated after the run that read them: counted in that run's minute; a clock was wrong."""
+    """Events of the window dated after the run that read them (a clock was wrong); counted in that run's minute."""
     total_events: int = 0
     """Events read since the history was created."""
 
@@ -415,7 +415,7 @@ class Alert:
     since_utc: str | None
     """When it started or, not firing, when it cleared. None: never fired."""
     undelivered: str
-    """Why the last message about it was not delivered; it is sent again next time. Empty: nothing is waiting."""
+    """Why the last message about it was not delivered; it is retried at the next run. Empty: no message is pending."""
 
 
 @dataclass(frozen=True)
@@ -436,7 +436,7 @@ class TimeTotal:
     at_most: list[int]
     """Number of requests that took at most the edge with the same index."""
     count: int
-    """All of them, including those beyond the last edge."""
+    """All requests, including those beyond the last edge."""
     sum_seconds: float
 
 
@@ -487,7 +487,7 @@ class Sn2Slice:
     failed: int
     """Failures while only requests for this slice were open."""
     failure: str
-    """The most frequent text of them."""
+    """Their most frequent text."""
     reference_seconds: float | None
     """The 10th percentile of its times; None: fewer than 8 are known."""
 
@@ -499,7 +499,7 @@ class Sn2Validator:
     hotkey: str
     handshakes: int
     last_utc: str | None
-    """Of the last handshake with the running process; None: with an earlier one only."""
+    """Time of the last handshake with the running process; None: only an earlier process had one."""
     connected: bool
     """Whether it shook hands with the running process. The log rarely reports the end of a connection."""
 
@@ -514,7 +514,7 @@ class Sn2Refused:
     """Hotkey or address; empty: the line has none."""
     count: int
     recent: int
-    """Of them in this and the previous hour."""
+    """Of these lines, those in this and the previous hour."""
     known: bool
     """Whether this hotkey completed a handshake before."""
 
@@ -526,7 +526,7 @@ class Sn2Recent:
     ended: int
     failed: int
     circuit: str
-    """Of the most frequent failure of one slice or circuit; empty: there is none."""
+    """Slice or circuit with the most frequent failure; empty: there is none."""
     slice: str
     failure: str
     """The text of the most frequent failure."""
@@ -546,7 +546,7 @@ class Sn2Work:
     ended: int
     """Finished requests; below 100 a validator gives no weight."""
     without_reference: int
-    """Of them, those of slices without a known reference time: neither credited nor debited."""
+    """Of these, requests for slices without a known reference time: neither credited nor debited."""
     assumptions: list[str]
 
 
@@ -563,7 +563,7 @@ class Sn2:
     unreadable_lines: int
     """Lines that do not have the log's format."""
     misfit_lines: int
-    """Lines of a known kind without the expected fields."""
+    """Lines of a known kind that lack expected fields."""
     misfit: str
     """The first of them."""
     requests: int
@@ -579,9 +579,9 @@ class Sn2:
     connected: int
     """Validators that shook hands with the running process."""
     connected_before: int
-    """With the process before."""
+    """Validators that shook hands with the previous process."""
     returned: int
-    """Of those, how many have with the running one."""
+    """Of those, the number that also shook hands with the running process."""
     refused: list[Sn2Refused]
     registered: bool | None
     """Whether the running process announced itself on the chain, or already was; None: the log does not say."""
@@ -646,7 +646,7 @@ class Summary:
     alerts: list[Alert]
     """Firing ones first."""
     changes: list[Change]
-    """Of the last days, newest first."""
+    """Of recent days, newest first."""
     history_seconds: float
     """How far back the history goes."""
     totals: Totals | None = None

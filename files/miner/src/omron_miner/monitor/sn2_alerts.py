@@ -24,16 +24,16 @@ CONFIRM_SECONDS = 900.0
 RETURN_SECONDS = 600.0
 """Validators notice a restart after 150 s, then try again for some minutes."""
 UNKNOWN_PEER_LINES = 3
-"""Requests from connections without a handshake: fewer are just a port scan."""
+"""Minimum number of requests from connections without a handshake: fewer may be a port scan."""
 LOW_COVERAGE_PERCENT = 90.0
 """Percent of the validators' stake: the allowlist drops validators it does not know."""
 FULL_PERCENT, FILLING_PERCENT = 95.0, 60.0
 FORECAST_HOURS = 6.0
-"""It is an alert if memory would be exhausted within this time, at the pace of the last as many hours."""
+"""Alert if memory would be exhausted within this time at the present rate, measured over the same time."""
 
 
 def watched(history: History, summary: Summary, found: Sn2, no_request_seconds: float) -> Iterator[Watched]:
-    """The conditions; `no_request_seconds`: how long no request is normal, 0 for ever."""
+    """The conditions; `no_request_seconds`: how long a lack of requests is normal, 0 = always."""
     yield _idle(history, summary, found, no_request_seconds)
     yield _gone(summary, found)
     yield _flood(found)

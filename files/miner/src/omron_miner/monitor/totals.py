@@ -1,7 +1,7 @@
 """Counters that only rise, for Prometheus' rate() and histogram_quantile(): kept in the history from run to run.
 
-They start at 0 once a new history has caught up with the log, and count what is read after that. So to Prometheus a
-rebuilt history, which reads old logs again, looks like any counter that was reset: nothing counts twice.
+They start at 0 once a new history has caught up with the log, and count what is read after that. To Prometheus a
+rebuilt history, which reads old logs again, looks like a counter reset: nothing counts twice.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Pieces of HTML: escaped text, tables, sections. Everything that is not `Markup` is escaped where it is inserted.
 
-Texts may come from outside (labels, messages, hotkeys), so a piece of HTML has to be marked as one.
+Texts may come from outside (labels, messages, hotkeys), so HTML must be marked explicitly.
 The output is well-formed XML too: every element is closed, every attribute quoted. Knows nothing of summaries.
 """
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 class Markup(str):
-    """HTML that goes into the page as it is."""
+    """HTML that is inserted unescaped."""
 
     __slots__ = ()
 
 
 def text(value: str) -> Markup:
-    """`value`, harmless as an element's text and within a quoted attribute; `Markup` as it is.
+    """`value` escaped for an element's text or a quoted attribute; `Markup` is returned unchanged.
 
-    Line ends become spaces. Characters that cannot be seen, those that turn the direction of writing around among them,
-    become question marks: they hide what a label says, and a lone surrogate could not be written to a file at all.
+    Line ends become spaces. Invisible characters, including those that change the text direction, become question
+    marks: they can disguise a label, and a lone surrogate cannot be written to a file.
     """
     if isinstance(value, Markup):
         return value
@@ -38,7 +38,7 @@ def joined(parts: Iterable[Markup]) -> Markup:
 
 
 def section(name: str, heading: str, body: Markup, note: str = "") -> Markup:
-    """A section with a heading of the second level and what it covers; nothing when the body is empty."""
+    """A section with a second-level heading and a note; empty if the body is empty."""
     if not body:
         return Markup()
     aside = f" <small>{text(note)}</small>" if note else ""
@@ -46,10 +46,10 @@ def section(name: str, heading: str, body: Markup, note: str = "") -> Markup:
 
 
 def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> Markup:
-    """A table in its own box, which scrolls where the page is too narrow; nothing without rows.
+    """A table in a box that scrolls if the page is too narrow; empty without rows.
 
-    A column is one of numbers, and aligned as such, when its name in `header` begins with ``#``. The first column names
-    its row. `kind` is a class of the style sheet.
+    A column whose name in `header` begins with ``#`` is aligned as numbers. The first column is the row's heading.
+    `kind` is a class of the style sheet.
     """
     rows = list(rows)
     if not rows:
@@ -76,13 +76,13 @@ def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]], ki
 
 
 def facts(caption: str, rows: Iterable[tuple[str, str]]) -> Markup:
-    """A list of names and what there is to say of each; nothing without rows."""
+    """A list of names and values; empty without rows."""
     body = "".join(f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in rows)
     return Markup(f'<dl aria-label="{text(caption)}">{body}</dl>') if body else Markup()
 
 
 def fold(heading: str, body: Markup) -> Markup:
-    """`body` behind its heading, closed on the screen and open in print; nothing when it is empty."""
+    """`body` folded under its heading, open in print; empty if `body` is empty."""
     return Markup(f"<details><summary>{text(heading)}</summary>{body}</details>") if body else Markup()
 
 

@@ -1,8 +1,8 @@
 """Plots as inline SVG: lines and bars over time, histograms. Drawn from lists of numbers; knows nothing of summaries.
 
-Colours, line styles and fonts are those of ``summary.css``: an element only says what it is. A plot is drawn for a
-width of about `WIDTH` CSS pixels, one column of a phone, so that its text has the size of the page's small text there.
-A line breaks where there is no value; without any value the plot shows "no data". Times are Unix seconds, UTC.
+Colours, line styles and fonts are in ``summary.css``; elements only have classes. A plot is drawn for a width of about
+`WIDTH` CSS pixels, the width of a phone, so that its text matches the page's small text there. A line has a gap where
+there is no value; without any value the plot shows "no data". Times are Unix seconds, UTC.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 360, 156
 LEFT, RIGHT, TOP, BOTTOM = 34, 318, 16, 134
-"""The drawing area's edges within the plot; ticks' labels stand to its left and below, lines' to its right."""
+"""Edges of the drawing area within the plot; tick labels are to its left and below it, line labels to its right."""
 _MOST_TICKS = 4
 _MOST_TIMES = 7
 _TIME_STEPS = (60, 300, 600, 1800, 3600, 4 * 3600, 6 * 3600, 12 * 3600, 86_400, 7 * 86_400)
@@ -29,7 +29,7 @@ _LABEL_HEIGHT = 10.5
 
 @dataclass(frozen=True)
 class Line:
-    """Values over time, None where there is none, and the name that stands at the line's end."""
+    """Values over time (None: no value), and the label at the line's end."""
 
     label: str
     values: Sequence[float | None]
@@ -39,7 +39,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Target:
-    """A value to stay below, drawn across the plot."""
+    """An upper limit, drawn across the plot."""
 
     value: float
     label: str
@@ -61,11 +61,11 @@ class TimeAxis:
         )
 
     def x(self, seconds: float) -> float:
-        """Where that moment is."""
+        """The horizontal position of a time."""
         return LEFT + (seconds - self.begin) * self._per_second
 
     def _ticks(self) -> Iterator[tuple[str, str]]:
-        """Round times of day, and the date where a day begins."""
+        """Ticks at round times of day, and the date at the start of a day."""
         length = self.end - self.begin
         step = next((one for one in _TIME_STEPS if length / one <= _MOST_TIMES), _TIME_STEPS[-1])
         for moment in range(ceil(self.begin / step) * step, self.end + 1, step):
@@ -79,7 +79,7 @@ class TimeAxis:
 
 
 class _Scale:
-    """The vertical axis, from 0 to a round number at or above `most`, in a unit of a readable size."""
+    """The vertical axis, from 0 to a round number at or above `most`, in a readable unit."""
 
     def __init__(self, most: float, unit: str) -> None:
         self.unit, self._one = unit, 1.0
@@ -91,11 +91,11 @@ class _Scale:
         self._per_one = (BOTTOM - TOP) / (self.ticks[-1] * self._one)
 
     def y(self, value: float) -> float:
-        """Where that value is."""
+        """The vertical position of a value."""
         return BOTTOM - value * self._per_one
 
     def drawn(self) -> str:
-        """Grid lines and their labels, the unit at the topmost."""
+        """Grid lines and their labels; the top label has the unit."""
         parts = []
         for tick in self.ticks:
             y = self.y(tick * self._one)
@@ -120,9 +120,9 @@ def line_plot(
     shaded: Sequence[float] = (),
     marked: Sequence[int] = (),
 ) -> Markup:
-    """Lines over time, shaded where `shaded` is above 0, with a mark at the foot where `marked` is.
+    """Lines over time, shaded where `shaded` is above 0, with a mark at the bottom where `marked` is above 0.
 
-    `unit` is ``s``, ``%``, ``B`` (bytes, shown in a binary unit) or empty for a number of things.
+    `unit` is ``s``, ``%``, ``B`` (bytes, shown in a binary unit) or empty for a count.
     """
     there = [[value for value in line.values if value is not None] for line in lines]
     most = max((max(values) for values in there if values), default=0.0)
@@ -147,7 +147,7 @@ def line_plot(
 
 
 def count_plot(name: str, axis: TimeAxis, counts: Sequence[int], marked: Sequence[int]) -> Markup:
-    """One bar a step for `counts`; `marked` of them stand out at the bar's foot, and have a mark below."""
+    """One bar per step for `counts`; `marked` of them are highlighted at the bar's bottom, with a mark below."""
     scale = _Scale(float(max(counts, default=0)), "")
     bars, others = [], []
     for left, right, count, some in zip(axis.edges, axis.edges[1:], counts, marked, strict=False):
@@ -165,7 +165,7 @@ def count_plot(name: str, axis: TimeAxis, counts: Sequence[int], marked: Sequenc
 
 
 def histogram_plot(name: str, edges: Sequence[float], counts: Sequence[int], target: Target) -> Markup:
-    """How many took how long; beyond the target the bars stand out. An arrow points to a target outside the plot."""
+    """A histogram; bars beyond the target are highlighted. An arrow points to a target outside the plot."""
     if not counts:
         return _svg(f"{name}: no data", [f'<path class="base" d="M{LEFT} {BOTTOM}H{RIGHT}"/>', _NO_DATA])
     scale = _Scale(float(max(counts)), "")
@@ -211,7 +211,7 @@ def histogram_plot(name: str, edges: Sequence[float], counts: Sequence[int], tar
 
 
 def bullet(value: float, target: float) -> Markup:
-    """A short bar for a value against its target; next to the number it shows, so it has no text itself."""
+    """A short bar that compares a value with its target; without text, as it is shown next to the number."""
     most = max(value, target) * 1.15
     return Markup(
         '<svg class="bullet" viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true" focusable="false">'
@@ -221,7 +221,7 @@ def bullet(value: float, target: float) -> Markup:
 
 
 def swatch(kind: str) -> Markup:
-    """What a plot's sign looks like, for the text that explains it: shade, mark or target."""
+    """A sample of a plot's symbol for its legend: shade, mark or target."""
     shape = {
         "shade": '<path class="shade" d="M0 0H18V10H0z"/>',
         "mark": '<path class="mark" d="M5 9l4-8 4 8z"/>',
@@ -231,9 +231,9 @@ def swatch(kind: str) -> Markup:
 
 
 def round_ticks(top: float, most: int = _MOST_TICKS, whole: bool = False) -> list[float]:
-    """From 0 to `top` or just above in at most `most` steps of 1, 2 or 5 times a power of ten.
+    """Ticks from 0 to at least `top`, in at most `most` steps of 1, 2 or 5 times a power of ten.
 
-    `whole`: in steps of at least 1. Nothing to show (`top` 0) is shown from 0 to 1.
+    `whole`: in steps of at least 1. If `top` is 0, from 0 to 1.
     """
     top = top if top > 0 else 1.0
     step = 10.0 ** floor(log10(top / most))
@@ -254,7 +254,7 @@ def _svg(title: str, drawn: Sequence[str]) -> Markup:
 
 
 def _trace(axis: TimeAxis, values: Sequence[float | None], scale: _Scale) -> str:
-    """The line's path. ``h0`` where a run begins: with round line ends a lone value is seen as a dot."""
+    """The line's path. Each run begins with ``h0``: with round line ends, a single value is visible as a dot."""
     parts, runs_on = [], False
     for x, value in zip(axis.middles, values, strict=True):
         if value is None:
@@ -293,7 +293,7 @@ def _across(target: Target, y: float) -> str:
 
 
 def _line_labels(lines: Sequence[Line], scale: _Scale) -> str:
-    """Each line's name at the height of its last value, moved apart where they would stand on each other."""
+    """Each line's label at the height of its last value, moved apart where they would overlap."""
     ends = [next((value for value in reversed(line.values) if value is not None), None) for line in lines]
     found = [(scale.y(end), line) for end, line in zip(ends, lines, strict=True) if end is not None]
     found.sort(key=lambda one: one[0])

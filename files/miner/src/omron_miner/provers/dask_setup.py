@@ -1,4 +1,4 @@
-"""How Dask is set up, the same on all hosts: encrypted, no dashboard, no automatic work stealing."""
+"""Configures Dask, identically on all hosts: encrypted, no dashboard, no work stealing."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def protocol(settings: Provers) -> str:
 
 
 def scheduler_address(settings: Provers) -> str:
-    """Where miner and provers find the scheduler, as Dask writes it."""
+    """The scheduler's address, in Dask's notation."""
     return f"{protocol(settings)}://{host_and_port(settings.scheduler_host, settings.scheduler_port)}"
 
 

@@ -56,9 +56,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(LOGGER_NAME)
 _MOST_LOSSES = 3
-"""Hosts that may be lost under one request before it is answered with a failure."""
+"""Number of hosts that one request may lose before it is answered with a failure."""
 _MOST_FAULTS = 2
-"""Tries of a request that may fail on a host that stays up, as with one host."""
+"""Number of tries of a request that fails on hosts that stay up, as with a single host."""
 _BUSY_SECONDS = 0.5
 """Pause for a host that refused a proof for lack of a free worker."""
 _DISTRUST_SECONDS = 300.0
@@ -434,7 +434,7 @@ class MultiHostPool:
                 host.look.set()  # the host is known now
             if result.verified and self._verification and not host.host.is_local:
                 result = await self._verified_again(job, host, result)
-        except Exception as error:  # the host did not do it, for any reason; its next report re-admits it
+        except Exception as error:  # the host did not prove it, for any reason; its next report re-admits it
             self._leave_out(host, first_line(error))
             self._note_loss(job, host, f"prover host {host.label}: {first_line(error)}")
             host.look.set()

@@ -1,4 +1,4 @@
-"""Which host proves which waiting request now, which is refused, which waits: a function of time, hosts and queue.
+"""Decides which host proves which request now, and which are refused or wait: a function of time, hosts and queue.
 
 A request waits at the miner until the host that should finish it first, by the pace measured there, is free. So a slow
 host gets fewer requests, and no queue is lost when a host leaves. A request that no host can finish in time, even at
@@ -155,7 +155,7 @@ class _Load:
         return self._start(self._earliest, circuit_id) + BEST_CASE * fastest
 
     def latest_start(self, job: Job) -> float:
-        """When proving must have started here to meet the deadline, judging by the fastest proof so far."""
+        """The latest start of a proof here that can meet the deadline, judging by the fastest proof so far."""
         return job.deadline - BEST_CASE * self.host.pace.get(job.circuit_id, _UNKNOWN).fastest
 
     def add(self, job: Job, start: float) -> None:
@@ -169,7 +169,7 @@ class _Load:
         insort(self._earliest, earliest)
 
     def fits_in_parallel(self, job: Job, now: float) -> bool:
-        """Whether `job` and all running proofs would meet their deadlines if it started now, whether or not it pays."""
+        """Whether `job` and all running proofs would meet their deadlines if it started now, even without a gain."""
         number = len(self._running) + 1
         if number > self.host.ready or not self.has_memory(job.circuit_id):
             return False

@@ -39,7 +39,7 @@ class HostState:
     """One host that proves for the miner."""
 
     name: str
-    """What it calls itself."""
+    """The name that it reports."""
     address: str
     """Empty: the miner's own host."""
     gets_work: bool
@@ -57,7 +57,7 @@ class HostState:
     proofs: int
     """Verified ones, since the miner started or the host joined."""
     failures: int
-    """Proofs that failed on it, or that it was lost with, likewise."""
+    """Proofs that failed on it, or were lost with it, since the same time."""
     left: bool = False
     """Whether it is not connected any more. It is listed for a day."""
     release: str = ""
@@ -85,12 +85,12 @@ def working(hosts: Iterable[HostState]) -> str:
 
 
 def write_status(path: Path, status: ProversStatus) -> None:
-    """Whole or not at all. Raises OSError."""
+    """Writes the file atomically. Raises OSError."""
     write_atomically(path, json.dumps(asdict(status)) + "\n")
 
 
 def read_status(path: Path) -> ProversStatus:
-    """What the miner wrote, however long ago. Raises OmronError when nothing can be read."""
+    """The last status that the miner wrote, of any age. Raises OmronError if it cannot be read."""
     try:
         status = TypeAdapter(ProversStatus).validate_json(path.read_bytes())
     except OSError as error:

@@ -206,7 +206,7 @@ class Child:
         return answer
 
     def _hung(self, seconds: float) -> ProcessLostError:
-        message = f"the proving process hung: it did nothing for {seconds:g} s{self._last_output()}"
+        message = f"the proving process hung: it used no CPU for {seconds:g} s{self._last_output()}"
         return ProcessLostError(message, "check the input values, the files and the run args")
 
     def _lost(self) -> ProcessLostError:
@@ -350,7 +350,7 @@ def _why_aborted(short_of_memory: bool) -> str:
 
 
 def _is_short_of_memory(said: str) -> bool | None:
-    """Whether it requested an amount of memory that this host could have; None when memory was not the cause."""
+    """Whether the failed allocation was within the host's RAM; None if memory was not the cause."""
     found = _NO_ALLOCATION.search(said)
     return int(found[1]) <= psutil.virtual_memory().total if found else None
 

@@ -19,8 +19,8 @@ _REMEMBERED = 8
 _ENOUGH = 2
 """Proofs at one number before it is evaluated, and twice as many for each doubling: a pair counts as two."""
 _WORTH = 1.1
-"""Parallel proofs must make this many times the proofs a minute: of four, two pairs answer on average as early as
-four in sequence at 1.2 times the rate, eight at 1.11 times; below that the first answers only come later."""
+"""Minimum throughput of parallel proofs relative to sequential ones. At 1.2 times, two pairs of four proofs finish on
+average as early as four in sequence, at 1.11 times those of eight; below that, first proofs only finish later."""
 _UNKNOWN = 1.15
 """Estimate for n proofs at a time without a measurement: n times as long as one, times this."""
 
@@ -32,7 +32,7 @@ class CircuitPace:
     seconds: tuple[float, ...] = ()
     """Expected duration of a proof while 1, 2, ... proofs run; empty before the first proof."""
     at_a_time: int = 1
-    """How many proofs at a time make the most proofs a minute, or are worth trying."""
+    """The number of concurrent proofs that maximises throughput, or is worth trying."""
     fastest: float = 0.0
     """Seconds of the fastest proof so far; 0 when there was none."""
     peak_bytes: int = 0
@@ -67,7 +67,7 @@ class Pace:
         return self._fastest.get(circuit_id, 0.0)
 
     def peak_bytes(self, circuit_id: str) -> int:
-        """The most memory a worker had that proved it; 0 when not known."""
+        """The largest memory of a worker that proved it; 0 if not known."""
         return self._memory.get(circuit_id, 0)
 
     def expected(self, circuit_id: str, at_a_time: int) -> float | None:
@@ -82,13 +82,13 @@ class Pace:
         return max(known[step]) * max(1.0, at_a_time / step) * _UNKNOWN
 
     def best(self, circuit_id: str) -> int:
-        """How many of this circuit at a time make the most proofs a minute, or are worth trying."""
+        """The number of concurrent proofs of this circuit that maximises throughput, or is worth trying."""
         known = self._seconds.get(circuit_id, {})
         best, best_rate = 1, 0.0
         for step in self._steps:
             proofs = known.get(step, ())
             if len(proofs) < _ENOUGH * step and len(proofs) < _REMEMBERED:
-                # Not evaluated yet. Tried only above the best so far: more of what does not pay is waste.
+                # Not evaluated yet. Tried only if the step below it is the best so far.
                 return step if best == max((one for one in self._steps if one < step), default=1) else best
             rate = step / median(proofs)
             if step == 1:

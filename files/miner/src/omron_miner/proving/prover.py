@@ -104,7 +104,7 @@ class Pool(Protocol):
 
 
 class ProverPool:
-    """Proves with up to `constants.prover.workers` processes; `on_worker_lost` gets the reason when one dies.
+    """Proves with up to `constants.prover.workers` processes; calls `on_worker_lost` with the reason when one dies.
 
     `on_worker_lost` is called in the pool's thread and must not block. Every future that `submit` gives resolves to a
     `ProofResult`, whatever happens; it never holds an exception and cannot be cancelled but by `cancel`.
@@ -277,7 +277,7 @@ class ProverPool:
             self._lose(worker, FailureKind.TIMEOUT, f"not proved within {budget:.1f} s; its worker was stopped")
         elif job and self._is_worth_another_try(worker, job, now):
             seconds = now - worker.progressed
-            self._lose(worker, FailureKind.WORKER_CRASHED, f"the worker hung: it did nothing for {seconds:.0f} s")
+            self._lose(worker, FailureKind.WORKER_CRASHED, f"the worker hung: it used no CPU for {seconds:.0f} s")
         elif worker.dead():
             self._lose(worker, FailureKind.WORKER_CRASHED, "a worker died while it was idle")
         elif not worker.ready and now >= worker.begun + self._constants.prover.start_seconds:

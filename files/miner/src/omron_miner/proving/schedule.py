@@ -1,4 +1,4 @@
-"""Which proofs start now, which are refused, which wait: a function of time, queue, running proofs and memory.
+"""Decides which proofs start, are refused or wait: a function of time, queue, running proofs and memory.
 
 Every worker may use all cores. How many prove at a time is learned per circuit (`pacing`), within the memory there is;
 a request that would otherwise be refused for waiting too long is proved next to others if, by the pace learned, all of
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     """Why a job is not proved."""
 
 BEST_CASE = 0.9
-"""A proof may take this share of the fastest one so far; a job with less time left than that is not started."""
+"""A job is not started if less than this share of the fastest proof time so far is left."""
 MARGIN = 1.1
 """Proofs start next to others only if all would meet their deadlines even at this many times the expected time."""
 MEMORY_MARGIN = 1.2
-"""Memory a proof may take, as a multiple of the most its circuit took so far."""
+"""Expected memory of a proof, as a multiple of the maximum of its circuit so far."""
 STUCK_SECONDS = 3.0
-"""A proof whose process used no CPU for so long is stuck."""
+"""A proof whose process has used no CPU for this long is stuck."""
 LEAST_LEFT = 0.05
-"""Share of a proof that always counts as remaining, however long it has run."""
+"""Minimum share of a proof that counts as remaining, however long it has run."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -44,11 +44,11 @@ class Job:
     queued: float
     """Since when it waits, or waited before it was started."""
     lost: str = ""
-    """How its first try was lost to the host; empty before that. It gets a second try, and no third."""
+    """Why the host lost its first try; empty before that. A job gets two tries."""
     tried_by: int | None = None
     """The number of the worker of its first try; another one is taken for the second if there is one."""
     concurrency_seconds: float = 0.0
-    """Seconds times proofs that ran, this one included: over the seconds it took, how many ran on average."""
+    """Integral of the number of running proofs over time; divided by the duration it gives the average number."""
     done: float = 0.0
     """Share of the proof that should be done, judging by earlier proofs of the circuit."""
 
@@ -124,14 +124,14 @@ def plan(
 
 
 def last_chance(job: Job, pace: Pace) -> float:
-    """When proving must have started for the deadline to be met, going by the circuit's fastest proof so far."""
+    """The latest start that can meet the deadline, judging by the circuit's fastest proof so far."""
     return job.deadline - BEST_CASE * pace.fastest(job.circuit_id)
 
 
 def is_worth_another_try(job: Job, now: float, idle_seconds: float, pace: Pace, start_seconds: float) -> bool:
     """Whether a running job's process, which used no CPU for `idle_seconds`, is to be abandoned for a second try.
 
-    Not before the last moment at which the second try can be in time: a slow disk looks the same. `start_seconds` is
+    Only at the last moment at which a second try can be in time: a slow disk looks the same. `start_seconds` is
     how long that one would wait for a worker.
     """
     alone = pace.expected(job.circuit_id, 1)
@@ -177,12 +177,12 @@ def _refusal(job: Job, now: float, pace: Pace, queue_seconds: float) -> Refusal 
 
 
 def lost_for_good(lost: str) -> Refusal:
-    """Of a job whose prover was lost, as `lost` says."""
+    """The failure of a job whose prover was lost for the reason `lost`."""
     return FailureKind.WORKER_CRASHED, f"{lost}; no time was left for a retry"
 
 
 def waited_too_long(queued: float, now: float, queue_seconds: float) -> Refusal | None:
-    """Of a job that came at `queued` and may wait for `queue_seconds`."""
+    """The failure of a job that arrived at `queued` and may wait for `queue_seconds`."""
     if now < queued + queue_seconds:
         return None
     return FailureKind.QUEUE_FULL, f"no free prover within {queue_seconds:g} s"

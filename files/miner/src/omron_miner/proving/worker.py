@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from omron_miner.proving.isolated import Child
 
 _PROGRESS_CPU_SECONDS = 0.05
-"""A process that used less CPU time than this did nothing."""
+"""A process that used less CPU time than this counts as idle."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -89,7 +89,7 @@ class Worker:
         self.tasks.put(None)
 
     def idle_seconds(self, now: float) -> float:
-        """For how long its process has used no CPU, as observed by calls of this."""
+        """Seconds for which its process has used no CPU, as observed by calls of this method."""
         used = self.child.cpu_seconds() if self.child else 0.0
         if abs(used - self.cpu_seconds) > _PROGRESS_CPU_SECONDS:
             self.cpu_seconds, self.progressed = used, now

@@ -22,7 +22,7 @@ _MOST_HOTKEYS = 4096
 @dataclass
 class _Account:
     left: float
-    """Requests that may start now; refilled over a minute."""
+    """Number of requests that may start now; refilled over a minute."""
     at: float
     """When `left` was updated."""
     in_progress: int = 0

@@ -309,7 +309,7 @@ class AxonServer:
         return len(self._server.server_state.tasks) if self._server is not None else 0
 
     def stop_listening(self) -> None:
-        """No new connection from now on (0.1 s); requests in progress continue."""
+        """Stops accepting connections (takes 0.1 s); requests in progress continue."""
         if self._server is not None:
             self._server.should_exit = True
 

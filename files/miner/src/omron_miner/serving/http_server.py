@@ -36,7 +36,7 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 KEEP_ALIVE_SECONDS = 30
-"""Longer than aiohttp keeps an idle connection (15 s): a validator must never send on one that we are closing."""
+"""Idle timeout, longer than aiohttp's (15 s): a validator must never send on a connection that we are closing."""
 ARRIVAL_SECONDS = 15.0
 """A request must arrive completely within this time of its first byte, whatever its size."""
 TOO_LARGE = "The request body is too large"
@@ -150,7 +150,7 @@ class RequestMiddleware:
         self._on_done = on_done
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI. `scope` is an HTTP request's: uvicorn is configured for no others."""
+        """See ASGI. `scope` is that of an HTTP request: uvicorn is configured for no others."""
         connection: HttpProtocol = scope[_CONNECTION]
         request = connection.request = ServedRequest(scope["path"], connection=connection)
         channel = _Channel(receive, send, connection, request, self._limit, _declared_length(scope))

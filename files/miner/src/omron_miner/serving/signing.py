@@ -1,6 +1,6 @@
 """Signs and verifies requests of the signed HTTP transport, for client and server.
 
-A caller signs ``{nonce}:{its hotkey}:{sha256 of the body}``, so unlike the SDK's the body is authenticated.
+A caller signs ``{nonce}:{its hotkey}:{sha256 of the body}``, so, unlike with the SDK, the body is authenticated.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _MIB = 1_048_576
 _BODIES = 4
-"""Bodies of the largest size that a peer may be sending at a time."""
+"""Number of bodies of the maximum size that one peer may send concurrently."""
 _LINE_SECONDS = 60.0
 _TOO_MUCH = "Too many unfinished requests at this time"
 _log = logging.getLogger(LOGGER_NAME)

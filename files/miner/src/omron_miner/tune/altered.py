@@ -15,9 +15,9 @@ _WEIGHTED = ("Gemm", "MatMul", "Conv", "Mul", "Add", "Sub")
 
 
 def with_other_weights(graph: Graph) -> Iterator[Graph]:
-    """The model with one tensor of weights halved, the last one that is computed with first.
+    """The model with one weight tensor halved; the tensor that is used last comes first.
 
-    Halved, since smaller numbers stay within the tables of the circuit.
+    Halved, because smaller numbers stay within the circuit's tables.
     """
     model = graph.copy()  # copying sorts the nodes
     for node in reversed(model.nodes):

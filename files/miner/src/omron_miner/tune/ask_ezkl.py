@@ -81,7 +81,7 @@ def reached_numbers(graph: Graph, run_args: RunArgs, feeds: Sequence[Feed]) -> l
 
 
 def shapes_of_each(model: bytes, each: Sequence[RunArgs], tell: Callable[[], None] = lambda: None) -> list[Any]:
-    """For each run args the part of EZKL's settings.json that `circuits.fit` and `cost` need, or why there is none.
+    """For each set of run args the parts of EZKL's settings.json that `circuits.fit` and `cost` need, or the error.
 
     `model` is an ONNX file's content. `tell` is called after each answer.
     """
@@ -91,7 +91,7 @@ def shapes_of_each(model: bytes, each: Sequence[RunArgs], tell: Callable[[], Non
 def outputs_of_each(
     model: bytes, each: Sequence[RunArgs], rows: Sequence[Sequence[Sequence[float]]], tell: Callable[[], None]
 ) -> list[Any]:
-    """For each run args a list of EZKL's answers to `rows`, without a proof, or the reason why there is none.
+    """For each set of run args a list of EZKL's answers to `rows`, without a proof, or the error.
 
     An answer is {"lowest", "highest", "outputs"} as in `Reached`, or why that input has none. `rows` has a list per
     input of the model. `tell` is called after each run args.
@@ -112,7 +112,7 @@ def too_large(model: Path, run_args: RunArgs, space_bytes: int) -> str:
 def _each(
     ask: Callable[..., Any], model: bytes, each: Sequence[RunArgs], more: tuple[object, ...], tell: Callable[[], None]
 ) -> list[Any]:
-    """Answers of `ask` for all run args; if EZKL dies on some, the reason, and a new process continues."""
+    """Answers of `ask` for all run args; where EZKL dies, the reason, and a new process continues with the next."""
     answers: list[Any] = []
 
     def take(text: str) -> None:

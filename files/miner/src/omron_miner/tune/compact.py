@@ -1,17 +1,17 @@
-"""The compact arithmetic: the same model in integers of few bits, rescaled by one lookup instead of by digits.
+"""The compact arithmetic: the same model in low-bit integers, rescaled by one lookup instead of a decomposition.
 
 EZKL stores a number x as the integer x·2^scale and decomposes it into digits (some 37 cells) whenever a product has
-made its scale too large. Here no scale ever becomes too large for EZKL, and the model itself says where integers are
-made smaller, in operations that EZKL answers from a table, a cell each:
+made its scale too large. Here no scale ever becomes too large for EZKL, and the model itself contains operations
+that scale integers down, which EZKL looks up in a table, one cell each:
 
-- a division by D is exp(x / D) − 1 at scale `PLACES`: so near zero the exponential is a straight line, off by
-  y²/2^(PLACES+1) for a quotient y in integers;
+- a division by D is exp(x / D) − 1 at scale `PLACES`, so close to zero that it is linear, with an error of
+  y²/2^(PLACES+1) for an integer quotient y;
 - a Relu is HardSwish at scale 0, which rounds to max(0, x) for every integer x;
-- the larger of two is b + relu(a − b): MaxPool is a cascade of these, AveragePool a cascade of sums whose factor goes
-  into the scale that follows.
+- the maximum of two numbers is b + relu(a − b): MaxPool is a cascade of these; AveragePool is a cascade of sums, whose
+  factor is merged into the next scale.
 
-Constants are integers times 2^PLACES at EZKL's `param_scale` of −PLACES; times 2^−k is, for EZKL, no computation but a
-scale larger by k. Both change what EZKL takes an integer for, never the integer.
+Constants are integers times 2^PLACES, at EZKL's `param_scale` of −PLACES; EZKL implements a multiplication by 2^−k as a
+scale larger by k, without computation. Both change how EZKL interprets an integer, never the integer itself.
 
 The price: a number outside `lookup_range` cannot be proved at all. `Compact.places` names every lookup with the tensor
 of the given model that reaches it, so that `ranges` can bound them.
@@ -47,24 +47,24 @@ _MOVED = ("Reshape", "Gather", "Slice", "Transpose", "Flatten", "Squeeze", "Unsq
 _KEPT = (*_MOVED, "Add", "Sub", "Relu", "MaxPool", "GlobalMaxPool")
 """Operations whose results have as many places as their operands."""
 _APART = 2.0**-22
-"""Between floats around 1 that must differ."""
+"""Difference between floats near 1 that EZKL must not merge."""
 _LOOKED_AHEAD = 2
-"""Bits that a product is made coarser by for the average that follows: more would make its weights too coarse."""
+"""Bits of precision that a product gives up for an average after it: with more, its weights would be too coarse."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """How many binary places numbers have."""
+    """Numbers of fractional bits."""
 
     activation: int = 6
-    """What products are made of, and what tabulated functions answer."""
+    """Of the factors of products, and of the results of tabulated functions."""
     product: int = 13
     """Of sums of products, before they are divided. Weights have `product` − `activation` places."""
     input_scale: int = 7
 
     @property
     def divisor(self) -> int:
-        """What every division divides by: all share one table."""
+        """The divisor of all divisions, which share one table."""
         return 1 << (self.product - self.activation)
 
 
@@ -83,13 +83,13 @@ class Compact:
 
 @dataclass(frozen=True)
 class _Fixed:
-    """A tensor of integers: x·`per_unit` for the given model's number x. EZKL takes it for one of scale `scale`."""
+    """A tensor of integers: x·`per_unit` for the given model's number x. EZKL treats it as having the scale `scale`."""
 
     name: str
     per_unit: float
     scale: int
     offset: int = 0
-    """What each integer is too large by."""
+    """Constant that is added to each integer."""
 
 
 def compact(graph: Graph, precision: Precision) -> Compact:
@@ -106,10 +106,10 @@ class _Compacting:
     precision: Precision
     made: Graph = field(init=False)
     fixed: dict[str, _Fixed] = field(default_factory=dict)
-    """What was computed, by its name in the given model."""
+    """Tensors already computed, by their names in the given model."""
     places: list[Place] = field(default_factory=list)
     known: dict[tuple[str, object], _Fixed] = field(default_factory=dict)
-    """What was divided, or taken at another scale, already."""
+    """Tensors already divided, or read at another scale."""
     drawn: int = 0
     shapes: set[tuple[int, ...]] = field(default_factory=set)
 
@@ -139,7 +139,7 @@ class _Compacting:
         return made
 
     def _output(self, name: str) -> None:
-        """The numbers themselves under the name that the model's output has."""
+        """Creates the model's output of this name."""
         made = self.taken(name)
         places = round(math.log2(made.per_unit))
         if not math.isclose(made.per_unit, 2.0**places, rel_tol=1e-6):
@@ -153,7 +153,7 @@ class _Compacting:
         return self.made.node(op, list(inputs), f"{stem}.{op.lower()}", **attributes)
 
     def constant(self, stem: str, integers: Array | float, scale: int = -PLACES) -> str:
-        """A constant that no other is, one of its numbers being so little off that EZKL rounds it to the same integer.
+        """A unique constant: one of its numbers is changed so little that EZKL rounds it to the same integer.
 
         EZKL merges equal constants, also a tensor of one number with that number, and changes the scale of a shared
         one.
@@ -176,12 +176,12 @@ class _Compacting:
         return [np.array(0.5 - part, np.float32), np.array(0.5 + part, np.float32)]
 
     def at(self, one: _Fixed, scale: int) -> _Fixed:
-        """The same integers, read at another scale: a larger one costs nothing, a smaller one a cell per number."""
+        """The same integers at another scale: a larger scale costs nothing, a smaller one costs a cell per number."""
         if one.scale == scale:
             return one
         if (found := self.known.get((one.name, scale))) is not None:
             return found
-        lower = one  # an offset is raised with the rest, but nothing with one is ever lowered
+        lower = one  # an offset is scaled up with the rest; a tensor with an offset is never scaled down
         while lower.scale > scale:
             name = self.new("Mul", [lower.name, self.constant(one.name, 1)], one.name)
             lower = _Fixed(name, one.per_unit, lower.scale - PLACES)
@@ -207,7 +207,7 @@ class _Compacting:
     def taken(self, source: str, how: _How | None = None) -> _Fixed:
         """A tensor of the given model as integers, prepared by `how`.
 
-        What only moves numbers is done after that: before an im2col there are fewer.
+        Operations that only move numbers are applied afterwards: before an im2col there are fewer numbers.
         """
         if (found := self.known.get((source, how))) is None:
             if source in self.fixed:
@@ -224,7 +224,7 @@ class _Compacting:
         return node
 
     def _moved(self, node: onnx.NodeProto, how: _How | None) -> _Fixed:
-        """A node that only moves numbers, done to prepared ones."""
+        """Applies a node that only moves numbers to prepared tensors."""
         constants = self.given.constants
         data = {name: self.taken(name, how) for name in node.input if name not in constants}
         if node.op_type == "Concat":
@@ -253,7 +253,7 @@ class _Compacting:
         return found
 
     def factors(self, one: _Fixed, source: str) -> _Fixed:
-        """As few places as products are made of, at the scale at which they are multiplied with constants."""
+        """The tensor with the fractional bits of factors, at the scale at which it is multiplied by constants."""
         wanted, divisor = 2.0**self.precision.activation, self.precision.divisor
         while one.per_unit > wanted * 1.5 and source not in {each.name for each in self.given.inputs}:
             one = self.plain(one, source)
@@ -265,7 +265,7 @@ class _Compacting:
         return self.at(one, PLACES)
 
     def thinned(self, one: _Fixed, source: str) -> _Fixed:
-        """As few places as products are made of, without an offset."""
+        """The tensor with the fractional bits of factors, without an offset."""
         return self.plain(self.factors(one, source), source)
 
     def relu(self, one: _Fixed, source: str, spread: int = 1) -> _Fixed:
@@ -278,7 +278,7 @@ class _Compacting:
         return _Fixed(self.new("Add", [two.name, more.name], one.name), one.per_unit, 0)
 
     def alike(self, given: dict[str, _Fixed], *, plain: bool = False) -> dict[str, _Fixed]:
-        """Tensors with the same places, scale and offset (none when `plain`): the finer ones are divided."""
+        """The tensors with equal fractional bits, scale and offset (0 if `plain`): more precise ones are divided."""
         least = min(one.per_unit for one in given.values())
         made = {
             name: self.divided(one, name, one.per_unit / least) if one.per_unit > least * (1 + 1e-9) else one
@@ -290,7 +290,7 @@ class _Compacting:
         return {name: replace(self.at(one, scale), per_unit=least) for name, one in made.items()}
 
     def product_places(self, name: str) -> int:
-        """Places of a product `name`, less what an average after it adds."""
+        """Fractional bits of the product `name`, minus those that an average after it adds."""
         return self.precision.product - min(_LOOKED_AHEAD, self._averaged(name))
 
     def _averaged(self, name: str) -> int:
@@ -303,7 +303,7 @@ class _Compacting:
         return most
 
     def windows(self, node: onnx.NodeProto) -> Array:
-        """Where a pool's windows are in its flat input: a row per number of a window, a column per window."""
+        """Indices of a pool's windows in its flattened input: a row per number of a window, a column per window."""
         source = self.given.shape(node.input[0]) or ()
         channels, sides = source[1], source[2:]
         if node.op_type.startswith("Global"):
@@ -316,7 +316,7 @@ class _Compacting:
         return np.concatenate([each + channel * math.prod(sides) for channel in range(channels)], axis=1)
 
     def pooled(self, node: onnx.NodeProto, join: Callable[[_Fixed, _Fixed], _Fixed], one: _Fixed) -> _Fixed:
-        """All numbers of each window joined to one, in halves."""
+        """Reduces the numbers of each window to one, pairwise."""
         stem, indices = node.output[0], self.windows(node)
         flat = self.made.reshape(one.name, (math.prod(self.given.shape(node.input[0]) or ()),), stem)
         parts = [self._picked(flat, row, one, stem) for row in indices]
@@ -356,7 +356,7 @@ def _matmul(self: _Compacting, node: onnx.NodeProto) -> _Fixed | None:
 
 
 def _rows_taken(self: _Compacting, name: str) -> dict[str, Array]:
-    """Which rows of a product each of its users takes; empty when one takes something else."""
+    """The rows of a product that each of its consumers uses; empty if one uses anything else."""
     users = self.given.consumers(name)
     if name in self.given.output_names or any(
         one.op_type != "Gather" or attributes(one).get("axis", 0) or not self.given.constant_inputs(one)
@@ -367,7 +367,7 @@ def _rows_taken(self: _Compacting, name: str) -> dict[str, Array]:
 
 
 def _linear(self: _Compacting, data: str, weights: Array, per_unit: Any, name: str, *, left: bool) -> _Fixed:
-    """A product with constants, `weights` on the right when `left` says that the data are on the left."""
+    """A product of `data` and constant `weights`; `left`: the data are the left factor."""
     one = None if left else _windows(self, data)
     if one is None:
         one = self.taken(data, _Compacting.thinned)
@@ -382,7 +382,7 @@ def _linear(self: _Compacting, data: str, weights: Array, per_unit: Any, name: s
 def _windows(self: _Compacting, data: str) -> _Fixed | None:
     """Windows of an image as `conv-as-matmul` gathers them, with an offset and one more row, of ones.
 
-    Weights of minus their sum take the offset out in that row, which costs less than taking it from the image.
+    In that row, weights equal to minus their sum cancel the offset, which costs less than removing it from the image.
     """
     nodes, name = [], data
     for op in ("Reshape", "Gather", "Concat"):
@@ -457,7 +457,7 @@ def _relu(self: _Compacting, node: onnx.NodeProto) -> _Fixed:
 
 
 def _tabulated(self: _Compacting, node: onnx.NodeProto) -> _Fixed:
-    """A function of one number from its table: EZKL must take the integers for what they are."""
+    """A tabulated function: EZKL must read the integers at their true scale."""
     one, source = self.taken(node.input[0]), node.input[0]
     places = round(math.log2(one.per_unit))
     if places > self.precision.product or not math.isclose(one.per_unit, 2.0**places, rel_tol=1e-6):

@@ -1,6 +1,6 @@
 """Candidates in the compact arithmetic: a model for each precision, checked by EZKL's own answers to samples.
 
-onnxruntime cannot check these models: what is an exact integer for EZKL is lost in 32-bit floats (`compact`).
+onnxruntime cannot check these models: integers that are exact in EZKL are not exact as 32-bit floats (`compact`).
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _INNER = (1, 2, 3)
 
 
 def compact_search(question: Question, graphs: Sequence[tuple[Graph, Magnitudes]]) -> list[Candidate]:
-    """Candidates made of that of `graphs`, one model with its magnitudes each, whose circuit has the fewest cells.
+    """Candidates made from the one of `graphs` (models with their magnitudes) whose circuit has the fewest cells.
 
-    None when each has an unsupported operation, or EZKL rejects all.
+    Empty if each has an unsupported operation, or if EZKL rejects all.
     """
     sized = [(cells, at) for at, (graph, _) in enumerate(graphs) if (cells := _cells(graph, question.base))]
     if not sized:

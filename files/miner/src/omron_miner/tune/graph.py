@@ -1,6 +1,6 @@
-"""A model as passes change it: nodes, constants and static shapes, in place of ONNX's nested messages.
+"""A model in the form that passes change: nodes, constants and static shapes, instead of ONNX's nested messages.
 
-Only for models whose shapes are all known once symbolic sizes are set (a batch to 1): a circuit has no other.
+Only for models whose shapes are all known once symbolic sizes are set (a batch to 1), as in every circuit.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _IR_VERSION = 8
 class Graph:
     """A model's nodes in order of computation, its constants by name, its inputs and outputs.
 
-    A pass that replaces a node lets its last new node have the old one's output name, so that nothing after it changes.
+    A pass that replaces a node gives its last new node the old output name, so that nothing after it changes.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -179,7 +179,7 @@ def read_graph(path: Path, variables: Mapping[str, int] | None = None) -> Graph:
         raise ConfigError(f"cannot read the model {path}: {str(error)[:300]}", hint) from error
     graph = Graph(model)
     if spoilt := [name for name, array in graph.constants.items() if array.dtype.kind == "f" and np.isnan(array).any()]:
-        raise ConfigError(f"{path}: NaN among the numbers of {spoilt[0]}", "train or export the model again")
+        raise ConfigError(f"{path}: {spoilt[0]} contains NaN", "train or export the model again")
     for one in graph.inputs:
         if one.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
             kind = onnx.TensorProto.DataType.Name(one.type.tensor_type.elem_type)

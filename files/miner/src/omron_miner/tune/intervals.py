@@ -1,7 +1,7 @@
 """Bounds on every number a model computes, from bounds on its inputs: interval arithmetic, node by node.
 
-The bounds hold for every input within `low` and `high`, not only for samples; they are wider than what any input
-reaches, the more so the deeper the model. They are of real numbers: what rounding in a circuit adds is not in them.
+The bounds hold for every input within `low` and `high`, not only for samples; they are wider than the values that any
+input reaches, and more so for deeper models. They are bounds of real numbers: a circuit's rounding is not included.
 An unsupported node has no bounds, and neither has anything computed from it.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Bounds = tuple[Array, Array]
 
 _RISING_IN_ALL = {"Add", "Sum", "Mean", "Max", "Min", "Concat", "Clip"}
-"""Operations whose every result rises, or stays, when any of their inputs rises."""
+"""Operations that are non-decreasing in all inputs."""
 _RISING = {
     *MONOTONE,
     *("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "CumSum", "TopK", "Sqrt", "Log", "Round", "Sign"),
@@ -32,18 +32,18 @@ _RISING = {
     *("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Gather", "Slice", "Split", "Pad", "Expand"),
     *("DepthToSpace", "SpaceToDepth"),
 }
-"""Those that do when the first input rises; their others (axes, indices, sizes) must be fixed."""
+"""Operations that are non-decreasing in the first input; the others (axes, indices, sizes) must be fixed."""
 _ONE_RESULT = {"MaxPool", "Dropout", "TopK"}
-"""Of which only the first output rises: the others are indices or a mask."""
+"""Of these, operations of which only the first output counts: the others are indices or a mask."""
 _SUMS_OF_MAGNITUDES = {"ReduceL1", "ReduceL2", "ReduceSumSquare"}
-"""Rise with the magnitude of each number."""
+"""Operations that are non-decreasing in the magnitude of each number."""
 _LEAST = {"HardSwish": -0.375, "Gelu": -0.1701, "Mish": -0.3089}
-"""Functions that fall, then rise for good, with the smallest value of each, rounded down."""
+"""Functions with one minimum, and that minimum, rounded down."""
 _COMPARISONS = {"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "Not", "And", "Or", "Xor"}
 _POSITIONS = {"ArgMax", "ArgMin"}
 _AFFINE = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _SLACK = 1e-5
-"""Relative error that sums of 32-bit floats may have."""
+"""Maximum relative error of sums of 32-bit floats."""
 
 
 def bound_tensors(graph: Graph, low: float, high: float) -> dict[str, Bounds]:
@@ -108,20 +108,20 @@ _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLi
 
 
 def _rises(node: onnx.NodeProto, given: Mapping[str, Bounds]) -> bool:
-    """Whether every result rises, or stays, when the numbers it is computed from rise."""
+    """Whether the node is non-decreasing in its data inputs."""
     if node.op_type in _RISING_IN_ALL:
         return True
     if node.op_type in ("LeakyRelu", "Elu", "ThresholdedRelu"):
         return bool(attributes(node).get("alpha", 0.01) >= 0)
     if node.op_type == "Cast" and attributes(node)["to"] not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE):
-        return False  # to a bool falls below 0; to whole numbers, what is too large wraps around
+        return False  # a cast to bool decreases below 0; a cast to integers wraps around
     if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
         return not given[node.input[2]][1].any()  # in training it drops values at random
     return node.op_type in _RISING and _fixed(node, given, 1)
 
 
 def _fixed(node: onnx.NodeProto, given: Mapping[str, Bounds], first: int) -> bool:
-    """Whether the inputs from the `first` on can have one value only."""
+    """Whether each input from number `first` on has only one possible value."""
     return all(np.array_equal(*given[name]) for name in node.input[first:] if name)
 
 
@@ -160,7 +160,7 @@ def _batch_norm(node: onnx.NodeProto, given: Mapping[str, Bounds]) -> list[Bound
 
 
 def _normalised(node: onnx.NodeProto, given: Mapping[str, Bounds]) -> list[Bounds]:
-    """Of n numbers none is further than √(n−1) standard deviations from their mean; epsilon brings it nearer."""
+    """Each of n numbers is within √(n−1) standard deviations of their mean; epsilon only reduces the distance."""
     low, _ = given[node.input[0]]
     if node.op_type == "LayerNormalization":
         axis, shape = attributes(node).get("axis", -1) % low.ndim, None
@@ -183,7 +183,7 @@ def _softmax(node: onnx.NodeProto, given: Mapping[str, Bounds]) -> list[Bounds]:
 
 
 def _falls_and_rises(low: Array, high: Array, node: onnx.NodeProto, given: Mapping[str, Bounds]) -> list[Bounds]:
-    """Of a function with one valley: the largest is at an end, the smallest is the valley's where it may be reached."""
+    """Bounds of a function with one minimum: the largest value is at an end of the interval."""
     lowest, _ = given[node.input[0]]
     least = np.where(lowest < 0, np.float32(_LEAST[node.op_type]), np.minimum(low, high))
     return [_wider(least, np.maximum(low, high))]
@@ -195,21 +195,21 @@ def _power(one: Bounds, two: Bounds) -> list[Bounds]:
         return []
     whole, even = exponent == np.round(exponent), exponent % 2 == 0
     if ((~whole & (low < 0)) | ((exponent < 0) & (low <= 0) & (high >= 0))).any():
-        return []  # no number, or one beyond all bounds
+        return []  # NaN or infinite
     ends = low**exponent, high**exponent
     least = np.where(even & (low < 0) & (high > 0), np.float32(0), np.minimum(*ends))
     return [_wider(np.asarray(least, np.float32), np.maximum(*ends))]
 
 
 def _leaky(one: Bounds, slope: Bounds) -> list[Bounds]:
-    """PRelu: what is positive stays, what is negative is multiplied."""
+    """PRelu: negative numbers are multiplied by the slope."""
     low, high = one
     ((less, more),) = _multiply((np.minimum(low, 0), np.minimum(high, 0)), slope)
     return [_wider(np.maximum(low, 0) + less, np.maximum(high, 0) + more)]
 
 
 def _either(condition: Bounds, one: Bounds, two: Bounds) -> list[Bounds]:
-    """Where: what may be chosen, or what is."""
+    """Where: both branches, or the one that is certain."""
     never, always = ~condition[1], condition[0]
     sides = []
     for side, extreme in ((0, np.minimum), (1, np.maximum)):
@@ -258,7 +258,7 @@ def _is_finite(bounds: Bounds) -> bool:
 
 
 def _wider(low: Array, high: Array) -> Bounds:
-    """Bounds that rounding in 32-bit floats does not make too narrow."""
+    """The bounds, widened by the rounding error of 32-bit floats."""
     if low.dtype != np.float32:
         return low, high
     return low - np.abs(low) * np.float32(_SLACK), high + np.abs(high) * np.float32(_SLACK)

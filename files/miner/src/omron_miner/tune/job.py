@@ -33,7 +33,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Search:
-    """Which candidates are searched, and how many of them are proved with."""
+    """Which candidates are searched for, and how many of them are measured."""
 
     best: int = 4
     compact: bool = False
@@ -49,7 +49,7 @@ class Baselines:
     """The baselines that candidates are compared with."""
 
     which: str = "all"
-    """all: EZKL's own run args, one logrows less, calibrate_settings' and those given; given: the last alone."""
+    """all: EZKL's own run args, the same at logrows − 1, calibrate_settings' and the given ones; given: only those."""
     stock: RunArgs = PUBLIC
     """The baseline that is known as stock, whose visibilities and variables become those of `base`."""
     calibrations: tuple[str, ...] = TARGETS
@@ -61,9 +61,9 @@ class Goal:
     """The requirements for the winner."""
 
     name: str = "time"
-    """The criterion: time, of a response, or score, a competition's."""
+    """The criterion: `time` (of a response) or `score` (of a competition)."""
     floor: float = 0.99
-    """The least accuracy."""
+    """Minimum mean accuracy."""
     reference: CircuitMetrics | None = None
     """The competition's circuit to beat."""
 

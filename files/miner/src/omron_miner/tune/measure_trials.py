@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from omron_miner.tune.results import FinishedSteps, Trial
 
 _TRIED_PER_BEST = 3
-"""So many candidates are set up, for each wanted, until enough can be proved."""
+"""Maximum number of candidates that are set up per requested one, until enough can be proved."""
 
 
 def measure_trials(
@@ -46,7 +46,7 @@ def measure_trials(
 
 
 def first_turns(trials: Sequence[Trial], job: Job, take: Callable[[Trial], None]) -> list[Trial]:
-    """Has all baselines and enough candidates take their first turn; those that were tried.
+    """Takes the first step of all baselines and of enough candidates; returns those that were tried.
 
     Candidates whose arithmetic was too coarse in another layout are skipped.
     """
@@ -64,7 +64,7 @@ def first_turns(trials: Sequence[Trial], job: Job, take: Callable[[Trial], None]
 
 
 def _arithmetic(one: Trial) -> tuple[object, ...]:
-    """The run args that its answers depend on, independent of its layout."""
+    """The run args that determine a trial's outputs, independent of its layout."""
     return one.model, one.run_args.input_scale, one.run_args.param_scale, one.run_args.scale_rebase_multiplier
 
 
@@ -97,15 +97,15 @@ class _Steps:
         one.ranges = next((what for what in ("exceeded", "unknown", "by samples") if what in verdicts), "safe")
 
     def _sized(self, one: Trial) -> None:
-        """Avoids answers and a setup that would be killed. Raises CircuitError."""
+        """Rejects a circuit whose setup would be killed. Raises CircuitError."""
         if why := too_large(one.model, one.run_args, self.job.limits.space_bytes):
             raise CircuitError(f"{why}, more than the space limit")
 
     def _answered(self, one: Trial) -> None:
         """Its accuracy over all samples.
 
-        Raises CircuitError when EZKL cannot prove one of them, or when a candidate is below the floor after all, which
-        it was above over fewer samples.
+        Raises CircuitError if EZKL cannot prove one of them, or if a candidate that was above the floor for fewer
+        samples is below it for all.
         """
         rows, expected = self.prepared.rows, self.prepared.expected
         say(f"{one.name}: {len(rows)} samples ...")

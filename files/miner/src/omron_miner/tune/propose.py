@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 
 _SEARCHED_SAMPLES = 8
 _CALIBRATED_SAMPLES = 2
-"""And the extremes: without them calibrate_settings makes tables that an honest input can exceed."""
+"""Samples for calibrate_settings, with the extremes: otherwise an honest input can exceed its tables."""
 _ASKED_PER_BEST = 16
-"""Spare candidates per wanted one: a candidate that is not accurate enough over all samples costs no setup."""
+"""Number of candidates per measured one: rejecting one for its accuracy costs no setup."""
 
 
 @dataclass(frozen=True)
 class Proposed:
-    """The trials in the order in which they are tried, and what the values of each one's model reach."""
+    """The trials in the order in which they are tried, and the magnitudes of each trial's model."""
 
     trials: list[Trial]
     magnitudes: dict[Path, Magnitudes | Lookups]
@@ -120,7 +120,7 @@ def _candidates(job: Job, prepared: Prepared, searching: Searching) -> list[Cand
 
 
 def _base(job: Job, model: Path) -> RunArgs:
-    """Source of everything in candidates that is not searched."""
+    """The run args of candidates that are not searched."""
     if not job.search.free_visibilities:
         return job.base
     found = cheapest_visibilities(model.read_bytes(), job.base)

@@ -1,8 +1,8 @@
 """Checks that the numbers reaching a circuit's tables fit: bounds for every lookup and every decomposition.
 
 A value outside a lookup table, or with more digits than `decomp_base` and `decomp_legs` hold, cannot be proved at all.
-Three answers are compared: bounds that hold for every input (`intervals`), the largest that samples reach in
-floats, and, from EZKL itself, the integers that reached its tables for the same samples.
+Three results are compared: bounds that hold for every input (`intervals`), the largest values of samples in floats,
+and the integers that reached EZKL's own tables for the same samples.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _COMPARED = {
 }
 """Operations that decompose differences of numbers."""
 _MOST_WITNESSES = 6
-"""Samples run by EZKL, which is slow: those that reach furthest in most places."""
+"""Number of samples that EZKL runs, which is slow: those with the largest values in most places."""
 _MULTIPLIED = {"Mul", "MatMul", "Conv", "ConvTranspose", "Gemm", "BatchNormalization", "LeakyRelu", "PRelu"}
 _MEANS = {"ReduceMean", "AveragePool", "GlobalAveragePool"}
 _PLAIN = {
@@ -54,7 +54,7 @@ _ONLY_LOOKED_UP = {
     *("Tanh", "Sigmoid", "Erf", "Exp", "Log", "HardSwish"),
     *("Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh"),
 }
-"""Tabulated and nothing else. The rest of TABULATED is composed of several steps, which are not followed here."""
+"""A single table lookup. The others in TABULATED consist of several steps, which are not tracked here."""
 _INSIDE = "inside"
 _BEYOND = 1 << 127
 """Represents infinity and NaN: EZKL computes in 128-bit integers."""
@@ -67,35 +67,35 @@ class Place:
     node: str
     op: str
     tensor: str
-    """A tensor of the model as it was before, whose numbers reach the table."""
+    """The tensor of the given model whose numbers reach the table."""
     per_unit: float
     """Times this, as integers."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """One place where a circuit can hold only so large a number. Numbers are EZKL's integers, without sign."""
+    """A place in a circuit with a maximum for its numbers, which are magnitudes of EZKL's integers."""
 
     node: str
     op: str
     kind: str
-    """`lookup`: a table of `lookup_range`; `digits`: `decomp_legs` digits of base `decomp_base`; `inside`: what EZKL
-    computes in an operation of several steps, or in one that is not known here: neither bound nor seen."""
+    """`lookup`: a table of `lookup_range`; `digits`: `decomp_legs` digits of base `decomp_base`; `inside`: inside an
+    operation of several steps, or an unknown one, whose numbers are neither bounded nor observed."""
     limit: int
     bound: int | None
-    """No input within the bounds given for it exceeds this; None when it could not be bounded."""
+    """No input within its bounds exceeds this; None if there is no bound."""
     seen: int
     """The largest that a sample reached."""
 
     @property
     def margin(self) -> float | None:
-        """Limit over bound: from 1 on no input can leave the range; None without a bound."""
+        """Limit / bound: at 1 or above no input can leave the range; None without a bound."""
         return None if self.bound is None else self.limit / max(1, self.bound)
 
     @property
     def verdict(self) -> str:
-        """`safe` for every input, `by samples` when only samples are known to stay within, `exceeded` by a sample,
-        `unknown` where nothing is known of what is computed."""
+        """`safe`: holds for every input; `by samples`: known only for samples; `exceeded`: not for a sample;
+        `unknown`: the numbers are not tracked."""
         if self.kind == _INSIDE:
             return "unknown"
         if self.seen > self.limit:
@@ -105,7 +105,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Ranges:
-    """Every place, and what EZKL itself met on the samples."""
+    """Every place, and the integers that EZKL observed for the samples."""
 
     places: list[Range]
     reached: Mapping[str, Reached | str]
@@ -122,9 +122,9 @@ class Ranges:
 
 
 class Magnitudes:
-    """How large each tensor of a model becomes: bounds for every input within `low` and `high`, and what feeds reach.
+    """Magnitudes of a model's tensors: bounds for every input within `low` and `high`, and the largest of the feeds.
 
-    For real numbers, so independent of run args.
+    Of real numbers, so independent of run args.
     """
 
     def __init__(self, graph: Graph, feeds: Mapping[str, Feed], low: float, high: float) -> None:
@@ -141,7 +141,7 @@ class Magnitudes:
         }
 
     def at(self, run_args: RunArgs) -> list[Range]:
-        """Every place of the circuit at `run_args` that holds only so large a number."""
+        """Every place of the circuit with a maximum at `run_args`."""
         return [self._range(one, run_args) for one in _places(self._graph, run_args)]
 
     def of(self, lookups: Sequence[Place], run_args: RunArgs) -> list[Range]:
@@ -165,7 +165,7 @@ class Magnitudes:
         return list(zip(*(self._seen[name] for name in spot.tensors), strict=True))
 
     def furthest(self, run_args: RunArgs) -> list[str]:
-        """The feeds that reach furthest in some place, those that do so in most places first."""
+        """The feeds with the largest value in some place, those with the most such places first."""
         names = {name for one in _places(self._graph, run_args) for name in one.tensors}
         each = [
             self._feeds[int(np.argmax([_largest([one]) for one in self._seen[name]]))]
@@ -178,10 +178,10 @@ class Magnitudes:
 
 @dataclass(frozen=True)
 class Lookups:
-    """How large the integers of a compact circuit become."""
+    """Magnitudes of the integers of a compact circuit."""
 
     magnitudes: Magnitudes
-    """Of the model that it was made of."""
+    """Magnitudes of the model it was made from."""
     places: Sequence[Place]
 
     def at(self, run_args: RunArgs) -> list[Range]:
@@ -211,11 +211,11 @@ class _Spot:
     per_unit: float = 1.0
     """Times this, as integers."""
     compared: bool = False
-    """Whether it is differences of the tensors' numbers that are held."""
+    """Whether the place holds differences of the tensors' numbers."""
 
 
 def _places(graph: Graph, run_args: RunArgs) -> list[_Spot]:
-    """The places that hold only so large a number.
+    """The places with a maximum.
 
     Products add the binary places of both factors and are scaled back once these exceed the larger of input_scale and
     param_scale by scale_rebase_multiplier.
@@ -240,7 +240,7 @@ def _places(graph: Graph, run_args: RunArgs) -> list[_Spot]:
 def _spots(
     node: NodeProto, given: list[int], scale: int, run_args: RunArgs, graph: Graph, most: int
 ) -> tuple[list[_Spot], int]:
-    """A node's places and the binary places of what it computes; its inputs have `given`, its data `scale`."""
+    """A node's places, and the fractional bits of its output; those of its inputs are `given`, of its data `scale`."""
     name, op, first = node.name or node.output[0], node.op_type, (node.input[0],) if node.input else ()
     inside, found = _Spot(name, op, _INSIDE), list[_Spot]()
     if node.domain not in ("", "ai.onnx"):
@@ -283,7 +283,7 @@ def _is_float(graph: Graph, name: str) -> bool:
 
 
 def _averaged(node: NodeProto, graph: Graph) -> float:
-    """How many numbers each mean is of, at most."""
+    """Maximum count of numbers in a mean."""
     if node.op_type == "AveragePool":
         return float(math.prod(attributes(node)["kernel_shape"]))
     return float(math.prod(graph.shape(node.input[0]) or (1,)))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Trial:
-    """One set of run args on its way from a name to measurements. Times are seconds, sizes bytes."""
+    """A set of run args and its measurements so far. Times are seconds, sizes bytes."""
 
     name: str
     baseline: bool
@@ -91,7 +91,7 @@ class Store:
 
 
 class FinishedSteps:
-    """Steps of trials that this or an earlier run finished, by all that they depend on."""
+    """Steps of trials that this or an earlier run finished, by a digest of everything they depend on."""
 
     def __init__(self, store: Store, samples_digest: str) -> None:
         self._store, self._samples_digest = store, samples_digest
@@ -135,7 +135,7 @@ def below(accuracy: float, floor: float) -> str:
 def choose_winner(
     trials: list[Trial], floor: float, goal: str = "time", reference: CircuitMetrics | None = None
 ) -> Trial | None:
-    """The best that passes by `goal`, time or score; a baseline when no candidate is better, so never worse than these.
+    """The best passing trial by `goal` (time or score); a baseline if no candidate is better.
 
     Sets `failure` of trials that were measured but do not pass, and the competition's `score` of those that do,
     against `reference` or the best of each number that any of them has.

@@ -1,7 +1,7 @@
 """Runs the passes one after another and keeps those that meet their stated error and save cells.
 
 After each pass the model is run by onnxruntime on every sample: a difference beyond the pass's stated error drops it,
-as does a circuit of more cells by EZKL's own count. No model gets special treatment.
+as does a higher number of cells by EZKL's own count. No model gets special treatment.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Step:
 
     name: str
     places: int
-    """Where it changed something."""
+    """Number of places it changed."""
     nodes_before: int
     nodes_after: int
     size: Size | None
@@ -109,7 +109,7 @@ def _try(
 
 
 def _carried(graph: Graph, feeds: Mapping[str, Feed], expected: list[list[Array]]) -> float:
-    """The difference that passes before this one have made already, within their own errors."""
+    """The difference already made by earlier passes, within their own errors."""
     return difference(run_model(graph, list(feeds.values())), expected)
 
 

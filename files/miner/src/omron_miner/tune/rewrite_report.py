@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from omron_miner.tune.rewrite import Rewritten
 
 _MOST_PLACES = 12
-"""Places with a limit that the text names; JSON has all."""
+"""Maximum number of places in the text; the JSON lists all."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def to_json(report: Report) -> str:
 
 
 def to_text(report: Report) -> str:
-    """Tables of passes and of ranges, a line of conclusion each."""
+    """Tables of passes and of ranges, each with a summary line."""
     rewritten = report.rewritten
     rows = [("pass", "places", "nodes", "rows", "cells", "difference", "")]
     rows.append(("as given", "", "", *_size(rewritten.before), "", rewritten.refused))
@@ -95,7 +95,7 @@ def _ranges(report: Report) -> list[str]:
         numbers = ("", bound, "unknown") if one.verdict == "unknown" else (str(one.limit), bound, str(one.seen))
         rows.append((f"{one.op} {one.node}", one.kind, *numbers, margin, one.verdict))
     lines = (
-        [*table(rows[0], rows[1:], left=(0, -1))] if ranges.places else ["no number can leave a table: there is none"]
+        [*table(rows[0], rows[1:], left=(0, -1))] if ranges.places else ["no number can leave a table: there are none"]
     )
     if (more := len(ranges.places) - _MOST_PLACES) > 0:
         lines.append(f"... and {more} with more margin")

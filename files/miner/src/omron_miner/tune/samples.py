@@ -1,4 +1,4 @@
-"""The inputs a rewrite is checked on: the operator's own, random ones, and the extremes an honest caller can send."""
+"""Inputs to check a rewrite on: the operator's own, random ones, and the extremes that an honest caller can send."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 RANDOM = 4
 """Uniform and clipped normal inputs each."""
 AUGMENTED = 8
-"""Of the operator's images, as validators of the competition change them."""
+"""Number of the operator's images that are augmented as by the competition's validators."""
 _MOST_OWN = 32
 _IMAGES = 4
 """Dimensions of a batch of images."""
 
 
 def make_feeds(graph: Graph, data: Path | None, low: float, high: float, seed: int) -> dict[str, Feed]:
-    """Inputs by what they are ("own 1", "all low", …), each number within `low` and `high`.
+    """Inputs by description ("own 1", "all low", …), each number within `low` and `high`.
 
-    At most 32 of the operator's, and 8 more as validators change images. Raises ConfigError when these leave the bounds
-    or do not fit the model.
+    At most 32 of the operator's, and 8 more augmented as by validators. Raises ConfigError if these are outside the
+    bounds or do not fit the model.
     """
     random = np.random.default_rng(seed)
     makers: dict[str, Callable[[tuple[int, ...]], Array]] = {

@@ -1,10 +1,9 @@
 """Searches run args at which a model is cheap to prove and accurate enough: by EZKL's own counts, without a key.
 
-In two steps, since a circuit's answers depend only on its scales, and its cost on its layout:
-`arithmetics` are the scales, each run by EZKL on samples and compared with onnxruntime; `layouts` are, for each that is
-accurate, decomposition, inner columns and logrows, counted by gen_settings and ranked by `cost`. Lookup range and
-digits are never chosen but follow from the range bounds, so that no candidate has a table too small. `tune` measures
-the best.
+In two steps, because a circuit's outputs depend only on its scales, and its cost on its layout. `arithmetics` tries
+scales: EZKL runs each on samples, and the outputs are compared with onnxruntime's. `layouts` tries decomposition, inner
+columns and logrows for each accurate one, counted by gen_settings and ranked by `cost`. Lookup range and digits always
+follow from the range bounds, so that no candidate has a table that is too small. `tune` measures the best.
 """
 
 from __future__ import annotations
@@ -33,20 +32,20 @@ if TYPE_CHECKING:
 
 SCALES = range(3, 14)
 _OFFSETS = (0, -2, 2)
-"""Of param_scale to input_scale."""
+"""Offsets of param_scale from input_scale."""
 _REBASES = (1, 2, 3)
 _MOST_ARITHMETICS = 36
 _MOST_LAID_OUT = 12
-"""Arithmetics that are laid out: those with the smallest numbers, which make the smallest tables."""
+"""Number of arithmetics with layouts: those with the smallest numbers, which need the smallest tables."""
 _LEGS = (1, 2, 3)
 _INNER = (1, 2)
 _LARGEST_LOGROWS = 22
 SAMPLED_MARGIN = 2.0
-"""How much further than its largest sample a number may go when it has no bound, unless asked otherwise."""
+"""Default factor over the largest sample for a number without a bound."""
 _ROUNDING = 1.02
 """Bounds are for real numbers; this share, plus two, is added for rounding in the circuit."""
 _PLACES = 3
-"""Of decimals in which two answers of the model must differ to be another answer."""
+"""Number of decimals to which outputs of the model are compared."""
 _FEWEST = 2
 _LARGEST_BASE = 1 << 20
 _OFF = 0.05
@@ -55,9 +54,9 @@ _OFF = 0.05
 
 @dataclass(frozen=True)
 class Question:
-    """A search: `model` is ONNX, `rows` samples of it (a list per input), `expected` its correct answers.
+    """A search: `model` is ONNX, `rows` are samples (a list per input), `expected` its correct outputs.
 
-    `base` has everything that is not searched: visibilities, variables.
+    `base` has the run args that are not searched: visibilities, variables.
     """
 
     model: bytes
@@ -69,7 +68,7 @@ class Question:
     """Least mean accuracy, 0 to 1; full precision has 1."""
     seed: int = 0
     by_samples: bool = False
-    """Whether tables need hold no more than `margin` times what samples reach, also where the bound is larger."""
+    """Whether tables hold only `margin` times the samples' range, even where the bound is larger."""
     margin: float = SAMPLED_MARGIN
 
 
@@ -96,7 +95,7 @@ class Candidate:
 
 
 def search(question: Question) -> list[Candidate]:
-    """Candidates, none when EZKL rejects all or all are too inaccurate. The same seed finds the same."""
+    """Candidates; none if EZKL rejects all or all are too inaccurate. Deterministic for a seed."""
     # Wide digits and a wide table, so that the answers depend only on the scales.
     wide = {"logrows": 17, "decomp_base": 1 << 15, "decomp_legs": 3, "num_inner_cols": 1}
     tried = [changed(one, **wide, **unchecked(question.base)) for one in grid(question.base, question.seed)]
@@ -110,7 +109,7 @@ def search(question: Question) -> list[Candidate]:
 
 
 def grid(base: RunArgs, seed: int) -> list[RunArgs]:
-    """Run args of all scales to try; beyond the plain ones a draw by `seed`."""
+    """Run args for all scales to try: the usual ones, and a random selection of the others by `seed`."""
     plain, other = list[RunArgs](), list[RunArgs]()
     for rebase in _REBASES:
         for offset in _OFFSETS:
@@ -154,7 +153,7 @@ def collapses(outputs: Sequence[Sequence[float]], expected: Sequence[Sequence[fl
 
 
 def needed(places: Sequence[Range], kind: str, margin: float = SAMPLED_MARGIN, *, by_samples: bool = False) -> int:
-    """What places of a kind must hold at most: a bound, or `margin` times what samples reach; 0 without places.
+    """The largest number in places of a kind: a bound, or `margin` times the samples' range; 0 without places.
 
     `by_samples`: the smaller of both.
     """
@@ -170,7 +169,7 @@ def _held(place: Range, margin: float, *, by_samples: bool) -> int:
 
 
 def _ends(question: Question, run_args: RunArgs, *, checked: bool) -> int:
-    """What inputs and outputs need of the digits when these are checked too, or `checked` by an unknown operation."""
+    """The largest integer of inputs and outputs; 0 unless their range is checked, or `checked` inside a node."""
     if run_args.ignore_range_check_inputs_outputs and not checked:
         return 0
     largest = max(max(map(abs, answer), default=0.0) for answer in question.expected)
@@ -180,7 +179,7 @@ def _ends(question: Question, run_args: RunArgs, *, checked: bool) -> int:
 
 
 def cheapest_visibilities(model: bytes, base: RunArgs) -> RunArgs:
-    """Run args with those visibilities of inputs and parameters at which the circuit of a model has the fewest cells.
+    """Run args with the visibilities of inputs and parameters that give the fewest cells.
 
     For circuits whose prover and verifier are free to choose. `base` itself when EZKL takes none.
     """
@@ -231,7 +230,7 @@ def _unseen() -> None:
 
 
 def _layouts(one: Arithmetic, inner: Sequence[int]) -> list[RunArgs]:
-    """Without logrows yet: lookup range and digits as needed, all numbers of legs and inner columns."""
+    """Layouts without logrows: lookup range and digits as needed, with each number of legs and inner columns."""
     reach = max(1, one.lookup)
     made = []
     for legs in _LEGS if one.digits else (1,):
@@ -252,7 +251,7 @@ def _fitting(layout: RunArgs, shape: dict[str, Any]) -> list[tuple[RunArgs, Cost
 
 
 def _filled(run_args: RunArgs, price: Cost) -> RunArgs:
-    """With the widest lookup range of as many table columns: a margin that costs nothing."""
+    """Run args with the widest lookup range for the same number of table columns: a margin without cost."""
     reach = (price.table_columns * run_args.usable_rows - 1) // 2
     return changed(run_args, lookup_range=(-reach, reach))
 
@@ -262,10 +261,10 @@ def _alike(price: Cost) -> int:
 
 
 def choose(candidates: Sequence[Candidate], best: int, goal: str = "time") -> list[Candidate]:
-    """The `best` of those at hand: the cheapest, of those that cost alike the most accurate; or by `goal` score.
+    """The `best` candidates: the cheapest, and among equal costs the most accurate; or those with the best score.
 
-    Keys whose estimates differ by less than they are off count as alike. A score is estimated with the key's size in
-    place of the time.
+    Costs count as equal if the keys' estimates differ by less than their error. A score is estimated from the key's
+    size instead of the time.
     """
 
     def standing(one: Candidate) -> CircuitMetrics:

@@ -103,10 +103,10 @@ def prove(folder: Path, rows: Sequence[Sequence[float]], constants: Constants, l
 def forge(
     folder: Path, altered: Path, rows: Sequence[Sequence[float]], constants: Constants, limits: Limits, place: Path
 ) -> bool | None:
-    """Whether the answer of the model `altered` to an input verifies as one of the circuit's in `folder`.
+    """Whether an output of the model `altered` verifies as an output of the circuit in `folder`.
 
-    It is computed and proved with the circuit's own proving key, below `place`, a new folder. None when it answers as
-    the circuit does, or nothing. Raises CircuitError when that is not known within the limits.
+    It is computed and proved with the circuit's own proving key, below `place`, a new folder. None if the altered model
+    has the same output, or none. Raises CircuitError if the limits are exceeded first.
     """
     storage, srs_directory = SessionStorage(constants.sessions), constants.circuits.srs_directory
     asked = (folder, altered, [list(row) for row in rows], storage, srs_directory, place)
@@ -115,7 +115,7 @@ def forge(
 
 
 def _within(run: Callable[..., Any], limits: Limits | None, function: Callable[..., Any], *arguments: object) -> Any:
-    """Has `run` execute a step in its process. Raises CircuitError for anything that is the circuit's fault."""
+    """Executes a step with `run`, in its process. Raises CircuitError for a fault of the circuit."""
     try:
         return run(_limited, limits, function, arguments)
     except ProcessLostError as error:
@@ -229,7 +229,7 @@ def _forge(
 
 
 def _forgeries(circuit: Circuit, rows: list[list[float]], proof: str) -> list[tuple[str, list[list[float]], str]]:
-    """The proof with its first and its last output changed in the last bit, and for other inputs where these count."""
+    """The proof with the last bit of its first or last output changed and, if inputs are public, with other inputs."""
     content, outputs = json.loads(proof), sum(circuit.settings.output_sizes)
     made = []
     for what, place in (("the first output changed", -outputs), ("the last output changed", -1)):

@@ -1,12 +1,12 @@
-"""Tunes a model: rewrites it, searches run args, measures the best and the usual ones, and builds the fastest.
+"""Tunes a model: rewrites it, searches run args, measures the best ones and baselines, and builds the fastest.
 
     prepare ── Prepared ──> propose ── Proposed ──> measure_trials ── trials ──> build_winner ── winner, circuit
     samples, the model's    baselines and           accuracy, setup,             forgeries by other weights,
     answers, rewritten      candidates,             proofs taking turns          the role's own builder
     model                   cheapest first
 
-All trials' proofs take turns in one run, so that a noisy machine is unfair to none. Each finished step is kept in
-``measurements.jsonl`` and not made again by a second run into the same folder.
+All trials' proofs take turns in one run, so that a noisy machine affects all alike. Each finished step is stored in
+``measurements.jsonl`` and not repeated by a second run into the same folder.
 """
 
 from __future__ import annotations

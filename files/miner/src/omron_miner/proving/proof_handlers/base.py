@@ -20,7 +20,7 @@ class ProofError(OmronError):
 
 
 class VerificationError(OmronError):
-    """The proof does not verify for these inputs, or is not a proof of this circuit at all."""
+    """The proof does not verify for these inputs, or is not a proof of this circuit."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Proof:
 
 @contextmanager
 def native_errors(kind: type[ProofError] | type[VerificationError], what: str) -> Iterator[None]:
-    """Raises `kind`, with `what` before it, for anything that native code raises inside, including panics.
+    """Raises `kind`, with `what` before the message, for anything that native code raises, including panics.
 
     These are BaseExceptions. Those that abort the process cannot be caught here or anywhere.
     """

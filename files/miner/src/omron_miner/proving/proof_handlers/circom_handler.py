@@ -1,6 +1,6 @@
-"""CIRCOM: Groth16 over circom's circuits, in this process: wasmtime makes the witness, arkworks (groth16py) the proof.
+"""CIRCOM: Groth16 for circom circuits, in this process: wasmtime computes the witness, groth16py (arkworks) the proof.
 
-Keys are loaded once a process and kept: a request reads neither the proving key nor the witness program again. snarkjs
+Keys are loaded once per process and kept: a request reads neither proving key nor witness program again. snarkjs
 is not needed on a host; tests compare both directions with it. Importing this module loads native code.
 """
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 WITNESS = "witness.wtns"
 _KEPT = 4
-"""Circuits whose keys are kept in memory; validators ask for two."""
+"""Maximum number of circuits whose keys are kept in memory; validators request two."""
 _PROOF_VALUES = 8
 _WITNESS_HEADER_BYTES = len(witness_file(b""))
 _Answer = TypeVar("_Answer")

@@ -1,8 +1,8 @@
 """The rewrites, one small module each, in the order they are run.
 
-A pass is a function from a `Graph` that it changes to the number of places it changed. Its docstring says what it
-does, why it is exact or how inexact, and what it saves; `Pass.error` is the difference it may make (see
-`running.difference`), beyond which `rewrite` drops it.
+A pass is a function that changes a `Graph` and returns the number of places it changed. Its docstring states what it
+does, how exact it is, and what it saves; `Pass.error` is the maximum difference it may make (see `running.difference`),
+beyond which `rewrite` drops it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["EXACT", "FOR_COMPACT", "MONOTONE", "Pass", "window_indices"]
 
 ROUNDING = 1e-5
-"""What sums of 32-bit floats in another order may differ by, relative to the largest output."""
+"""Maximum difference of sums of 32-bit floats in another order, relative to the largest output."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Pass:
     run: Callable[[Graph], int]
     error: float
     counted: bool = True
-    """Whether EZKL is asked for the circuit's size after it; not when it only prepares for others."""
+    """Whether EZKL counts the circuit's cells after it; False for a pass that only prepares for others."""
 
 
 EXACT = (

@@ -1,4 +1,4 @@
-"""Attributes: every default written out."""
+"""Writes out the default of every attribute."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Constants: computed once here, not in the circuit."""
+"""Computes constants once, instead of in the circuit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NOTHING = ("Identity", "Dropout")
 
 
 def fold_constants(graph: Graph) -> int:
-    """Computes what depends on no input, such as shapes, and removes no-ops (Identity, Dropout, casts).
+    """Computes values that depend on no input, such as shapes, and removes no-ops (Identity, Dropout, casts).
 
     Exact: onnxruntime computes the same nodes once. Saves no cells on its own, since EZKL folds constants too; it lets
     later passes see weights and shapes that an exporter wrote as nodes.

@@ -1,9 +1,9 @@
 """Convolutions as products whose checks are small: in tiles of the image, or for each row of the kernel.
 
 EZKL 23.0.5 checks a product of an m×k and a k×n matrix by Freivalds' algorithm in mk + kn + mn cells, so that an im2col
-(`conv-as-matmul`: a column for each place, that repeats nearly every number as often as the kernel has) is not the
-cheapest. Both are exact but for rounding, and for the compact arithmetic only: elsewhere each of the more numbers that
-a product has would be scaled back.
+(`conv-as-matmul`: a column per position, which repeats nearly every number once per kernel element) is not the
+cheapest. Both are exact except for rounding, and only for the compact arithmetic: elsewhere each of the additional
+numbers of a product would be rescaled.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from omron_miner.tune.graph import Array, Graph
 
 _CHECKED = 1.5
-"""What a cell of Freivalds' check costs in other cells: it comes with more selectors (EZKL 23.0.5)."""
+"""Cost of a cell of Freivalds' check, in ordinary cells: it needs more selectors (EZKL 23.0.5)."""
 _TILE = 2
-"""Places on a side of a tile."""
+"""Side length of a tile, in positions."""
 
 
 def convolutions_by_tiles(graph: Graph) -> int:
-    """Computes 2×2 places together: windows of 4×4 for a kernel of 3×3 repeat a number 4 times, not 9.
+    """Computes 2×2 positions together: windows of 4×4 for a kernel of 3×3 repeat a number 4 times, not 9.
 
-    Where a MaxPool of these tiles follows, the product has differences of neighbours in place of every other number,
-    of which max(a, b) = b + relu(a − b) needs no more than the relu. 1×1 convolutions of the same image are computed
+    If a MaxPool of these tiles follows, the product computes differences of neighbours in place of every other number,
+    so that max(a, b) = b + relu(a − b) needs only the relu. 1×1 convolutions of the same image are computed
     from the same windows: `merge-matmuls` makes one product of all.
     """
     return _each(graph, _Conv.tiles, _by_tiles)
@@ -43,15 +43,16 @@ def convolutions_by_tiles(graph: Graph) -> int:
 def convolutions_by_rows(graph: Graph) -> int:
     """Splits a kernel into its rows: each is a product with windows one row high, and all are summed.
 
-    Windows of one row are a third of those of three, and the product has thrice the rows: for many channels in and few
-    out. 1×1 convolutions of the same image get kernels as wide, so that `merge-matmuls` makes one product of all.
+    Windows of one row are a third of the size of those of three, and the product has three times the rows: this suits
+    many input and few output channels. 1×1 convolutions of the same image get kernels of the same width, so that
+    `merge-matmuls` makes one product of all.
     """
     return _each(graph, _Conv.rows, _by_rows)
 
 
 @dataclass(frozen=True)
 class _Conv:
-    """A convolution of one image by strides of one."""
+    """A convolution of one image with strides of 1."""
 
     node: onnx.NodeProto
     source: tuple[int, ...]
@@ -62,7 +63,7 @@ class _Conv:
 
     @property
     def moves(self) -> list[int]:
-        """How far below the place that is computed each row of the kernel lies."""
+        """Vertical offset of each kernel row from the computed position."""
         return [row - self.pads[0] for row in range(self.weight.shape[2])]
 
     def whole(self) -> float:
@@ -71,7 +72,7 @@ class _Conv:
         return _CHECKED * _product(out, channels * high * wide, math.prod(self.target[2:]))
 
     def tiles(self) -> float:
-        """Cells in tiles; infinite where the image is not made of tiles."""
+        """Cells by tiles; infinite if the image cannot be divided into tiles."""
         out, channels, high, wide = self.weight.shape
         places = math.prod(self.target[2:])
         if any(side % _TILE for side in self.target[2:]) or high == wide == 1:
@@ -80,7 +81,7 @@ class _Conv:
         return _CHECKED * _product(out * _TILE**2, window, places // _TILE**2)
 
     def rows(self) -> float:
-        """Cells by rows, sums included; infinite where no row is within the image everywhere, for the bias."""
+        """Cells by rows, including sums; infinite if no row, which the bias needs, is always within the image."""
         out, channels, high, wide = self.weight.shape
         if 0 not in self.moves or self.target[2] > self.source[2] or high == 1:
             return math.inf
@@ -96,7 +97,7 @@ def _product(rows: int, inner: int, columns: int) -> float:
 def _each(graph: Graph, cells: Callable[[_Conv], float], replace: Callable[[Graph, _Conv], None]) -> int:
     changed = 0
     for node in [one for one in graph.nodes if one.op_type == "Conv"]:
-        gone = all(one is not node for one in graph.nodes)  # with one that it shares windows with
+        gone = all(one is not node for one in graph.nodes)  # with a convolution with which it shares windows
         conv = None if gone else _read(graph, node)
         if conv and cells(conv) == min(conv.whole(), conv.tiles(), conv.rows()) != conv.whole():
             replace(graph, conv)
@@ -184,7 +185,7 @@ def _by_rows(graph: Graph, conv: _Conv) -> None:
     size, stem, pads = math.prod(conv.source), conv.node.output[0], conv.pads
     indices = window_indices({"pads": [0, pads[1], 0, pads[3]]}, conv.source, (1, wide), zero=size)
     matrix = conv.weight.transpose(2, 0, 1, 3).reshape(high * out, channels * wide)
-    if conv.bias is not None:  # with the row of the kernel that is within the image everywhere
+    if conv.bias is not None:  # with the kernel row that is always within the image
         bias = np.zeros((high, out), np.float32)
         bias[conv.moves.index(0)] = conv.bias
         matrix = np.concatenate([matrix, bias.reshape(-1, 1)], axis=1)

@@ -1,4 +1,4 @@
-"""Convolutions as one product of two matrices."""
+"""Turns convolutions into matrix products."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ if TYPE_CHECKING:
 def convolutions_as_matmul(graph: Graph) -> int:
     """Turns a convolution into a Gather of its windows by constant indices and a MatMul with its weights.
 
-    Exact but for rounding: the same products in another order. Zeros around the image and the 1 that a bias is
-    multiplied by are two numbers put behind the image, which the Gather takes from. A Gather by constants costs no
-    cells. EZKL 23.0.5 checks a MatMul by Freivalds' algorithm: cells grow with its sides, not with their product.
-    EZKL 22.0.1 has no such check; what remains is the bias, a cell an output. Only a batch of one and a convolution
-    that is not grouped.
+    Exact except for rounding: the same products in another order. A 0 for the padding and a 1 for the bias are appended
+    to the image, from which the Gather reads. A Gather by constants costs no cells. EZKL 23.0.5 checks a MatMul by
+    Freivalds' algorithm: cells grow with its sides, not with their product. EZKL 22.0.1 has no such check; there it
+    saves the bias, a cell per output. Only for a batch of one and a convolution without groups.
     """
     changed = 0
     for node in [one for one in graph.nodes if one.op_type == "Conv"]:
@@ -54,7 +53,7 @@ def _replace(graph: Graph, node: onnx.NodeProto, source: tuple[int, ...], target
 
 
 def gathered_product(graph: Graph, image: str, size: int, matrix: Array, indices: Array, stem: str) -> str:
-    """`matrix` times the windows that `indices` pick from an image of `size` numbers, behind which are a 0 and a 1."""
+    """`matrix` times the windows that `indices` gather from an image of `size` numbers followed by a 0 and a 1."""
     behind = graph.constant(f"{stem}.zero_one", np.array([0, 1], np.float32))
     flat = graph.node("Concat", [graph.reshape(image, (size,), stem), behind], stem, axis=0)
     picked = graph.node("Gather", [flat, graph.constant(f"{stem}.at", indices.ravel())], stem, axis=0)
@@ -63,7 +62,7 @@ def gathered_product(graph: Graph, image: str, size: int, matrix: Array, indices
 
 
 def window_indices(have: Mapping[str, Any], source: tuple[int, ...], kernel: tuple[int, ...], zero: int) -> Array:
-    """Where in the flat image each window's numbers are, a row per weight and a column per window.
+    """Indices of each window's numbers in the flattened image: a row per weight, a column per window.
 
     `have` are a Conv's or a pool's attributes, `zero` is the index of the zeros around the image.
     """

@@ -1,4 +1,4 @@
-"""Max pooling: before the activation, not after it."""
+"""Moves max pooling before the activation."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from omron_miner.tune.graph import Graph
 
 MONOTONE = ("Relu", "Tanh", "Sigmoid", "Erf", "Exp", "HardSigmoid", "Softplus", "Softsign", "Clip", "Floor", "Ceil")
-"""Functions of one number that never fall; LeakyRelu and Elu depend on their slope."""
+"""Non-decreasing functions of one number; LeakyRelu and Elu depend on their slope."""
 
 
 def pool_before_activation(graph: Graph) -> int:
-    """Lets a MaxPool come before the activation whose result it pools.
+    """Moves a MaxPool before the activation whose result it pools.
 
-    Exact: the largest of f(x) is f of the largest x when f never falls. Saves the activation of every number that is
-    not its window's largest: 3 of 4 for 2×2.
+    Exact: the maximum of f(x) is f of the maximum of x if f is non-decreasing. Saves the activation of every number
+    that is not its window's maximum: 3 of 4 for 2×2.
     """
     changed = 0
     for pool in [node for node in graph.nodes if node.op_type in ("MaxPool", "GlobalMaxPool")]:

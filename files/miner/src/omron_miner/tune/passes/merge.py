@@ -1,4 +1,4 @@
-"""Products that share an operand: one."""
+"""Merges products that share an operand."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 def merge_products(graph: Graph) -> int:
     """Merges MatMuls that multiply constants with the same matrix into one, and splits its rows again.
 
-    Convolutions over one input that slide alike are such once `conv-as-matmul` made products of them: their windows
-    are gathered once. Exact: each row is computed from its own weights as before. Saves, where EZKL checks a product
-    by Freivalds' algorithm (23.0.5), the shared matrix' part of the check for each product but the first.
+    This applies to convolutions of one input with the same windows, after `conv-as-matmul`: the windows are gathered
+    once. Exact: each row is computed from its own weights as before. Where EZKL checks a product by Freivalds'
+    algorithm (23.0.5), it saves the shared matrix's part of the check for each product except the first.
     """
     _share_equal_nodes(graph)
     groups: dict[str, list[onnx.NodeProto]] = {}
@@ -40,12 +40,12 @@ def _merge(graph: Graph, nodes: list[onnx.NodeProto]) -> None:
     graph.remove(*nodes)
     ends = accumulate((len(weight) for weight in weights), initial=0)
     for node, (first, last) in zip(nodes, pairwise(ends), strict=True):
-        rows = graph.constant(f"{stem}.rows", np.arange(first, last))  # what a Slice cuts, EZKL computes one by one
+        rows = graph.constant(f"{stem}.rows", np.arange(first, last))  # EZKL slices number by number
         graph.node("Gather", [whole, rows], stem, node.output[0], axis=0)
 
 
 def _share_equal_nodes(graph: Graph) -> None:
-    """Merges nodes with the same operation and inputs; constants are the same when their numbers are."""
+    """Merges nodes with the same operation and inputs; constants with equal numbers are the same."""
     seen: dict[Any, str] = {}
     values: dict[Any, str] = {}
     for node in list(graph.nodes):

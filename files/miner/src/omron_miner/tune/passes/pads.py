@@ -1,4 +1,4 @@
-"""Pads: zeros around an image belong to the convolution that reads them."""
+"""Moves zero padding into the convolution that reads it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def fold_pads(graph: Graph) -> int:
-    """Gives the zeros that a Pad writes around an image to the convolutions that read it.
+    """Replaces a Pad that writes zeros around an image by pads of the convolutions that read it.
 
     Exact: a convolution's own pads are zeros too. Saves little on its own; `conv-as-matmul` then takes every zero from
     one constant.
