@@ -22,7 +22,13 @@ _UTILS = str(Path(__file__).resolve().parents[1] / "plugin_utils")
 if _UTILS not in sys.path:  # found so from a clone and from a collection alike
     sys.path.append(_UTILS)
 
-from omron_preflight.variables import checked_values, known_variables, misplaced_problems, unknown_problems  # noqa: E402
+from omron_preflight.variables import (  # noqa: E402
+    checked_values,
+    known_variables,
+    misplaced_problems,
+    serial_problems,
+    unknown_problems,
+)
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
@@ -46,5 +52,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
         checked, wrong = checked_values(values, known)
         extra = load_extra_vars(self._loader)
         unknown = unknown_problems(everything, known, checked["omron_other_variables"], extra)
+        problems += serial_problems(values)
         problems += misplaced_problems(values, known, extra, everything.get("groups", {}))
         return {"changed": False, "problems": unknown + problems + wrong, "values": checked}

@@ -20,7 +20,9 @@ SHIPPED = {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "NOTICE.md", "README.md
            "files", "inventory.example", "meta", "playbooks", "plugins", "requirements.yml",
            "roles", "site.yml", "templates"}  # fmt: skip
 OPERATORS = ("inventory", "inventory.yml", "fleet.inventory", "group_vars/miners.yml", "host_vars/one.yml",
-             "report/report.txt", ".cache/x", "circuits/model_0/pk.key", "wallets/hotkey")  # fmt: skip
+             "report/report.txt", ".cache/x", "circuits/model_0/pk.key", "wallets/hotkey", "hotkeys/host-1", "keys/r2",
+             "vault-password", "hosts.yml", "hosts.ini", "mine.onnx", "kzg21.srs", "backup.tar.gz",
+             "tls.pem")  # fmt: skip
 
 
 def test_its_version_is_the_packages() -> None:

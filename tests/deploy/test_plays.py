@@ -312,7 +312,7 @@ def test_a_misspelt_variable_is_refused_by_every_play(tmp_path: Path, name: str)
     assert code != 0
     assert "Nothing was done. Problems to fix first (3): 1. canary, other: omron_host is not a known variable: " in said
     assert "write omron_hosts if you mean that" in said
-    assert "2. canary, other: rollback_too is not a known variable: write rollback_to if that" in said
+    assert "2. canary, other: rollback_too is not a known variable: write rollback_to if you" in said
     assert "3. other: monitor_intervall is not a known variable: write monitor_interval if" in said
     assert set(re.findall(r"PLAY \[(.*)\]", output)) == {"Check the variables"}
 
@@ -371,8 +371,14 @@ def test_the_user_is_made_recorded_and_removed_and_somebody_elses_is_left_alone(
     own = {path: path.stat().st_uid for path in (state / "sessions", state / "pm2", tmp_path / "sessions", log)}
     assert set(own.values()) == {int(uid)}
     roots = {"circuits": 0o1775, "circuits/kept": 0o755, "srs": 0o775, "ezkl": 0o775, "wallets": 0o750}
+    roots |= {"supplied": 0o750, "models": 0o755, "tuned": 0o755, "competition": 0o755}
     assert {name: (state / name).stat().st_mode & 0o7777 for name in roots} == roots
     assert {(state / name).stat().st_uid for name in roots} == {0}
+    os.chown(state / "competition", int(uid), -1)  # made by the miner before the play, say
+    code, output = run("user.yml")
+    assert code != 0
+    assert f"{state}/competition: found a folder of another user than root" in " ".join(output.split())
+    os.chown(state / "competition", 0, -1)
     group = (etc / "group").read_text()
     (etc / "group").write_text(re.sub("^(adm:.*:)$", r"\1omron-test", group, flags=re.MULTILINE))  # somebody added it
     victim = tmp_path / "victim"

@@ -49,7 +49,14 @@ from omron_preflight.tuning import (
     swap_problems,
     tuning_problems,
 )
-from omron_preflight.variables import GONE, checked_values, known_variables, misplaced_problems, unknown_problems
+from omron_preflight.variables import (
+    GONE,
+    checked_values,
+    known_variables,
+    misplaced_problems,
+    serial_problems,
+    unknown_problems,
+)
 from omron_preflight.wallet import COMPETITION_FILES, competition_problems, wallet_problems
 from plugin_loading import load_plugin
 
@@ -1088,6 +1095,12 @@ def test_a_host_that_will_do_has_no_problem_and_every_check_reports_its_problem(
     ]
     for one in every:
         assert one in said
+
+
+@pytest.mark.parametrize("given", [[0], ["abc"], ["0%"], ["101%"], [1, -1], [1.5], [True], []])
+def test_a_batch_that_is_no_number_of_hosts_is_refused(given: list[Any]) -> None:
+    assert "numbers of hosts from 1" in only(serial_problems({"omron_serial": given, "rollback_serial": "100%"}))
+    assert serial_problems({"omron_serial": [1, "25%", "3"], "rollback_serial": 2}) == []
 
 
 def test_a_host_whose_tasks_cannot_become_the_service_user_is_refused() -> None:

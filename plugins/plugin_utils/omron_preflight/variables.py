@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,8 @@ _BOOLEAN_NEVER = ("int", "float", "str", "path")
 
 _SELECT_HOSTS = ("omron_hosts", "omron_prover_hosts", "rollback_serial")
 """Evaluated before any host's variables are there."""
+_BATCH = re.compile(r"0*[1-9]\d*|0*([1-9]\d?|100)%")
+"""A batch of Ansible's ``serial``: hosts, or a share of them. 0 would be all hosts."""
 _NEVER_OURS = ("_", "ansible_")
 _MEANT_BY_HOSTS = ("host", "hosts")
 """Names that other playbooks use for omron_hosts."""
@@ -129,6 +132,20 @@ def misplaced_problems(
         if name in values and values[name] != (used := extra.get(name, known[name].option.get("default")))
         if name != "omron_prover_hosts" or values[name] in groups
     ]
+
+
+def serial_problems(values: Mapping[str, Any]) -> list[str]:
+    """Batch sizes that Ansible would take for all hosts, or would fail with after the first hosts were changed."""
+    problems = []
+    for name in sorted({"omron_serial", "rollback_serial"} & set(values)):
+        steps = values[name] if isinstance(values[name], list) else [values[name]]
+        wrong = [step for step in steps if isinstance(step, bool) or not _BATCH.fullmatch(str(step).strip())]
+        if wrong or not steps:
+            problems.append(
+                f"{name} has {', '.join(map(repr, wrong)) or 'no batch'}: write numbers of hosts from 1, or "
+                "percentages from 1% to 100%"
+            )
+    return problems
 
 
 def _nearest(name: str, known: Mapping[str, Known], ours: bool) -> list[str]:
