@@ -18,9 +18,9 @@ from omron_miner.circuits.run_args import read_run_args
 from omron_miner.errors import CircuitError, ConfigError
 from omron_miner.proving.ezkl_srs import ensure_srs
 from omron_miner.tune import trial
-from omron_miner.tune.altered import with_other_weights
 from omron_miner.tune.graph import read_graph
 from omron_miner.tune.job import PUBLIC, Baselines, Job, Search, Tuned
+from omron_miner.tune.other_weights import with_other_weights
 from omron_miner.tune.search import changed
 from omron_miner.tune.tune import tune
 from omron_miner.tune.tune_report import write_report
