@@ -17,7 +17,6 @@ from omron_miner.tune.search import (
     choose,
     collapses,
     grid,
-    logrows_for,
     needed,
     smallest_base,
 )
@@ -76,14 +75,6 @@ def test_digits_hold_the_number_and_no_smaller_base_does(number: int, legs: int,
     assert smallest_base(number, legs) == base
     assert base**legs > number
     assert base == 2 or (base // 2) ** legs <= number
-
-
-def test_a_table_fits_one_column_at_its_logrows_and_not_below() -> None:
-    for rows in (100, 65_528, 65_529):
-        logrows = logrows_for(rows)
-        assert rows <= RunArgs(logrows=logrows).usable_rows
-        assert rows > RunArgs(logrows=logrows - 1).usable_rows
-    assert logrows_for(3) == 6
 
 
 def test_a_table_is_wide_enough_for_every_bound_and_twice_the_samples_without_one() -> None:

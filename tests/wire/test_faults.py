@@ -22,6 +22,7 @@ from isolated_work import FULL_SHM
 from omron_miner.chain.wallet import read_address
 from omron_miner.events import FailureKind, LifecycleEvent
 from omron_miner.serving.protocol import QueryForCapacities, QueryZkProof
+from waiting import wait_until
 from wire_miner import (
     OMRON_MINER,
     OTHER_VALIDATOR,
@@ -34,7 +35,6 @@ from wire_miner import (
     running,
     serving,
     session_files,
-    wait_until,
     workers_of,
 )
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from omron_miner.circuits.accuracy import accuracy
+from omron_miner.circuits.accuracy import FLOOR, accuracy
 from omron_miner.circuits.constant_output import is_constant
 from omron_miner.circuits.fit import einsum_cells
-from omron_miner.circuits.run_args import USABLE_ROWS_LESS, RunArgs
+from omron_miner.circuits.run_args import SMALLEST_LOGROWS, RunArgs, logrows_for
 from omron_miner.competition.score import CircuitMetrics, best_of_each, score
 from omron_miner.progress import count, say
 from omron_miner.tune.ask_ezkl import outputs_of_each, shapes_of_each
@@ -64,7 +64,7 @@ class SearchRequest:
     rows: Rows
     expected: Sequence[Sequence[float]]
     magnitudes: Magnitudes | Lookups
-    floor: float = 0.99
+    floor: float = FLOOR
     """Least mean accuracy, 0 to 1; full precision has 1."""
     seed: int = 0
     by_samples: bool = False
@@ -246,7 +246,7 @@ def _layouts(one: Arithmetic, inner: Sequence[int]) -> list[RunArgs]:
 def _fitting(layout: RunArgs, shape: dict[str, Any]) -> list[tuple[RunArgs, Cost]]:
     """The layout at each logrows around the one at which its tables take one column, where it fits."""
     around = range(layout.logrows - 1, min(layout.logrows + 4, _LARGEST_LOGROWS) + 1)
-    each = [changed(layout, logrows=logrows) for logrows in around if logrows >= 6]
+    each = [changed(layout, logrows=logrows) for logrows in around if logrows >= SMALLEST_LOGROWS]
     return [(one, price) for one in each if (price := cost(one, shape))]
 
 
@@ -285,11 +285,6 @@ def choose(candidates: Sequence[Candidate], best: int, goal: str = "time") -> li
 def smallest_base(number: int, legs: int) -> int:
     """The smallest power of two, `legs` digits of which hold all numbers up to `number`."""
     return int(max(_FEWEST, 1 << math.ceil(number.bit_length() / legs)))
-
-
-def logrows_for(rows: int) -> int:
-    """The smallest logrows, 6 at least, at which a table of `rows` fits one column."""
-    return max(6, math.ceil(math.log2(rows + USABLE_ROWS_LESS)))
 
 
 def changed(run_args: RunArgs, **values: object) -> RunArgs:
