@@ -35,9 +35,9 @@ _CLOCKED = ("tests/wire/", "tests/unit/test_prover.py")
 """Tests with deadlines of seconds."""
 _LONGEST_FIRST = (
     "tests/house/test_oldest_python.py",
-    "tests/proving/test_tune.py",
+    "tests/proving/test_rewrite_soundness.py",
     "tests/house/test_linters.py",
-    "tests/proving/test_tuning.py",
+    "tests/proving/test_tune.py",
     "tests/proving/",
     "tests/deploy/",
     "tests/live/",

@@ -16,7 +16,7 @@ _UTILS = str(Path(__file__).resolve().parents[1] / "plugin_utils")
 if _UTILS not in sys.path:  # found so from a clone and from a collection alike
     sys.path.append(_UTILS)
 
-from omron_preflight.circuits import SAMPLE_SUFFIXES  # noqa: E402  # after the path is there
+from omron_preflight.circuits import BUILT_IN_MODELS, SAMPLE_SUFFIXES  # noqa: E402  # after the path is there
 from omron_preflight.files import sha256  # noqa: E402
 
 _MOST_SAMPLES = 32
@@ -75,7 +75,7 @@ def unanswered(circuits: list[Mapping[str, Any]], shipped: str) -> list[str]:
         if "model" not in circuit:
             continue
         given = Path(str(circuit["model"])).expanduser()
-        path = Path(shipped) / f"{given}.onnx" if str(given) in ("demo", "tiny") else given
+        path = Path(shipped) / f"{given}.onnx" if str(given) in BUILT_IN_MODELS else given
         if not path.with_suffix(".reference.json").is_file():
             names.append(str(circuit["name"]))
     return names
@@ -89,7 +89,7 @@ def circuits_digest(circuits: list[Mapping[str, Any]], shipped: str) -> str:
     parts: list[Any] = [list(circuits)]
     for circuit in circuits:
         names = [str(circuit[key]) for key in ("model", "tuned") if key in circuit]
-        paths = [Path(shipped) / f"{name}.onnx" if name in ("demo", "tiny") else Path(name) for name in names]
+        paths = [Path(shipped) / f"{name}.onnx" if name in BUILT_IN_MODELS else Path(name) for name in names]
         parts += [sha256(path) for path in paths]
         if "folder" in circuit:
             files = sorted(path for path in Path(circuit["folder"]).expanduser().rglob("*") if path.is_file())

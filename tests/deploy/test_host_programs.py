@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -76,6 +77,36 @@ def program(name: str, path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
     return module
+
+
+class Nft:
+    """A stand-in for nft, in a folder on PATH: it prints recorded rules, and records what else it is told."""
+
+    def __init__(self, folder: Path) -> None:
+        self._ruleset, self._told = folder / "ruleset.json", folder / "told"
+        self._told.touch()
+        command = folder / "nft"
+        command.write_text(
+            "#!/bin/sh\n"
+            f'[ "$*" != "--json --handle list ruleset" ] || exec cat "{self._ruleset}"\n'
+            f'printf "%s\\n" "$@" "" >> "{self._told}"\n'
+        )
+        command.chmod(0o755)
+
+    def has(self, entries: list[dict[str, Any]]) -> None:
+        """`entries` are the live rules."""
+        self._ruleset.write_text(json.dumps({"nftables": entries}))
+
+    @property
+    def told(self) -> list[tuple[str, ...]]:
+        """The arguments of each command that changes something."""
+        return [tuple(one.split("\n")) for one in self._told.read_text().split("\n\n") if one]
+
+
+@pytest.fixture
+def nft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nft:
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return Nft(tmp_path)
 
 
 firewall = program("omron_firewall", FIREWALL)
@@ -159,18 +190,14 @@ LIMITED: Any = {
 
 @pytest.mark.parametrize("kind", LIMITED)
 @pytest.mark.parametrize("opened", [False, True], ids=["", "after we had opened it"])
-def test_an_operators_list_of_callers_is_told_and_never_widened(
-    monkeypatch: pytest.MonkeyPatch, kind: str, opened: bool
-) -> None:
+def test_an_operators_list_of_callers_is_told_and_never_widened(nft: Nft, kind: str, opened: bool) -> None:
     place = {"family": "inet", "table": "filter", "chain": "input"}
     ours = [{"rule": {**place, "handle": 99, "comment": "omron-miner", "expr": accept(8091)}}] if opened else []
-    told: list[tuple[str, ...]] = []
-    monkeypatch.setattr(firewall, "ruleset", lambda: [*LIMITED[kind], *ours])
-    monkeypatch.setattr(firewall, "nft", lambda *arguments: told.append(arguments))
+    nft.has([*LIMITED[kind], *ours])
     found = firewall.show([TCP])
     assert (found["limited"], found["closed"], found["open"]) == (["inet filter input: 8091/tcp"], [], [])
     assert firewall.main(["open", "8091/tcp"]) == 0
-    assert told == ([("delete", "rule", "inet", "filter", "input", "handle", "99")] if opened else [])
+    assert nft.told == ([("delete", "rule", "inet", "filter", "input", "handle", "99")] if opened else [])
 
 
 @pytest.mark.parametrize(
@@ -188,18 +215,16 @@ def test_an_operators_list_of_callers_is_told_and_never_widened(
         [named("set", pair(22), pair({"range": [1024, 65535]})), *rules(of_pairs("@allow"), policy="drop")],
     ],
 )
-def test_a_chain_that_drops_the_port_is_closed(monkeypatch: pytest.MonkeyPatch, entries: Any) -> None:
-    monkeypatch.setattr(firewall, "ruleset", lambda: entries)
+def test_a_chain_that_drops_the_port_is_closed(nft: Nft, entries: Any) -> None:
+    nft.has(entries)
     assert firewall.show([TCP])["closed"] == ["inet filter input: 8091/tcp"]
 
 
 @pytest.mark.parametrize(
     "right", [8091, {"set": [22, 8091]}, {"range": [8000, 8100]}, {"set": [22, {"range": [8000, 8100]}]}]
 )
-def test_a_rule_of_the_hosts_own_that_lets_the_port_through_is_enough(
-    monkeypatch: pytest.MonkeyPatch, right: Any
-) -> None:
-    monkeypatch.setattr(firewall, "ruleset", lambda: rules(SSH, accept(right), policy="drop"))
+def test_a_rule_of_the_hosts_own_that_lets_the_port_through_is_enough(nft: Nft, right: Any) -> None:
+    nft.has(rules(SSH, accept(right), policy="drop"))
     assert firewall.show([TCP]) == {
         "open": ["inet filter input: 8091/tcp"],
         "closed": [],
@@ -219,14 +244,10 @@ def test_a_rule_of_the_hosts_own_that_lets_the_port_through_is_enough(
         rules(SSH, policy="drop", table="firewalld"),
     ],
 )
-def test_a_chain_that_does_not_drop_or_is_anothers_to_tell_is_left_alone(
-    monkeypatch: pytest.MonkeyPatch, entries: Any
-) -> None:
-    told: list[tuple[str, ...]] = []
-    monkeypatch.setattr(firewall, "ruleset", lambda: entries)
-    monkeypatch.setattr(firewall, "nft", lambda *arguments: told.append(arguments))
+def test_a_chain_that_does_not_drop_or_is_anothers_to_tell_is_left_alone(nft: Nft, entries: Any) -> None:
+    nft.has(entries)
     assert firewall.main(["open", "8091/tcp"]) == 0
-    assert told == []
+    assert nft.told == []
 
 
 @pytest.mark.parametrize(
@@ -236,43 +257,35 @@ def test_a_chain_that_does_not_drop_or_is_anothers_to_tell_is_left_alone(
         (rules(DROP_ONE, SSH, DROP), ("insert", "rule", "inet", "filter", "input", "handle", "4")),
     ],
 )
-def test_the_rule_comes_after_all_that_the_host_says_itself(
-    monkeypatch: pytest.MonkeyPatch, entries: Any, before: tuple[str, ...]
-) -> None:
-    told: list[tuple[str, ...]] = []
-    monkeypatch.setattr(firewall, "ruleset", lambda: entries)
-    monkeypatch.setattr(firewall, "nft", lambda *arguments: told.append(arguments))
+def test_the_rule_comes_after_all_that_the_host_says_itself(nft: Nft, entries: Any, before: tuple[str, ...]) -> None:
+    nft.has(entries)
     assert firewall.main(["open", "8091/tcp"]) == 0
-    assert told == [(*before, 'tcp dport 8091 counter accept comment "omron-miner"')]
+    assert nft.told == [(*before, 'tcp dport 8091 counter accept comment "omron-miner"')]
 
 
-def test_only_our_own_rules_are_ever_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_our_own_rules_are_ever_taken_away(nft: Nft) -> None:
     entries = rules(SSH, accept(9000), accept(8091), policy="drop")
     for entry in entries[3:]:
         entry["rule"]["comment"] = "omron-miner"
-    told: list[tuple[str, ...]] = []
-    monkeypatch.setattr(firewall, "ruleset", lambda: entries)
-    monkeypatch.setattr(firewall, "nft", lambda *arguments: told.append(arguments))
+    nft.has(entries)
     assert firewall.main(["open", "9000/tcp"]) == 0
     assert firewall.main(["close"]) == 0
-    assert told == [("delete", "rule", "inet", "filter", "input", "handle", "4")] * 2
+    assert nft.told == [("delete", "rule", "inet", "filter", "input", "handle", "4")] * 2
 
 
-def test_a_rule_for_one_protocol_says_nothing_about_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rule_for_one_protocol_says_nothing_about_the_other(nft: Nft) -> None:
     udp = firewall.Port(8091, "udp")
-    told: list[tuple[str, ...]] = []
     entries = rules(accept(8091), [*CALLERS, *accept(9000)], policy="drop")
-    monkeypatch.setattr(firewall, "ruleset", lambda: entries)
-    monkeypatch.setattr(firewall, "nft", lambda *arguments: told.append(arguments))
+    nft.has(entries)
     found = firewall.show([TCP, udp, firewall.Port(9000, "udp")])
     assert found["open"] == ["inet filter input: 8091/tcp"]
     assert found["closed"] == ["inet filter input: 8091/udp", "inet filter input: 9000/udp"]
     assert firewall.main(["open", "8091/udp"]) == 0
-    assert [one[-1] for one in told] == ['udp dport 8091 counter accept comment "omron-miner"']
-    entries[:] = rules(accept(8091), accept(8091, protocol="udp"), policy="drop")
+    assert [one[-1] for one in nft.told] == ['udp dport 8091 counter accept comment "omron-miner"']
+    nft.has(rules(accept(8091), accept(8091, protocol="udp"), policy="drop"))
     assert firewall.show([TCP, udp])["closed"] == []
     limited = rules([*CALLERS, *accept(8091, protocol="th")], policy="drop")  # of any protocol
-    monkeypatch.setattr(firewall, "ruleset", lambda: limited)
+    nft.has(limited)
     assert firewall.show([udp])["limited"] == ["inet filter input: 8091/udp"]
 
 

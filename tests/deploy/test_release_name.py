@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from ansible import constants
 
 from plugin_loading import load_plugin
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "files/miner"
 SHARED: dict[str, Any] = yaml.safe_load((ROOT / "roles/omron/defaults/main.yml").read_text())
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 plugin = load_plugin("plugins/filter/miner_release.py")
 tune = load_plugin("plugins/filter/miner_tune.py")
@@ -49,25 +54,32 @@ def test_every_file_that_is_shipped_counts_and_what_python_leaves_behind_does_no
     assert sorted(set(verifies) - set(shipped)) == ["live.lock"]
 
 
-def test_a_large_file_is_read_once_in_a_run_whichever_process_asks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    files = sys.modules["omron_preflight.files"]
-    (tmp_path / "of-this-run").mkdir()
-    monkeypatch.setattr("ansible.constants.DEFAULT_LOCAL_TMP", str(tmp_path / "of-this-run"))
-    circuit = {"name": "a", "model": str(tmp_path / "a.onnx")}
+def in_another_process(digest: Callable[[], str]) -> str:
+    """What `digest` returns in a fork, as which Ansible templates each host's tasks."""
+    assert Path(constants.DEFAULT_LOCAL_TMP).is_dir(), "the folder of this run, which all forks share"
+    fork = multiprocessing.get_context("fork")
+    receiver, sender = fork.Pipe(duplex=False)
+    process = fork.Process(target=lambda: sender.send(digest()))
+    process.start()
+    sender.close()
+    found: str = receiver.recv()
+    process.join()
+    return found
+
+
+def test_a_large_file_is_read_once_in_a_run_whichever_process_asks(tmp_path: Path) -> None:
+    model, circuit = tmp_path / "a.onnx", {"name": "a", "model": str(tmp_path / "a.onnx")}
 
     def digest() -> str:
-        files._sha256.cache_clear()  # as another process begins
         return str(tune.circuits_digest([circuit], "/none"))
 
-    (tmp_path / "a.onnx").write_bytes(b"a" * (1 << 20))
-    found = digest()
-    monkeypatch.setattr("hashlib.file_digest", lambda *_: pytest.fail("read again"))
-    assert digest() == found
-    (tmp_path / "a.onnx").write_bytes(b"b" * (1 << 20))
-    monkeypatch.undo()
-    assert digest() != found
+    model.write_bytes(b"a" * (1 << 20))
+    found, status = in_another_process(digest), model.stat()
+    model.write_bytes(b"b" * (1 << 20))
+    os.utime(model, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert in_another_process(digest) == found, "not read: by its size and time it is the same"
+    os.utime(model, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert in_another_process(digest) != found
 
 
 @pytest.mark.slow

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import tomllib
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from omron_preflight.circuits import EZKL_VERSIONS
 
@@ -214,6 +216,20 @@ def test_an_extras_lock_goes_on_top_of_the_hosts_and_is_what_the_tests_run_with(
     if python != "3.10":  # the control node's lock begins with 3.11
         for name, (pin, hashes) in lock.items():
             assert (pin.specifier, hashes) == (control[name][0].specifier, control[name][1]), name
+
+
+def test_the_control_nodes_lock_pins_everything_that_pyproject_asks_for_in_a_version_it_allows() -> None:
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    asked = map(Requirement, [*pyproject["project"]["dependencies"], *pyproject["dependency-groups"]["dev"]])
+    pinned: dict[str, list[str]] = {}
+    for pin, _ in pins(ROOT / "requirements.lock"):
+        [version] = pin.specifier
+        pinned.setdefault(canonicalize_name(pin.name), []).append(version.version)
+    for one in asked:
+        if one.name != "omron-miner":  # in this repository
+            found = pinned.get(canonicalize_name(one.name), [])
+            assert found, one.name
+            assert list(one.specifier.filter(found)) == found, one.name
 
 
 def test_pm2s_locks_pin_every_file_by_checksum_and_name_no_registry() -> None:

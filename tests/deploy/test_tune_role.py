@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from building import FAST_ANSIBLE, MODELS, ROOT
-from omron_miner.building.compare import FLOOR
+from omron_miner.circuits.accuracy import FLOOR
 from omron_miner.tune.samples import _MOST_OWN
 from plugin_loading import load_plugin
 

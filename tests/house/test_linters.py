@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 PLAYBOOKS = sorted(str(path.relative_to(ROOT)) for path in [ROOT / "site.yml", *ROOT.glob("playbooks/*.yml")])
+PLUGINS = ["plugins", "plugins/plugin_utils"]
+DEVELOPMENT = [
+    *("bench", "docs", "tests"),
+    *(f"tests/{one}" for one in ("deploy", "house", "live", "proving", "system", "unit", "wire")),
+]
 
 CHECKS = {
     "ruff lint": ["ruff", "check"],
@@ -20,6 +25,9 @@ CHECKS = {
     "types": ["mypy"],
     "types on the oldest Python": ["mypy", "--python-version", "3.10", "files/miner/src"],
     "declared dependencies": ["deptry", "files/miner/src", "--config", "files/miner/pyproject.toml"],
+    # The modules directly in a folder given here count as ours. What only develops may use the group `dev` (DEP004).
+    "declared dependencies of the control node": ["deptry", *PLUGINS, *DEVELOPMENT, "--ignore", "DEP004"],
+    "plugins use nothing of the group dev": ["deptry", *PLUGINS, "--ignore", "DEP002"],
     "yaml style": ["yamllint", "--strict", "."],
     "shell syntax": ["bash", "-n", "bin/lib.sh", "bin/up", "bin/down", "bin/test", ".ci/run"],
 }

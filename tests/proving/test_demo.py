@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-import work
+import proof_work
 from building import MODELS, NEEDS, RunArgsFile, constants_below, render_run_args
 from omron_miner.building.build import build_circuit, prove_once
 from omron_miner.circuits import needs as circuit_needs
@@ -42,7 +42,7 @@ def test_the_circuits_arithmetic_is_as_good_as_floats_for_any_image(run_args_fil
 
     images = [image.ravel().tolist() for image in IMAGES.values()]
     settings = str(run_args_file("demo"))
-    answers = run(work.demo_outputs, str(MODELS / "demo.onnx"), settings, images, str(tmp_path))
+    answers = run(proof_work.demo_outputs, str(MODELS / "demo.onnx"), settings, images, str(tmp_path))
     assert len(answers) == len(IMAGES)
     for (name, image), outputs in zip(IMAGES.items(), answers, strict=True):
         assert len(outputs) == 21

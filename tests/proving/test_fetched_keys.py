@@ -19,7 +19,8 @@ from omron_miner.building.sync import Synced, sync
 from omron_miner.circuits.circuit_store import CircuitStore
 from omron_miner.circuits.load import load_circuit
 from omron_miner.files import sha256
-from wire_miner import to_toml, wait_until
+from waiting import wait_until
+from wire_miner import to_toml
 
 if TYPE_CHECKING:
     from collections.abc import Callable

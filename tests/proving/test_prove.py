@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-import work
+import proof_work
 from building import MODELS
 from omron_miner.circuits.examples import example_inputs
 from omron_miner.circuits.inputs import validate_inputs
@@ -58,7 +58,7 @@ def verify(tiny_circuit: Circuit, inputs: dict[str, Any], proving_constants: Con
 
 def prove(circuit: Circuit, inputs: Any, constants: Constants, **more: Any) -> ProofResult:
     cache = constants.circuits.ezkl_directory
-    return run(partial(work.prove, **more), circuit, inputs, constants, ezkl_directory=cache)
+    return run(partial(proof_work.prove, **more), circuit, inputs, constants, ezkl_directory=cache)
 
 
 def changed(text: str, /, **fields: Any) -> str:
@@ -98,7 +98,7 @@ def test_the_wire_strings_are_what_a_validator_parses(
     assert proof["pretty_public_inputs"] is None
     assert proof["instances"] == signals
     assert len(signals) == 1
-    assert signals[0][:4] == run(work.felts, tiny_circuit, inputs)
+    assert signals[0][:4] == run(proof_work.felts, tiny_circuit, inputs)
     assert len(signals[0]) == 6
     for text in (result.proof, result.public_signals):
         assert ": " not in text
@@ -245,7 +245,8 @@ def test_another_models_witness_under_the_honest_key_does_not_verify(
 def test_a_request_whose_deadline_has_passed_is_not_started(
     tiny_circuit: Circuit, proving_constants: Constants
 ) -> None:
-    result = work.prove(tiny_circuit, example_inputs(tiny_circuit), proving_constants, deadline=time.monotonic() - 1)
+    inputs, past = example_inputs(tiny_circuit), time.monotonic() - 1
+    result = proof_work.prove(tiny_circuit, inputs, proving_constants, deadline=past)
     assert (result.failure, result.tries, result.timings.witness_s) == (FailureKind.TIMEOUT, 0, 0.0)
 
 
@@ -289,7 +290,7 @@ def test_a_missing_srs_fails_cleanly(tiny_circuit: Circuit, proving_constants: C
 def test_a_proof_that_does_not_verify_is_made_once_more(
     tiny_circuit: Circuit, proving_constants: Constants, failures: int, verified: bool, tries: int
 ) -> None:
-    result: ProofResult = run(work.prove_with_failing_verifications, tiny_circuit, proving_constants, failures)
+    result: ProofResult = run(proof_work.prove_with_failing_verifications, tiny_circuit, proving_constants, failures)
     assert (result.verified, result.tries) == (verified, tries)
     assert result.failure is (None if verified else FailureKind.VERIFICATION_FAILED)
     assert bool(result.proof) is verified

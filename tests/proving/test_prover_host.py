@@ -17,7 +17,8 @@ from omron_miner.provers.dask_client import DaskConnection
 from omron_miner.provers.multi_host_pool import MultiHostPool
 from omron_miner.proving.verifier import verify_elsewhere
 from ports import free_port
-from wire_miner import to_toml, wait_until
+from waiting import wait_until
+from wire_miner import to_toml
 
 if TYPE_CHECKING:
     from pathlib import Path

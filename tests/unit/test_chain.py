@@ -18,6 +18,7 @@ from omron_miner.chain.chain import ChainAwayError, ChainError, LocalChain
 from omron_miner.chain.open import open_chain
 from omron_miner.chain.watch import ChainWatch, Rhythm
 from omron_miner.constants import Axon, Constants, Network
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,13 +32,6 @@ NETWORK = Network(
 
 
 OFTEN = Rhythm(first_pause=0.02, registration_check=0.05)
-
-
-def wait_until(true: Callable[[], Any], seconds: float = 5.0) -> None:
-    until = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < until, "did not happen in time"
-        time.sleep(0.005)
 
 
 def chain_of(subtensor: FakeSubtensor, **settings: Any) -> BittensorChain:

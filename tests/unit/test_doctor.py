@@ -33,6 +33,7 @@ from omron_miner.host import Machine, is_rotating
 from omron_miner.host.commands import run_command
 from omron_miner.host.network import try_connection
 from ports import free_port
+from users import without_roots_rights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -343,11 +344,8 @@ def test_another_user_is_not_reported_to_remove_a_circuit_that_only_others_may_r
         circuit_with_checksums(root / "state/circuits", "a")
         (root / closed).chmod(0o700)
         constants = Constants(circuits=Circuits(directory=root / "state/circuits"))
-        os.seteuid(65_533)
-        try:
+        with without_roots_rights():
             checks = [*circuits.circuits(constants, Machine()), *key_files(constants.circuits.directory)]
-        finally:
-            os.seteuid(0)
     [found] = [one for one in checks if one.name in ("circuits", "circuit aaaaaaaa")]
     assert (found.status, found.advice) == (Status.UNKNOWN, "run this as root")
     assert not [one for one in checks if "remove" in one.advice]

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import IO, Any
 
 import pytest
 
@@ -17,7 +16,6 @@ from omron_miner.files import (
     copy_atomically,
     exchange,
     move_into_place,
-    open_lock,
     put_folder,
     recover_parked,
     write_atomically,
@@ -231,15 +229,18 @@ def test_an_operators_output_need_not_be_a_file(tmp_path: Path) -> None:
     assert not Path("/dev/null").is_file()
 
 
-def test_a_lock_is_made_once_and_only_opened_after_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_exists_is_opened_without_asking_for_its_creation(tmp_path: Path) -> None:
     """With fs.protected_regular 2 even root may not create an existing file in a sticky folder."""
-    modes, real = [], Path.open
-
-    def noted(path: Path, mode: str = "r") -> IO[Any]:
-        modes.append(mode)
-        return real(path, mode)
-
-    monkeypatch.setattr(Path, "open", noted)
-    for _ in range(2):
-        open_lock(tmp_path / ".lock").close()
-    assert modes == ["r+b", "w+b", "r+b"]
+    program = """
+import os, sys
+from pathlib import Path
+from omron_miner.files import open_lock
+creates = []
+sys.addaudithook(lambda name, about: name == "open" and creates.append(bool(about[2] & os.O_CREAT)))
+for _ in range(2):
+    creates.clear()
+    with open_lock(Path(sys.argv[1])):
+        print(any(creates))
+"""
+    done = subprocess.run([sys.executable, "-c", program, tmp_path / ".lock"], capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "False"], done.stderr

@@ -26,7 +26,7 @@ LAYERS = (
 """Each may import itself and those before it. The ground floor is the modules that are in no folder."""
 MONITOR_MAY_IMPORT = {
     *("ground floor", "host", "page", "monitor"),
-    *("circuits.circuit", "circuits.needs", "live.miner_log", "provers.status"),
+    *("circuits.circuit", "circuits.folders", "circuits.needs", "live.miner_log", "provers.status"),
 }
 NEVER_IMPORTS = {"doctor": "monitor"}
 """What the doctor reads of a host is in `host`."""

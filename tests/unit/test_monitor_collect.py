@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import os
+import tempfile
 import tracemalloc
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,10 +17,10 @@ from monitor_samples import NOW, life, request, write_events
 from omron_miner.constants import Log
 from omron_miner.events import EventLog, RequestEvent, to_json
 from omron_miner.monitor.collect import MAX_LINE_BYTES, LogReader, list_log_files
+from users import without_roots_rights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from omron_miner.monitor.collect import FileStatus
     from omron_miner.monitor.model import LogState
@@ -353,20 +355,20 @@ def test_something_that_is_no_file_is_unreadable_and_does_not_block(log: Path, r
     assert (reading.state.state, reading.state.problems) == ("unreadable", ["events.jsonl: not a regular file"])
 
 
-def refused(*_: object) -> None:
-    raise PermissionError(13, "Permission denied")
-
-
-@pytest.mark.parametrize("what", ["open", "iterdir"])
-def test_a_log_that_may_not_be_read_is_unreadable_and_read_once_it_may(
-    log: Path, reading: Reading, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
-    append(log, "a")
-    with monkeypatch.context() as patched:
-        patched.setattr(f"pathlib.Path.{what}", refused)
-        assert reading.run() == []
-    assert (reading.state.state, reading.state.problems) == ("unreadable", ["events.jsonl: Permission denied"])
-    assert reading.run() == ["a"]
+@pytest.mark.parametrize("closed", ["logs", "logs/events.jsonl"])
+def test_a_log_that_may_not_be_read_is_unreadable_and_read_once_it_may(closed: str) -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are root's alone
+        root, log = Path(name), Path(name, "logs/events.jsonl")
+        root.chmod(0o755)
+        log.parent.mkdir()
+        append(log, "a")
+        reading = Reading(log)
+        (root / closed).chmod(0)
+        with without_roots_rights():
+            assert reading.run() == []
+        (root / closed).chmod(0o700)
+        assert (reading.state.state, reading.state.problems) == ("unreadable", ["events.jsonl: Permission denied"])
+        assert reading.run() == ["a"]
 
 
 def make_binary(log: Path) -> None:

@@ -14,11 +14,9 @@ from monitor_samples import constants
 from omron_miner.monitor.host import (
     Counters,
     Use,
-    circuit_files,
     clock_step,
     collect_host,
     is_comparable,
-    read_key_sizes,
     read_versions,
     use_between,
 )
@@ -75,21 +73,6 @@ def test_a_second_run_is_compared_with_the_first(tmp_path: Path) -> None:
 def test_counters_survive_being_kept() -> None:
     assert Counters.load(counters().dump()) == counters()
     assert Counters.load(None) is None
-
-
-def test_a_circuits_files_are_listed_by_size_and_time_and_its_key_by_size(tmp_path: Path) -> None:
-    folder = tmp_path / "model_abc"
-    folder.mkdir()
-    for name, size in (("pk.key", 900), ("settings.json", 100)):
-        (folder / name).write_bytes(b"x" * size)
-        os.utime(folder / name, (1_767_614_400 + size, 1_767_614_400 + size))
-    expected = "2 files, 1000 bytes, last changed 2026-01-05 12:15:00 UTC"
-    assert circuit_files(tmp_path) == {"abc": expected}
-    circom = tmp_path / "model_def"
-    circom.mkdir()
-    (circom / "circuit.zkey").write_bytes(b"x" * 70)
-    assert read_key_sizes(tmp_path) == {"abc": 900, "def": 70}
-    assert circuit_files(tmp_path / "missing") == {}
 
 
 def test_versions_are_those_that_python_itself_finds() -> None:

@@ -10,7 +10,7 @@ import pytest
 from monitor_samples import NOW, fixed_host, host
 from omron_miner.constants import Constants, Log, Monitor, Prover
 from omron_miner.constants import Provers as Settings
-from omron_miner.monitor import one_run
+from omron_miner.monitor import run_once
 from omron_miner.monitor.history import open_history
 from omron_miner.monitor.html import to_html
 from omron_miner.monitor.prometheus import to_prometheus
@@ -43,7 +43,7 @@ def settings(place: Path, engine: str = "dask", miner: str = "") -> Constants:
 
 def observe(constants: Constants) -> Summary:
     with open_history(constants.monitor.directory) as history:
-        found = one_run.observe(history, constants, fixed_host(host()), clock=lambda: NOW)
+        found = run_once.observe(history, constants, fixed_host(host()), clock=lambda: NOW)
         history.commit()
     return found
 

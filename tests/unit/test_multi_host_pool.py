@@ -20,6 +20,7 @@ from omron_miner.proving.pacing import CircuitPace
 from omron_miner.proving.verified_model_session import ProofResult
 from omron_miner.proving.worker_process import Work
 from simulated_hosts import Door, OneCircuit, SimulatedHost
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -85,13 +86,6 @@ def join(pool: MultiHostPool, door: Door) -> Iterator[Join]:
 
 def state_of(pool: MultiHostPool, name: str) -> str:
     return next((one.state for one in pool.hosts() if one.name == name), "not known")
-
-
-def wait_until(true: Callable[[], bool], seconds: float = 15.0) -> None:
-    until = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < until, "did not happen in time"
-        time.sleep(0.01)
 
 
 def submit(pool: MultiHostPool, within: float = 30.0, seconds: float = 0.0) -> Future[ProofResult]:

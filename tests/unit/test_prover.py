@@ -21,6 +21,7 @@ from omron_miner.errors import OmronError
 from omron_miner.events import EventLog, FailureKind
 from omron_miner.proving.prover import ProverPool, worker_count
 from omron_miner.proving.worker_process import Work, threads_per_worker
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -71,13 +72,6 @@ def submit(pool: ProverPool, within: float = 60.0, **inputs: object) -> Future[P
 def worker_of(pool: ProverPool) -> int:
     """The pid of a worker, taken from a proof it made."""
     return int(submit(pool).result(60).detail)
-
-
-def wait_until(true: Callable[[], bool], seconds: float = 10.0) -> None:
-    until = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < until, "did not happen in time"
-        time.sleep(0.01)
 
 
 def test_a_job_is_done_in_a_warm_process_that_stays(make_pool: MakePool) -> None:

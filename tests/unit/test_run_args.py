@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from building import ROOT, render_run_args
-from omron_miner.circuits.run_args import RunArgs, parse_run_args, read_run_args
+from omron_miner.circuits.run_args import RunArgs, logrows_for, parse_run_args, read_run_args
 from omron_miner.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -110,3 +110,11 @@ def test_a_file_of_another_shape_is_refused(text: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.json"):
         read_run_args(tmp_path / "absent.json")
+
+
+def test_a_table_fits_one_column_at_its_logrows_and_not_below() -> None:
+    for rows in (100, 65_528, 65_529):
+        logrows = logrows_for(rows)
+        assert rows <= RunArgs(logrows=logrows).usable_rows
+        assert rows > RunArgs(logrows=logrows - 1).usable_rows
+    assert logrows_for(3) == 6

@@ -16,7 +16,7 @@ from omron_miner.tune.passes import EXACT, FOR_COMPACT
 from omron_miner.tune.ranges import Lookups, Magnitudes
 from omron_miner.tune.running import run_model
 from omron_miner.tune.samples import make_feeds
-from omron_miner.tune.search import Question, needed
+from omron_miner.tune.search import SearchRequest, needed
 from tune_models import conv_net, graph, mlp, node, weights
 
 if TYPE_CHECKING:
@@ -123,8 +123,8 @@ def test_an_unknown_operation_is_named_and_has_no_candidates(tmp_path: Path, pro
         compact(of, Precision())
     feeds = make_feeds(of, None, -1, 1, seed=0)
     magnitudes = Magnitudes(of, feeds, -1, 1)
-    question = Question(b"", PUBLIC, [], [], magnitudes)
-    assert compact_search(question, [(of, magnitudes)]) == []
+    request = SearchRequest(b"", PUBLIC, [], [], magnitudes)
+    assert compact_search(request, [(of, magnitudes)]) == []
     assert any("Softmax" in line for line in progress)
 
 
@@ -135,12 +135,12 @@ def test_candidates_hold_twice_what_samples_reach_and_fill_their_table(tmp_path:
     rows = [[feed["x"].ravel().tolist()] for feed in feeds.values()][:2]
     expected = [[float(number) for number in one[0].ravel()] for one in run_model(of, list(feeds.values())[:2])]
     magnitudes = Magnitudes(of, feeds, -1, 1)
-    found = compact_search(Question(b"", PUBLIC, rows, expected, magnitudes, 0.999), [(of, magnitudes)])
+    found = compact_search(SearchRequest(b"", PUBLIC, rows, expected, magnitudes, 0.999), [(of, magnitudes)])
     assert {one.run_args.num_inner_cols for one in found} == {1, 2, 3}
     for one in found:
         assert one.accuracy >= 0.999
         low, high = one.run_args.lookup_range
-        wanted = needed(one.question.magnitudes.at(one.run_args), "lookup", by_samples=True)
+        wanted = needed(one.request.magnitudes.at(one.run_args), "lookup", by_samples=True)
         assert -low == high >= wanted - 4
         table, usable = high - low + 1, one.run_args.usable_rows
         assert -(-table // usable) == one.cost.table_columns

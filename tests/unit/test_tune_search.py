@@ -11,13 +11,12 @@ from omron_miner.tune.cost import Cost, cost
 from omron_miner.tune.ranges import Magnitudes, Range
 from omron_miner.tune.search import (
     Candidate,
-    Question,
+    SearchRequest,
     changed,
     cheapest_visibilities,
     choose,
     collapses,
     grid,
-    logrows_for,
     needed,
     smallest_base,
 )
@@ -30,7 +29,7 @@ SHAPE: dict[str, Any] = {
     "model_instance_shapes": [[1, 100], [1, 4]],
 }
 
-QUESTION = Question(b"", RunArgs(), [], [], Magnitudes(graph([node("Tanh", ["x"], ["y"])], {}, (1, 4)), {}, -1, 1))
+REQUEST = SearchRequest(b"", RunArgs(), [], [], Magnitudes(graph([node("Tanh", ["x"], ["y"])], {}, (1, 4)), {}, -1, 1))
 
 
 def at(logrows: int, **values: Any) -> Cost:
@@ -78,14 +77,6 @@ def test_digits_hold_the_number_and_no_smaller_base_does(number: int, legs: int,
     assert base == 2 or (base // 2) ** legs <= number
 
 
-def test_a_table_fits_one_column_at_its_logrows_and_not_below() -> None:
-    for rows in (100, 65_528, 65_529):
-        logrows = logrows_for(rows)
-        assert rows <= RunArgs(logrows=logrows).usable_rows
-        assert rows > RunArgs(logrows=logrows - 1).usable_rows
-    assert logrows_for(3) == 6
-
-
 def test_a_table_is_wide_enough_for_every_bound_and_twice_the_samples_without_one() -> None:
     bounded = Range("a", "Tanh", "lookup", 100, bound=1000, seen=10)
     sampled = Range("b", "Tanh", "lookup", 100, bound=None, seen=700)
@@ -114,7 +105,7 @@ def test_the_grid_is_the_same_for_a_seed_and_keeps_what_is_not_searched() -> Non
 
 def test_the_cheapest_are_chosen_and_of_the_same_cost_only_the_most_accurate() -> None:
     def candidate(scale: int, key_bytes: int, accuracy: float) -> Candidate:
-        return Candidate(QUESTION, RunArgs(input_scale=scale), accuracy, Cost(1, 1, key_bytes))
+        return Candidate(REQUEST, RunArgs(input_scale=scale), accuracy, Cost(1, 1, key_bytes))
 
     dear, rough, fine = candidate(1, 9, 1.0), candidate(2, 3, 0.992), candidate(3, 3, 0.999)
     assert choose([dear, rough, fine], 4) == [fine, dear]
@@ -122,16 +113,16 @@ def test_the_cheapest_are_chosen_and_of_the_same_cost_only_the_most_accurate() -
 
 
 def test_a_key_estimated_a_little_smaller_does_not_outweigh_accuracy() -> None:
-    small = Candidate(QUESTION, RunArgs(), 0.9966, Cost(1, 1, 3500))
-    fine = Candidate(QUESTION, RunArgs(num_inner_cols=3), 0.9992, Cost(1, 1, 3528))
-    large = Candidate(QUESTION, RunArgs(num_inner_cols=1), 1.0, Cost(1, 1, 4700))
+    small = Candidate(REQUEST, RunArgs(), 0.9966, Cost(1, 1, 3500))
+    fine = Candidate(REQUEST, RunArgs(num_inner_cols=3), 0.9992, Cost(1, 1, 3528))
+    large = Candidate(REQUEST, RunArgs(num_inner_cols=1), 1.0, Cost(1, 1, 4700))
     assert choose([small, fine, large], 3) == [fine, small, large]
 
 
 def test_for_a_score_some_accuracy_is_worth_some_time() -> None:
-    fast = Candidate(QUESTION, RunArgs(), 0.96, Cost(1, 1, 10))
-    fine = Candidate(QUESTION, RunArgs(decomp_legs=1), 0.999, Cost(1, 1, 12))
-    slow = Candidate(QUESTION, RunArgs(decomp_legs=3), 1.0, Cost(1, 1, 100))
+    fast = Candidate(REQUEST, RunArgs(), 0.96, Cost(1, 1, 10))
+    fine = Candidate(REQUEST, RunArgs(decomp_legs=1), 0.999, Cost(1, 1, 12))
+    slow = Candidate(REQUEST, RunArgs(decomp_legs=3), 1.0, Cost(1, 1, 100))
     assert choose([fast, fine, slow], 3) == [fast, fine, slow]
     assert choose([fast, fine, slow], 3, "score") == [fine, fast, slow]
 

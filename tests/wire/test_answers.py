@@ -16,6 +16,7 @@ from omron_miner.chain.chain import LocalChain
 from omron_miner.events import FailureKind
 from omron_miner.proving.verifier import verify_elsewhere
 from omron_miner.serving.protocol import ProofOfWeightsSynapse, QueryForCapacities, QueryZkProof
+from waiting import wait_until
 from wire_miner import (
     MAX_BODY_BYTES,
     OTHER_VALIDATOR,
@@ -26,7 +27,6 @@ from wire_miner import (
     constants_in,
     row_of,
     running,
-    wait_until,
 )
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from omron_miner.circuits.srs import ensure_srs
 from omron_miner.constants import Access, Axon, Network
 from omron_miner.files import sha256
 from ports import free_port
+from waiting import wait_until
 from wire_miner import (
     OMRON_MINER,
     STRANGER,
@@ -31,7 +32,6 @@ from wire_miner import (
     running,
     serving,
     to_toml,
-    wait_until,
 )
 
 if TYPE_CHECKING:

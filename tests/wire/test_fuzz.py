@@ -29,7 +29,8 @@ from omron_miner.events import LifecycleEvent
 from omron_miner.proving.verifier import verify_elsewhere
 from omron_miner.serving.protocol import Competition, ProofOfWeightsSynapse, QueryForCapacities, QueryZkProof
 from omron_miner.serving.signing import signed_headers
-from wire_miner import STRANGER, VALIDATOR, Caller, constants_in, events_of, row_of, serving, session_files, wait_until
+from waiting import wait_until
+from wire_miner import STRANGER, VALIDATOR, Caller, constants_in, events_of, row_of, serving, session_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable

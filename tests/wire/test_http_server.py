@@ -31,7 +31,8 @@ from omron_miner.serving.query import Dendrite
 from omron_miner.serving.signing import signed_headers
 from omron_miner.serving.unauthenticated import UnauthenticatedLimits
 from ports import free_port
-from wire_miner import constants_in, wait_until
+from waiting import wait_until
+from wire_miner import constants_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

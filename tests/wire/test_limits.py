@@ -16,7 +16,8 @@ from omron_miner.serving.axon_server import LastNonces, too_deep
 from omron_miner.serving.http_transport import SeenNonces
 from omron_miner.serving.protocol import ProofOfWeightsSynapse, QueryForCapacities
 from omron_miner.serving.signing import signed_headers
-from wire_miner import OTHER_VALIDATOR, STRANGER, VALIDATOR, Miner, constants_in, row_of, running, wait_until
+from waiting import wait_until
+from wire_miner import OTHER_VALIDATOR, STRANGER, VALIDATOR, Miner, constants_in, row_of, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

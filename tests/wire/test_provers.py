@@ -34,7 +34,8 @@ from omron_miner.proving.worker_process import Work
 from ports import free_port
 from prover_host import sleeping
 from simulated_hosts import OneCircuit
-from wire_miner import OMRON_MINER, to_toml, wait_until
+from waiting import wait_until
+from wire_miner import OMRON_MINER, to_toml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,8 @@ import pytest
 
 from omron_miner.events import FailureKind, LifecycleEvent, RequestEvent
 from ports import free_port
-from wire_miner import VALIDATOR, constants_in, events_of, serving, session_files, to_toml, wait_until
+from waiting import wait_until
+from wire_miner import VALIDATOR, constants_in, events_of, serving, session_files, to_toml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

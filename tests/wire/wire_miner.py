@@ -7,7 +7,6 @@ import http.client
 import json
 import subprocess
 import sys
-import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -30,6 +29,7 @@ from omron_miner.serving.protocol import QueryZkProof
 from omron_miner.serving.query import Dendrite
 from omron_miner.serving.start import read_chain, watch_of
 from ports import free_port
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -45,13 +45,6 @@ if TYPE_CHECKING:
 MAX_BODY_BYTES = 100_000
 OMRON_MINER = (sys.executable, "-m", "omron_miner")
 VALIDATOR, OTHER_VALIDATOR, STRANGER = (Keypair.create_from_uri(f"//{name}") for name in ("Alice", "Bob", "Charlie"))
-
-
-def wait_until(true: Callable[[], Any], seconds: float = 15.0) -> None:
-    until = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < until, "did not happen in time"
-        time.sleep(0.01)
 
 
 def constants_in(directory: Path, circuits: Circuits, **deadlines: float) -> Constants:

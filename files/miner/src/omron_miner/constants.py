@@ -37,9 +37,9 @@ Port = Annotated[int, Field(gt=1024, lt=65535)]
 """bittensor refuses ports outside 1025-65534."""
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Ss58 = Annotated[str, StringConstraints(pattern=r"^5[1-9A-HJ-NP-Za-km-z]{47}$")]
-CIRCUIT_ID = "[a-f0-9]{64}"
-"""Pattern of a circuit's id: 64 lower-case hex digits."""
-CircuitId = Annotated[str, StringConstraints(pattern=rf"^{CIRCUIT_ID}$")]
+SHA256_HEX = "[a-f0-9]{64}"
+"""Pattern of a SHA-256 digest in lower-case hex digits; circuit IDs have this form."""
+CircuitId = Annotated[str, StringConstraints(pattern=rf"^{SHA256_HEX}$")]
 
 
 class _Section(BaseModel):

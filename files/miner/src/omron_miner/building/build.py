@@ -27,13 +27,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omron_miner.building.compare import (
-    FLOOR,
     Comparison,
     NotComparedError,
     check_accuracy,
     compare,
     find_reference,
 )
+from omron_miner.circuits.accuracy import FLOOR
 from omron_miner.circuits.checksums import check_files, write_checksums
 from omron_miner.circuits.circuit import (
     BUILD,

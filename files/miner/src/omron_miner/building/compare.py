@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     Rows = list[list[Number]]
 
-FLOOR = 0.99
-"""Minimum mean accuracy, the same as the default of `circuit tune`; 1 is the model itself."""
 SAMPLES = 8
 SUFFIX = ".reference.json"
 _SCHEMA_VERSION = 1

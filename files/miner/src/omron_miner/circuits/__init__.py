@@ -9,6 +9,7 @@ __all__ = [
     "constant_output",
     "examples",
     "fit",
+    "folders",
     "inputs",
     "load",
     "needs",

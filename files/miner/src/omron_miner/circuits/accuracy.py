@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+FLOOR = 0.99
+"""Default minimum mean accuracy of a circuit, built or tuned; 1 is the model itself."""
+
 
 def accuracy(outputs: Sequence[float], expected: Sequence[float]) -> float:
     """exp(−Σ(output−expected)²), 0 to 1: the sum, not the mean; 0 if their counts differ.

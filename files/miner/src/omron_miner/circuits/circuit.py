@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from omron_miner.circuits import circom
-from omron_miner.constants import CIRCUIT_ID
+from omron_miner.constants import SHA256_HEX
 from omron_miner.errors import CircuitError, problems_in_words
 from omron_miner.errors import refuse_circuit as _refuse
 from omron_miner.host import installed_version
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from omron_miner.circuits.circom import CircomSettings
 
 FOLDER_PREFIX = "model_"
-_ID = re.compile(CIRCUIT_ID)
+_ID = re.compile(SHA256_HEX)
 METADATA, SETTINGS, COMPILED, VK, PK = "metadata.json", "settings.json", "model.compiled", "vk.key", "pk.key"
 CHECKSUMS, BUILD, EXAMPLE_INPUT = "checksums.json", "build.json", "input.json"
 REQUIRED_FILES = (METADATA, SETTINGS, COMPILED, VK, PK)

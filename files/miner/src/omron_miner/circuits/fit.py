@@ -15,6 +15,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from omron_miner.circuits.needs import needs
+from omron_miner.circuits.run_args import logrows_for
 from omron_miner.errors import CircuitError
 from omron_miner.formatting import size
 
@@ -40,7 +41,7 @@ def check_fit(
     if blocks > 1:
         warnings.append(
             f"{rows} rows need {blocks} blocks of columns at logrows {run_args.logrows}; "
-            f"logrows {_logrows_for(rows)} would hold them in one"
+            f"logrows {logrows_for(rows)} would hold them in one"
         )
     key = pk_estimate_bytes(run_args, settings)
     said = f"{rows} rows at logrows {run_args.logrows} make a proving key of about {size(key)}"
@@ -96,7 +97,7 @@ def _check_instances(name: str, run_args: RunArgs, settings: dict[str, Any]) -> 
         raise CircuitError(
             f"circuit {name} does not fit in logrows {run_args.logrows}: its {instances} public inputs and outputs "
             f"need a row each, but there are only {run_args.usable_rows}",
-            f"set logrows to {_logrows_for(instances)} or more",
+            f"set logrows to {logrows_for(instances)} or more",
         )
 
 
@@ -106,7 +107,7 @@ def _check_tables(name: str, run_args: RunArgs, settings: dict[str, Any]) -> lis
         return []
     rows = max(_tables(run_args, settings))
     needed = f"its largest table of {rows} rows needs {columns} columns"
-    hint = f"logrows {_logrows_for(rows)} would hold it in one, as would a smaller lookup_range or decomp_base"
+    hint = f"logrows {logrows_for(rows)} would hold it in one, as would a smaller lookup_range or decomp_base"
     if columns > MOST_TABLE_COLUMNS:
         raise CircuitError(f"circuit {name} does not fit in logrows {run_args.logrows}: {needed}", hint)
     return [f"{needed}, which makes proving slow; {hint}"]
@@ -121,7 +122,3 @@ def _tables(run_args: RunArgs, settings: dict[str, Any]) -> list[int]:
 def table_columns(run_args: RunArgs, settings: dict[str, Any]) -> int:
     """Columns that the largest table of a circuit needs; 0 without tables. `settings` is EZKL's settings.json."""
     return math.ceil(max(_tables(run_args, settings), default=0) / run_args.usable_rows)
-
-
-def _logrows_for(rows: int) -> int:
-    return math.ceil(math.log2(rows + 8))

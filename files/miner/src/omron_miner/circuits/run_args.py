@@ -7,6 +7,7 @@ anything is built.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path  # noqa: TC003  read_run_args' signature is part of the face
 from typing import Annotated, Literal
 
@@ -14,8 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from omron_miner.errors import ConfigError, problems_in_words
 
+SMALLEST_LOGROWS = 6
+"""EZKL's own limit (`MIN_LOGROWS`)."""
 USABLE_ROWS_LESS = 8
-"""EZKL keeps a few of the 2^logrows rows for blinding; with this many fewer its tables fit (measured, 22.0.1)."""
+"""Of the 2^logrows rows EZKL keeps this many: 5 for blinding, 3 to spare (its `RESERVED_BLINDING_ROWS`)."""
 
 Scale = Annotated[int, Field(ge=-30, le=30)]
 
@@ -29,7 +32,7 @@ class RunArgs(BaseModel):
     param_scale: Scale = 7
     scale_rebase_multiplier: int = Field(1, ge=1, le=64)
     lookup_range: tuple[int, int] = (-32768, 32768)
-    logrows: int = Field(17, ge=6, le=26)
+    logrows: int = Field(17, ge=SMALLEST_LOGROWS, le=26)
     num_inner_cols: int = Field(2, ge=1, le=64)
     variables: tuple[tuple[str, Annotated[int, Field(ge=1)]], ...] = (("batch_size", 1),)
     input_visibility: Literal["Public", "Private"] = "Private"
@@ -59,6 +62,11 @@ class RunArgs(BaseModel):
     def lookup_rows(self) -> int:
         """Rows of each activation's lookup table."""
         return self.lookup_range[1] - self.lookup_range[0] + 1
+
+
+def logrows_for(rows: int) -> int:
+    """The smallest logrows that EZKL takes and at which a column has `rows` usable rows; see `USABLE_ROWS_LESS`."""
+    return max(SMALLEST_LOGROWS, math.ceil(math.log2(rows + USABLE_ROWS_LESS)))
 
 
 def parse_run_args(text: str, origin: str) -> RunArgs:

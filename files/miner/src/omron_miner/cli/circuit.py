@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from omron_miner.circuits.accuracy import FLOOR
 from omron_miner.cli.common import (
     Duration,
     Share,
@@ -43,7 +44,7 @@ def circuit_group() -> None:
 @click.option(
     "--floor",
     type=Share(),
-    default=0.99,
+    default=FLOOR,
     show_default=True,
     help="Minimum mean accuracy, compared with the model; 0 = no minimum.",
 )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from omron_miner.circuits.accuracy import FLOOR
 from omron_miner.cli.common import (
     LARGEST,
     Duration,
@@ -103,7 +104,7 @@ def circuit_rewrite_command(
     show_default=True,
     help="Seed of the random inputs and of the scales to try.",
 )
-@click.option("--floor", type=Share(), default=0.99, show_default=True, help="Minimum mean accuracy.")
+@click.option("--floor", type=Share(), default=FLOOR, show_default=True, help="Minimum mean accuracy.")
 @click.option("--best", type=click.IntRange(1), default=4, show_default=True, help="Number of candidates to measure.")
 @click.option(
     "--proofs", type=click.IntRange(2), default=3, show_default=True, help="Number of inputs to prove per candidate."

@@ -7,7 +7,7 @@ visible is "unknown", not "ok". Every check has a time limit, so that the doctor
 """
 
 from omron_miner.doctor.check import Status
-from omron_miner.doctor.examination import examine
 from omron_miner.doctor.report import to_json, to_text
+from omron_miner.doctor.run_checks import examine
 
 __all__ = ["Status", "examine", "to_json", "to_text"]

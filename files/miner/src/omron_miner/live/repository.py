@@ -18,6 +18,7 @@ from urllib.parse import quote, urlsplit
 from omron_miner import __version__
 from omron_miner.building.downloads import DownloadError, Rules, check_url, discard, fetch
 from omron_miner.circuits.circuit import is_circuit_id
+from omron_miner.constants import SHA256_HEX
 from omron_miner.errors import OmronError
 from omron_miner.formatting import printable
 from omron_miner.untrusted import parse_json
@@ -31,7 +32,7 @@ CIRCUIT_FILE = "circuit.bin"
 _JSON_BYTES = 64 << 20
 _JSON_SECONDS = 120.0
 _NAME_BYTES = 200
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SHA256 = re.compile(SHA256_HEX)
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _KIND = "DSPERSE_PROOF_GENERATION"
 

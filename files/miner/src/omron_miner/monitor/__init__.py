@@ -3,7 +3,7 @@
 A short-lived process next to the miner: it never connects to it and imports neither bittensor nor EZKL.
 """
 
-from omron_miner.monitor.one_run import compare_logs, run
 from omron_miner.monitor.render import to_json, to_text
+from omron_miner.monitor.run_once import compare_logs, run
 
 __all__ = ["compare_logs", "run", "to_json", "to_text"]

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from omron_miner.circuits.circuit import SETTINGS, ProofSystem, circuit_folder
+from omron_miner.circuits.circuit import ProofSystem
+from omron_miner.circuits.folders import compiled_by
 from omron_miner.circuits.needs import least_memory
 from omron_miner.formatting import MIB, duration, size
 from omron_miner.monitor.alerts import daily_growth
 from omron_miner.monitor.model import Answer, Cause, Verdict
 from omron_miner.monitor.summarize import LEFT_BEHIND_SECONDS, LOW_MEMORY_SHARE
-from omron_miner.untrusted import NOT_OF_ITS_FORM, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -291,7 +291,7 @@ def _changed_circuits(evidence: _Evidence, failing: list[CircuitRequests]) -> It
 def _ezkl(evidence: _Evidence, failing: list[CircuitRequests]) -> Iterator[Cause]:
     installed, found = evidence.summary.versions.ezkl, []
     for one in failing:
-        wanted = _compiled_by(evidence.constants, one.circuit_id)
+        wanted = compiled_by(evidence.constants.circuits.directory, one.circuit_id)
         if wanted and installed and wanted != installed:
             found.append(f"{one.circuit} was compiled by EZKL {wanted}, but {installed} is installed")
     if installed is None:
@@ -301,18 +301,6 @@ def _ezkl(evidence: _Evidence, failing: list[CircuitRequests]) -> Iterator[Cause
     ]
     if found:
         yield Cause("ezkl_version", "EZKL is not the version that the circuits need", found, "omron-miner doctor")
-
-
-def _compiled_by(constants: Constants, circuit_id: str) -> str | None:
-    """The version in a circuit's settings.json; None when it cannot be read."""
-    if not circuit_id.isalnum():  # a caller's text, not a path
-        return None
-    file = circuit_folder(constants.circuits.directory, circuit_id) / SETTINGS
-    try:
-        version = parse_json(file.read_text(encoding="utf-8"))["version"]
-    except (OSError, *NOT_OF_ITS_FORM):
-        return None
-    return version if isinstance(version, str) else None
 
 
 def _one_circuit(evidence: _Evidence, failing: list[CircuitRequests]) -> Iterator[Cause]:

@@ -10,14 +10,12 @@ from __future__ import annotations
 import os
 import platform
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omron_miner import __version__
-from omron_miner.circuits.circuit import KEY_FILES, bare_name, circuit_folders
+from omron_miner.circuits.folders import key_sizes
 from omron_miner.engine import OWN_MINER, SN2_PROGRAM, Engine
-from omron_miner.formatting import utc
 from omron_miner.host import (
     PROC,
     installed_version,
@@ -188,7 +186,7 @@ def collect_host(
         port_listening=is_bound(port) if engine.is_sn2 else is_listening(port),
         pressure=Pressure(*(read_pressure(resource) for resource in ("cpu", "memory", "io"))),
         clock=Clock(is_clock_synchronized(), step),
-        circuit_keys_bytes=read_key_sizes(constants.circuits.directory),
+        circuit_keys_bytes=key_sizes(constants.circuits.directory),
     )
     return host, counters
 
@@ -203,30 +201,6 @@ def read_versions() -> Versions:
         kernel=platform.release(),
         system=read_os_release().get("PRETTY_NAME"),
     )
-
-
-def read_key_sizes(directory: Path) -> dict[str, int]:
-    """Size of every circuit's proving key below `directory`, by the circuit's id."""
-    sizes = {}
-    for folder in circuit_folders(directory):
-        for name in KEY_FILES:
-            with suppress(OSError):
-                sizes[bare_name(folder.name)] = (folder / name).stat().st_size
-    return sizes
-
-
-def circuit_files(directory: Path) -> dict[str, str]:
-    """Of every circuit below `directory`, by its id: how many files of how many bytes, and when the last changed."""
-    found = {}
-    for folder in circuit_folders(directory):
-        try:
-            files = [entry.stat() for entry in os.scandir(folder) if entry.is_file()]
-        except OSError:
-            continue
-        newest = utc(max((one.st_mtime for one in files), default=0.0))
-        size = sum(one.st_size for one in files)
-        found[bare_name(folder.name)] = f"{len(files)} files, {size} bytes, last changed {newest}"
-    return found
 
 
 def _miner(tree: list[Process], use: Use) -> MinerProcess | None:

@@ -231,13 +231,13 @@ class MultiHostPool:
         """
         job = _Job(circuit_id=circuit_id, rows=rows, deadline=deadline, queued=time.monotonic())
         job.answer.set_running_or_notify_cancel()
-        if not self._tell(partial(self._take_in, job)):
+        if not self._post(partial(self._enqueue, job)):
             self._fail(job, FailureKind.STOPPING, "the miner is stopping")
         return job.answer
 
     def cancel(self, answer: Future[ProofResult]) -> None:
         """Cancels a job: its future resolves to CANCELLED, its host stops the proof. Returns immediately."""
-        self._tell(partial(self._cancel, answer))
+        self._post(partial(self._cancel, answer))
 
     def capacity(self) -> dict[str, int]:
         """As `ProverPool.capacity`, over all hosts that may get work. A snapshot; never blocks."""
@@ -259,7 +259,7 @@ class MultiHostPool:
 
     def close(self, grace_seconds: float) -> None:
         """As `ProverPool.close`."""
-        if self._tell(lambda: None):
+        if self._post(lambda: None):
             asyncio.run_coroutine_threadsafe(self._close(grace_seconds), self._loop).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
@@ -285,7 +285,7 @@ class MultiHostPool:
         if host.report is not None:  # one that never answered never joined
             last = host.as_reported(time.monotonic(), len(host.circuits))
             self._remember(replace(last, state=f"it left: {why}", since=time.time()))
-        self._take_back(host, f"prover host {host.label} left: {why}")
+        self._requeue_jobs(host, f"prover host {host.label} left: {why}")
 
     def _remember(self, gone: HostState) -> None:
         """Keeps the last status of a host that left. The mapping is replaced, because other threads read it."""
@@ -297,7 +297,7 @@ class MultiHostPool:
         if address in self._gone:
             self._gone = {known: one for known, one in self._gone.items() if known != address}
 
-    def _tell(self, step: Callable[[], None]) -> bool:
+    def _post(self, step: Callable[[], None]) -> bool:
         """Has the event loop take a step. Any thread. False when the pool is not open."""
         with self._lock:
             if self._open:
@@ -380,7 +380,7 @@ class MultiHostPool:
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
-    def _take_in(self, job: _Job) -> None:
+    def _enqueue(self, job: _Job) -> None:
         if self._closing:
             self._fail(job, FailureKind.STOPPING, "the miner is stopping")
             return
@@ -435,7 +435,7 @@ class MultiHostPool:
             if result.verified and self._verification and not host.host.is_local:
                 result = await self._verified_again(job, host, result)
         except Exception as error:  # the host did not prove it, for any reason; its next report re-admits it
-            self._leave_out(host, first_line(error))
+            self._exclude(host, first_line(error))
             self._note_loss(job, host, f"prover host {host.label}: {first_line(error)}")
             host.look.set()
             return
@@ -567,20 +567,20 @@ class MultiHostPool:
             try:
                 report = await asyncio.wait_for(host.host.report(list(host.jobs), self._last_number), limit)
             except asyncio.TimeoutError:
-                self._leave_out(host, f"it did not answer for {limit:g} s")
+                self._exclude(host, f"it did not answer for {limit:g} s")
             except Exception as error:
-                self._leave_out(host, first_line(error))
+                self._exclude(host, first_line(error))
             else:
-                self._hear(host, report)
+                self._on_report(host, report)
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(host.look.wait(), self._settings.heartbeat_seconds)
 
-    def _leave_out(self, host: _Host, why: str) -> None:
+    def _exclude(self, host: _Host, why: str) -> None:
         if not host.state:
             _log.warning("Prover host %s is offline until it answers: %s", host.label, why)
-            self._tell_lost(f"prover host {host.label}: {why}")
+            self._report_lost(f"prover host {host.label}: {why}")
         self._note_state(host, why)
-        self._take_back(host, f"prover host {host.label}: {why}")
+        self._requeue_jobs(host, f"prover host {host.label}: {why}")
 
     def _note_state(self, host: _Host, state: str) -> None:
         """Why it gets no work from now on; empty: it does."""
@@ -590,14 +590,14 @@ class MultiHostPool:
             self._hosts_changed.set()
         host.state = state
 
-    def _take_back(self, host: _Host, why: str) -> None:
+    def _requeue_jobs(self, host: _Host, why: str) -> None:
         """Retries the proofs of a host that is down on others."""
         for job in list(host.jobs.values()):
             if job.task and job.task is not asyncio.current_task():
                 job.task.cancel()
             self._note_loss(job, host, why)
 
-    def _hear(self, host: _Host, report: HostReport) -> None:
+    def _on_report(self, host: _Host, report: HostReport) -> None:
         """A host reported: admits it, or logs why not."""
         host.report, before = report, host.state
         self._forget(host.name)
@@ -624,7 +624,7 @@ class MultiHostPool:
         if self._pending:
             self._plan_soon()
 
-    def _tell_lost(self, detail: str) -> None:
+    def _report_lost(self, detail: str) -> None:
         try:
             self._on_worker_lost(detail)
         except Exception:

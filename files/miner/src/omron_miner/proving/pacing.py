@@ -16,9 +16,9 @@ from statistics import median
 
 _REMEMBERED = 8
 """Proofs kept per circuit and number at a time."""
-_ENOUGH = 2
+_PROOFS_PER_STEP = 2
 """Proofs at one number before it is evaluated, and twice as many for each doubling: a pair counts as two."""
-_WORTH = 1.1
+_MINIMUM_SPEEDUP = 1.1
 """Minimum throughput of parallel proofs relative to sequential ones. At 1.2 times, two pairs of four proofs finish on
 average as early as four in sequence, at 1.11 times those of eight; below that, first proofs only finish later."""
 _UNKNOWN = 1.15
@@ -87,12 +87,12 @@ class Pace:
         best, best_rate = 1, 0.0
         for step in self._steps:
             proofs = known.get(step, ())
-            if len(proofs) < _ENOUGH * step and len(proofs) < _REMEMBERED:
+            if len(proofs) < _PROOFS_PER_STEP * step and len(proofs) < _REMEMBERED:
                 # Not evaluated yet. Tried only if the step below it is the best so far.
                 return step if best == max((one for one in self._steps if one < step), default=1) else best
             rate = step / median(proofs)
             if step == 1:
-                best_rate = rate * _WORTH
+                best_rate = rate * _MINIMUM_SPEEDUP
             elif rate > best_rate:
                 best, best_rate = step, rate
         return best

@@ -176,13 +176,13 @@ class ProverPool:
         """
         job = WantedProof(circuit_id=circuit_id, rows=rows, deadline=deadline)
         job.answer.set_running_or_notify_cancel()
-        if not self._tell(partial(self._take_in, job)):
+        if not self._post(partial(self._enqueue, job)):
             job.fail(FailureKind.STOPPING, "the miner is stopping")
         return job.answer
 
     def cancel(self, answer: Future[ProofResult]) -> None:
         """Cancels a job: its future resolves to CANCELLED, its worker is killed and replaced. Returns immediately."""
-        self._tell(partial(self._cancel, answer))
+        self._post(partial(self._cancel, answer))
 
     def capacity(self) -> dict[str, int]:
         """How many workers there should be, are warm, are proving, and how many jobs wait. A snapshot; never blocks."""
@@ -198,18 +198,18 @@ class ProverPool:
         """The pool's free capacity and measured pace; an OmronError when the pool is not open."""
         answer: Future[PoolState] = Future()
         answer.set_running_or_notify_cancel()
-        if not self._tell(lambda: answer.set_result(self._state())):
+        if not self._post(lambda: answer.set_result(self._state())):
             answer.set_exception(OmronError("the prover pool is closed"))
         return answer
 
     def close(self, grace_seconds: float) -> None:
         """Takes no more jobs, gives those it has `grace_seconds`, answers the rest STOPPING, stops the workers."""
-        if self._tell(partial(self._begin_closing, time.monotonic() + grace_seconds)):
+        if self._post(partial(self._begin_closing, time.monotonic() + grace_seconds)):
             self._keeper.join()
 
     # From here on everything runs in the keeper's thread, except where noted.
 
-    def _tell(self, step: Callable[[], None]) -> bool:
+    def _post(self, step: Callable[[], None]) -> bool:
         """Hands the keeper a step to take. Any thread. False when the pool is not open."""
         with self._lock:
             if self._open:
@@ -363,7 +363,7 @@ class ProverPool:
         timings = replace(outcome.timings, queue_s=job.waited)
         job.answer.set_result(replace(outcome, timings=timings, tries=outcome.tries + job.tries - 1))
 
-    def _take_in(self, job: WantedProof) -> None:
+    def _enqueue(self, job: WantedProof) -> None:
         if self._closing is not None:
             job.fail(FailureKind.STOPPING, "the miner is stopping")
         elif (seconds := self._breaker.remaining_seconds(job.circuit_id, time.monotonic())) is not None:
@@ -473,7 +473,7 @@ class ProverPool:
                 files = self._files(circuit_id)
                 if seen.setdefault(circuit_id, files) != files:
                     del seen[circuit_id]
-                    self._tell(partial(self._readmit, circuit_id))
+                    self._post(partial(self._readmit, circuit_id))
             time.sleep(_LOOK_SECONDS)
 
     def _files(self, circuit_id: str) -> object:
@@ -545,9 +545,9 @@ class ProverPool:
                     self._talk_to(child, worker)
                 except OmronError as error:
                     doing = self._storage.last_step(child.pid) or ("proving" if worker.ready else "it started")
-                    self._tell(partial(self._gone, worker, f"the worker was lost while {doing}: {error}"))
+                    self._post(partial(self._gone, worker, f"the worker was lost while {doing}: {error}"))
         except Exception as error:  # no process can start, or it cannot warm up
-            self._tell(partial(self._gone, worker, f"a worker did not start: {first_line(error)}"))
+            self._post(partial(self._gone, worker, f"a worker did not start: {first_line(error)}"))
         with suppress(OSError):
             self._storage.sweep()
 
@@ -555,7 +555,7 @@ class ProverPool:
         if worker.ended:
             return
         child.call(self._work.warm_up, self._constants)
-        self._tell(partial(self._welcome, worker))
+        self._post(partial(self._welcome, worker))
         while (job := worker.tasks.get()) is not None:
             outcome: ProofResult | Exception
             try:
@@ -564,7 +564,7 @@ class ProverPool:
                 raise
             except Exception as error:  # an error of the job: the process lives
                 outcome = error
-            self._tell(partial(self._finish, worker, job, outcome))
+            self._post(partial(self._finish, worker, job, outcome))
 
     def _welcome(self, worker: Worker) -> None:
         worker.ready = True

@@ -46,9 +46,9 @@ _MOVED = ("Reshape", "Gather", "Slice", "Transpose", "Flatten", "Squeeze", "Unsq
 """Operations that move numbers and do not change them."""
 _KEPT = (*_MOVED, "Add", "Sub", "Relu", "MaxPool", "GlobalMaxPool")
 """Operations whose results have as many places as their operands."""
-_APART = 2.0**-22
+_UNIQUE_STEP = 2.0**-22
 """Difference between floats near 1 that EZKL must not merge."""
-_LOOKED_AHEAD = 2
+_AVERAGE_BITS = 2
 """Bits of precision that a product gives up for an average after it: with more, its weights would be too coarse."""
 
 
@@ -140,7 +140,7 @@ class _Compacting:
 
     def _output(self, name: str) -> None:
         """Creates the model's output of this name."""
-        made = self.taken(name)
+        made = self.tensor(name)
         places = round(math.log2(made.per_unit))
         if not math.isclose(made.per_unit, 2.0**places, rel_tol=1e-6):
             places = self.precision.activation
@@ -162,7 +162,7 @@ class _Compacting:
         flat = made.reshape(-1)
         smallest = int(np.argmin(np.abs(flat)))
         self.drawn += 1
-        flat[smallest] += (flat[smallest] or 1) * _APART * self.drawn
+        flat[smallest] += (flat[smallest] or 1) * _UNIQUE_STEP * self.drawn
         return self.made.constant(stem, (made * 2.0**-scale).astype(np.float32))
 
     def units(self, source: str) -> list[Array]:
@@ -172,7 +172,7 @@ class _Compacting:
             self.shapes.add(shape)
             return [np.ones(shape, np.float32)]
         self.drawn += 1
-        part = self.drawn * _APART
+        part = self.drawn * _UNIQUE_STEP
         return [np.array(0.5 - part, np.float32), np.array(0.5 + part, np.float32)]
 
     def at(self, one: _Fixed, scale: int) -> _Fixed:
@@ -204,7 +204,7 @@ class _Compacting:
         self.known[one.name, ("divided", divisor)] = made
         return made
 
-    def taken(self, source: str, how: _How | None = None) -> _Fixed:
+    def tensor(self, source: str, how: _How | None = None) -> _Fixed:
         """A tensor of the given model as integers, prepared by `how`.
 
         Operations that only move numbers are applied afterwards: before an im2col there are fewer numbers.
@@ -226,9 +226,9 @@ class _Compacting:
     def _moved(self, node: onnx.NodeProto, how: _How | None) -> _Fixed:
         """Applies a node that only moves numbers to prepared tensors."""
         constants = self.given.constants
-        data = {name: self.taken(name, how) for name in node.input if name not in constants}
+        data = {name: self.tensor(name, how) for name in node.input if name not in constants}
         if node.op_type == "Concat":
-            data = self.alike(data, plain=len(data) < len(node.input))
+            data = self.aligned(data, plain=len(data) < len(node.input))
         first = next(iter(data.values()))
         inputs = []
         for name in node.input:
@@ -264,7 +264,7 @@ class _Compacting:
             one = self.divided(one, source, divisor)
         return self.at(one, PLACES)
 
-    def thinned(self, one: _Fixed, source: str) -> _Fixed:
+    def plain_factors(self, one: _Fixed, source: str) -> _Fixed:
         """The tensor with the fractional bits of factors, without an offset."""
         return self.plain(self.factors(one, source), source)
 
@@ -277,7 +277,7 @@ class _Compacting:
         more = self.relu(apart, source, spread=2)
         return _Fixed(self.new("Add", [two.name, more.name], one.name), one.per_unit, 0)
 
-    def alike(self, given: dict[str, _Fixed], *, plain: bool = False) -> dict[str, _Fixed]:
+    def aligned(self, given: dict[str, _Fixed], *, plain: bool = False) -> dict[str, _Fixed]:
         """The tensors with equal fractional bits, scale and offset (0 if `plain`): more precise ones are divided."""
         least = min(one.per_unit for one in given.values())
         made = {
@@ -291,7 +291,7 @@ class _Compacting:
 
     def product_places(self, name: str) -> int:
         """Fractional bits of the product `name`, minus those that an average after it adds."""
-        return self.precision.product - min(_LOOKED_AHEAD, self._averaged(name))
+        return self.precision.product - min(_AVERAGE_BITS, self._averaged(name))
 
     def _averaged(self, name: str) -> int:
         most = 0
@@ -370,7 +370,7 @@ def _linear(self: _Compacting, data: str, weights: Array, per_unit: Any, name: s
     """A product of `data` and constant `weights`; `left`: the data are the left factor."""
     one = None if left else _windows(self, data)
     if one is None:
-        one = self.taken(data, _Compacting.thinned)
+        one = self.tensor(data, _Compacting.plain_factors)
     integers = np.round(weights.astype(np.float64) * per_unit / one.per_unit)
     if one.offset:
         integers = np.append(integers, -one.offset * integers.sum(axis=1, keepdims=True), axis=1)
@@ -391,7 +391,7 @@ def _windows(self: _Compacting, data: str) -> _Fixed | None:
             return None
         nodes.append(node)
         name = node.input[0]
-    image = self.taken(name, _Compacting.factors)
+    image = self.tensor(name, _Compacting.factors)
     if not image.offset:
         return None
     if (found := self.known.get((data, "windows"))) is None:
@@ -430,11 +430,11 @@ def _added(self: _Compacting, node: onnx.NodeProto) -> _Fixed | None:
     first, second = node.input
     constants = self.given.constants
     if second in constants:
-        return _plus(self, self.taken(first), constants[second], node.op_type)
+        return _plus(self, self.tensor(first), constants[second], node.op_type)
     if first in constants:
-        return _plus(self, self.taken(second), constants[first], "Add") if node.op_type == "Add" else None
-    given = {name: self.taken(name) for name in (first, second)}
-    made = self.alike(given, plain=True)
+        return _plus(self, self.tensor(second), constants[first], "Add") if node.op_type == "Add" else None
+    given = {name: self.tensor(name) for name in (first, second)}
+    made = self.aligned(given, plain=True)
     one, two = made[first], made[second]
     return _Fixed(self.new(node.op_type, [one.name, two.name], node.output[0]), one.per_unit, one.scale)
 
@@ -442,23 +442,23 @@ def _added(self: _Compacting, node: onnx.NodeProto) -> _Fixed | None:
 def _multiplied(self: _Compacting, node: onnx.NodeProto) -> _Fixed:
     first, second = node.input
     if first not in self.given.constants and second not in self.given.constants:
-        one, two = self.taken(first, _Compacting.thinned), self.taken(second, _Compacting.thinned)
+        one, two = self.tensor(first, _Compacting.plain_factors), self.tensor(second, _Compacting.plain_factors)
         name = self.new("Mul", [one.name, two.name], node.output[0])
         return _Fixed(name, one.per_unit * two.per_unit, one.scale + two.scale)
     data, constant = (first, second) if second in self.given.constants else (second, first)
-    one, per_unit = self.taken(data, _Compacting.thinned), 2.0 ** self.product_places(node.output[0])
+    one, per_unit = self.tensor(data, _Compacting.plain_factors), 2.0 ** self.product_places(node.output[0])
     factors = np.round(self.given.constants[constant].astype(np.float64) * per_unit / one.per_unit)
     inputs = [one.name, self.constant(constant, factors)]
     return _Fixed(self.new("Mul", inputs, node.output[0]), per_unit, 0)
 
 
 def _relu(self: _Compacting, node: onnx.NodeProto) -> _Fixed:
-    return self.relu(self.taken(node.input[0]), node.input[0])
+    return self.relu(self.tensor(node.input[0]), node.input[0])
 
 
 def _tabulated(self: _Compacting, node: onnx.NodeProto) -> _Fixed:
     """A tabulated function: EZKL must read the integers at their true scale."""
-    one, source = self.taken(node.input[0]), node.input[0]
+    one, source = self.tensor(node.input[0]), node.input[0]
     places = round(math.log2(one.per_unit))
     if places > self.precision.product or not math.isclose(one.per_unit, 2.0**places, rel_tol=1e-6):
         places = self.precision.product
@@ -470,14 +470,14 @@ def _tabulated(self: _Compacting, node: onnx.NodeProto) -> _Fixed:
 
 def _max_pool(self: _Compacting, node: onnx.NodeProto) -> _Fixed:
     source = node.input[0]
-    return self.pooled(node, lambda one, two: self.largest(one, two, source), self.at(self.taken(source), 0))
+    return self.pooled(node, lambda one, two: self.largest(one, two, source), self.at(self.tensor(source), 0))
 
 
 def _average_pool(self: _Compacting, node: onnx.NodeProto) -> _Fixed:
     def total(one: _Fixed, two: _Fixed) -> _Fixed:
         return _Fixed(self.new("Add", [one.name, two.name], node.output[0]), one.per_unit, one.scale)
 
-    made = self.pooled(node, total, self.taken(node.input[0]))
+    made = self.pooled(node, total, self.tensor(node.input[0]))
     return _Fixed(made.name, made.per_unit * self.windows(node).shape[0], made.scale)
 
 

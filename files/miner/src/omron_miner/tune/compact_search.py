@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from omron_miner.circuits.run_args import RunArgs
     from omron_miner.tune.graph import Graph
     from omron_miner.tune.ranges import Magnitudes
-    from omron_miner.tune.search import Candidate, Question
+    from omron_miner.tune.search import Candidate, SearchRequest
 
 PRECISIONS = tuple(Precision(product - apart, product) for product in (11, 12, 13, 14) for apart in (6, 7))
 _NEVER_SCALED = 64
@@ -31,20 +31,20 @@ _INNER = (1, 2, 3)
 """More than three make the circuit's degree, and with it the key, twice as large (measured, EZKL 23.0.5)."""
 
 
-def compact_search(question: Question, graphs: Sequence[tuple[Graph, Magnitudes]]) -> list[Candidate]:
+def compact_search(request: SearchRequest, graphs: Sequence[tuple[Graph, Magnitudes]]) -> list[Candidate]:
     """Candidates made from the one of `graphs` (models with their magnitudes) whose circuit has the fewest cells.
 
     Empty if each has an unsupported operation, or if EZKL rejects all.
     """
-    sized = [(cells, at) for at, (graph, _) in enumerate(graphs) if (cells := _cells(graph, question.base))]
+    sized = [(cells, at) for at, (graph, _) in enumerate(graphs) if (cells := _cells(graph, request.base))]
     if not sized:
         return []
     graph, magnitudes = graphs[min(sized)[1]]
     candidates: list[Candidate] = []
     for precision in PRECISIONS:
         made = compact(graph, precision)
-        asked = replace(question, model=made.content(), magnitudes=Lookups(magnitudes, made.places), by_samples=True)
-        found = arithmetics(asked, [run_args_for(question.base, precision)], counted=False)
+        asked = replace(request, model=made.content(), magnitudes=Lookups(magnitudes, made.places), by_samples=True)
+        found = arithmetics(asked, [run_args_for(request.base, precision)], counted=False)
         what = f"compact, {precision.activation} and {precision.product} places"
         say(f"{what}: accuracy {found[0].accuracy:.4f}" if found else f"{what}: not accurate enough")
         candidates += layouts(asked, found, _INNER, counted=False)

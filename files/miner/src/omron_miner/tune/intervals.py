@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     Bounds = tuple[Array, Array]
 
-_RISING_IN_ALL = {"Add", "Sum", "Mean", "Max", "Min", "Concat", "Clip"}
+_NON_DECREASING_IN_ALL = {"Add", "Sum", "Mean", "Max", "Min", "Concat", "Clip"}
 """Operations that are non-decreasing in all inputs."""
-_RISING = {
+_NON_DECREASING = {
     *MONOTONE,
     *("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "CumSum", "TopK", "Sqrt", "Log", "Round", "Sign"),
     *("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool", "Identity", "Dropout", "Cast", "Tile"),
@@ -37,7 +37,7 @@ _ONE_RESULT = {"MaxPool", "Dropout", "TopK"}
 """Of these, operations of which only the first output counts: the others are indices or a mask."""
 _SUMS_OF_MAGNITUDES = {"ReduceL1", "ReduceL2", "ReduceSumSquare"}
 """Operations that are non-decreasing in the magnitude of each number."""
-_LEAST = {"HardSwish": -0.375, "Gelu": -0.1701, "Mish": -0.3089}
+_MINIMUM = {"HardSwish": -0.375, "Gelu": -0.1701, "Mish": -0.3089}
 """Functions with one minimum, and that minimum, rounded down."""
 _COMPARISONS = {"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "Not", "And", "Or", "Xor"}
 _POSITIONS = {"ArgMax", "ArgMin"}
@@ -76,7 +76,7 @@ def _bound(node: onnx.NodeProto, given: Mapping[str, Bounds], graph: Graph) -> l
     lows, highs = ({name: one[side] for name, one in given.items()} for side in (0, 1))
     if all(name in graph.constants for name in given) and node.op_type not in _RANDOM:
         return [(one, one) for one in run_node(node, lows, graph.opset)]
-    if _rises(node, given):
+    if _is_non_decreasing(node, given):
         results = zip(run_node(node, lows, graph.opset), run_node(node, highs, graph.opset), strict=True)
         found = [_wider(low, high) for low, high in results]
         return found[:1] if node.op_type in _ONE_RESULT else found
@@ -87,7 +87,7 @@ def _bound(node: onnx.NodeProto, given: Mapping[str, Bounds], graph: Graph) -> l
         return _ARITHMETIC[node.op_type](*pairs)
     if node.op_type in _OF_NODE:
         return _OF_NODE[node.op_type](node, given)
-    if node.op_type in _LEAST:
+    if node.op_type in _MINIMUM:
         low, high = (run_node(node, side, graph.opset)[0] for side in (lows, highs))
         return _falls_and_rises(low, high, node, given)
     if node.op_type in _SUMS_OF_MAGNITUDES and _fixed(node, given, 1):
@@ -107,9 +107,9 @@ def _bound(node: onnx.NodeProto, given: Mapping[str, Bounds], graph: Graph) -> l
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 
 
-def _rises(node: onnx.NodeProto, given: Mapping[str, Bounds]) -> bool:
+def _is_non_decreasing(node: onnx.NodeProto, given: Mapping[str, Bounds]) -> bool:
     """Whether the node is non-decreasing in its data inputs."""
-    if node.op_type in _RISING_IN_ALL:
+    if node.op_type in _NON_DECREASING_IN_ALL:
         return True
     if node.op_type in ("LeakyRelu", "Elu", "ThresholdedRelu"):
         return bool(attributes(node).get("alpha", 0.01) >= 0)
@@ -117,7 +117,7 @@ def _rises(node: onnx.NodeProto, given: Mapping[str, Bounds]) -> bool:
         return False  # a cast to bool decreases below 0; a cast to integers wraps around
     if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
         return not given[node.input[2]][1].any()  # in training it drops values at random
-    return node.op_type in _RISING and _fixed(node, given, 1)
+    return node.op_type in _NON_DECREASING and _fixed(node, given, 1)
 
 
 def _fixed(node: onnx.NodeProto, given: Mapping[str, Bounds], first: int) -> bool:
@@ -185,7 +185,7 @@ def _softmax(node: onnx.NodeProto, given: Mapping[str, Bounds]) -> list[Bounds]:
 def _falls_and_rises(low: Array, high: Array, node: onnx.NodeProto, given: Mapping[str, Bounds]) -> list[Bounds]:
     """Bounds of a function with one minimum: the largest value is at an end of the interval."""
     lowest, _ = given[node.input[0]]
-    least = np.where(lowest < 0, np.float32(_LEAST[node.op_type]), np.minimum(low, high))
+    least = np.where(lowest < 0, np.float32(_MINIMUM[node.op_type]), np.minimum(low, high))
     return [_wider(least, np.maximum(low, high))]
 
 
@@ -201,14 +201,14 @@ def _power(one: Bounds, two: Bounds) -> list[Bounds]:
     return [_wider(np.asarray(least, np.float32), np.maximum(*ends))]
 
 
-def _leaky(one: Bounds, slope: Bounds) -> list[Bounds]:
+def _prelu(one: Bounds, slope: Bounds) -> list[Bounds]:
     """PRelu: negative numbers are multiplied by the slope."""
     low, high = one
     ((less, more),) = _multiply((np.minimum(low, 0), np.minimum(high, 0)), slope)
     return [_wider(np.maximum(low, 0) + less, np.maximum(high, 0) + more)]
 
 
-def _either(condition: Bounds, one: Bounds, two: Bounds) -> list[Bounds]:
+def _where(condition: Bounds, one: Bounds, two: Bounds) -> list[Bounds]:
     """Where: both branches, or the one that is certain."""
     never, always = ~condition[1], condition[0]
     sides = []
@@ -240,9 +240,9 @@ _ARITHMETIC: dict[str, Callable[..., list[Bounds]]] = {
     "Neg": lambda one: [(-one[1], -one[0])],
     "Abs": _absolute,
     "Pow": _power,
-    "PRelu": _leaky,
+    "PRelu": _prelu,
     "Reciprocal": lambda one: _divide((np.ones_like(one[0]), np.ones_like(one[0])), one),
-    "Where": _either,
+    "Where": _where,
 }
 _OF_NODE: dict[str, Callable[[onnx.NodeProto, Mapping[str, Bounds]], list[Bounds]]] = {
     "BatchNormalization": _batch_norm,

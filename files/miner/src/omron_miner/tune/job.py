@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from omron_miner.building.build import Source
+from omron_miner.circuits.accuracy import FLOOR
 from omron_miner.circuits.run_args import RunArgs
 from omron_miner.tune.search import SAMPLED_MARGIN
 from omron_miner.tune.trial import TARGETS, Limits
@@ -62,7 +63,7 @@ class Goal:
 
     name: str = "time"
     """The criterion: `time` (of a response) or `score` (of a competition)."""
-    floor: float = 0.99
+    floor: float = FLOOR
     """Minimum mean accuracy."""
     reference: CircuitMetrics | None = None
     """The competition's circuit to beat."""

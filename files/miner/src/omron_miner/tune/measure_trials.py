@@ -14,7 +14,7 @@ from omron_miner.errors import CircuitError, SrsError
 from omron_miner.progress import say
 from omron_miner.tune import trial
 from omron_miner.tune.ask_ezkl import outputs_of_each, too_large
-from omron_miner.tune.results import below, digest
+from omron_miner.tune.results import accuracy_failure, digest
 from omron_miner.tune.search import collapses
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class _Steps:
         outputs = [[number for row in answer["outputs"] for number in row] for answer in answers]
         one.accuracy = fmean(map(accuracy, outputs, expected))
         if not one.baseline and one.accuracy < self.job.goal.floor:  # a baseline is reported anyway
-            raise CircuitError(below(one.accuracy, self.job.goal.floor))
+            raise CircuitError(accuracy_failure(one.accuracy, self.job.goal.floor))
         if collapses(outputs, expected):
             raise CircuitError("the circuit is too coarse: different samples have the same outputs")
         one.accurate = True

@@ -21,7 +21,7 @@ from omron_miner.tune.prepare import USUAL
 from omron_miner.tune.ranges import Lookups, Magnitudes
 from omron_miner.tune.results import Trial
 from omron_miner.tune.rewrite import rewrite
-from omron_miner.tune.search import Question, changed, cheapest_visibilities, choose, search
+from omron_miner.tune.search import SearchRequest, changed, cheapest_visibilities, choose, search
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from omron_miner.tune.results import FinishedSteps
     from omron_miner.tune.search import Candidate
 
-    Searching = Callable[[Question], list[Candidate]]
+    Searching = Callable[[SearchRequest], list[Candidate]]
 
 _SEARCHED_SAMPLES = 8
 _CALIBRATED_SAMPLES = 2
@@ -57,12 +57,12 @@ def propose(job: Job, prepared: Prepared, finished: FinishedSteps, searching: Se
     trials = _baselines(job, prepared, finished)
     numbers = {kind: count(1) for kind in ("candidate", "compact")}
     for one in choose(_candidates(job, prepared, searching), _ASKED_PER_BEST * job.search.best, job.goal.name):
-        kind = "compact" if isinstance(one.question.magnitudes, Lookups) else "candidate"
+        kind = "compact" if isinstance(one.request.magnitudes, Lookups) else "candidate"
         model = prepared.rewritten.path
         if kind == "compact":
-            model = job.out / f"compact-{hashlib.sha256(one.question.model).hexdigest()[:12]}.onnx"
-            write_output(model, one.question.model)
-            magnitudes[model] = one.question.magnitudes
+            model = job.out / f"compact-{hashlib.sha256(one.request.model).hexdigest()[:12]}.onnx"
+            write_output(model, one.request.model)
+            magnitudes[model] = one.request.magnitudes
         trials.append(Trial(f"{kind} {next(numbers[kind])}", False, model, one.run_args, one.cost.key_bytes))
     return Proposed(trials, magnitudes)
 
@@ -103,19 +103,27 @@ def _calibrate(job: Job, prepared: Prepared, stock: RunArgs, target: str) -> dic
 def _candidates(job: Job, prepared: Prepared, searching: Searching) -> list[Candidate]:
     few, model = slice(_SEARCHED_SAMPLES), prepared.rewritten
     base = _base(job, model.path)
-    question = Question(model.path.read_bytes(), base, prepared.rows[few], prepared.expected[few], model.magnitudes,
-                        job.goal.floor, job.sampling.seed, margin=job.search.margin)  # fmt: skip
+    request = SearchRequest(
+        model=model.path.read_bytes(),
+        base=base,
+        rows=prepared.rows[few],
+        expected=prepared.expected[few],
+        magnitudes=model.magnitudes,
+        floor=job.goal.floor,
+        seed=job.sampling.seed,
+        margin=job.search.margin,
+    )
     found: list[Candidate] = []
     if why := too_large(model.path, base, job.limits.space_bytes):
         say(f"EZKL's own arithmetic is not searched: {why}")
     else:
-        found += searching(question)
+        found += searching(request)
     if job.search.compact:
         other = rewrite(prepared.given.graph, prepared.feeds, base, FOR_COMPACT).graph
         graphs = [
             (one, Magnitudes(one, prepared.feeds, job.sampling.low, job.sampling.high)) for one in (model.graph, other)
         ]
-        found += compact_search(question, graphs)
+        found += compact_search(request, graphs)
     return found
 
 

@@ -34,7 +34,7 @@ TABULATED = {
     *("Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh", "Elu", "Selu", "Mish"),
 }
 """Operations that EZKL evaluates with a lookup table, by ONNX's names."""
-_TAKEN_APART = {"Relu", "LeakyRelu", "PRelu", "Abs", "Sign", "ThresholdedRelu"}
+_DECOMPOSED = {"Relu", "LeakyRelu", "PRelu", "Abs", "Sign", "ThresholdedRelu"}
 _COMPARED = {
     *("MaxPool", "GlobalMaxPool", "Max", "Min", "Clip", "ReduceMax", "ReduceMin", "ArgMax", "ArgMin", "TopK"),
     *("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal"),
@@ -253,7 +253,7 @@ def _spots(
     if op in _COMPARED:
         inputs = first if op == "TopK" else tuple(one for one in node.input if one and _is_float(graph, one))
         return [_Spot(name, op, "digits", inputs or first, 2.0**scale, compared=True)], scale
-    if op in _TAKEN_APART:
+    if op in _DECOMPOSED:
         found.append(_Spot(name, op, "digits", first, 2.0**scale))
     elif op in _MEANS:  # a sum, divided
         share = max(_averaged(node, graph), 2.0**run_args.param_scale)
@@ -265,9 +265,9 @@ def _spots(
         total = 2 * given[0] if op == "Pow" else scale + run_args.param_scale if len(given) < 2 else sum(given[:2])
         if total > most:
             found.append(_Spot(name, f"{op} scaled back", "digits", (node.output[0],), 2.0**total))
-            total = scale if op in _TAKEN_APART else most
+            total = scale if op in _DECOMPOSED else most
         return found, total
-    plain = op in _PLAIN or op in _TAKEN_APART
+    plain = op in _PLAIN or op in _DECOMPOSED
     plain |= op == "Gather" and node.input[1] in graph.constants
     plain |= op == "Cast" and attributes(node)["to"] == FLOAT
     return (found if plain else [*found, inside]), scale

@@ -127,7 +127,7 @@ def digest(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def below(accuracy: float, floor: float) -> str:
+def accuracy_failure(accuracy: float, floor: float) -> str:
     """Why a trial of this accuracy is rejected."""
     return f"accuracy {accuracy:.4f} is below {floor:g}"
 
@@ -144,7 +144,7 @@ def choose_winner(
         if not one.failure and one.unsound:
             one.failure = f"UNSOUND, refused: a proof verifies with {', '.join(one.unsound)}"
         elif not one.failure and (one.accuracy is None or one.accuracy < floor):
-            one.failure = below(one.accuracy or 0.0, floor)
+            one.failure = accuracy_failure(one.accuracy or 0.0, floor)
         elif not one.failure and one.ranges == "exceeded":
             one.failure = "a sample exceeds its value range"
     passed = [one for one in trials if not one.failure and one.response_s is not None]

@@ -99,7 +99,7 @@ def _try(
     worst = max(apart, key=apart.__getitem__)
     new_size, refusal = _size(candidate, run_args) if one.counted or size is None else (size, "")
     dropped = ""
-    if apart[worst] > max(one.error, ROUNDED_ONCE) + _carried(graph, feeds, expected):
+    if apart[worst] > max(one.error, ROUNDED_ONCE) + _earlier_difference(graph, feeds, expected):
         dropped = f"outputs differ by {apart[worst]:.2g} on {worst!r}, it may be {one.error:.2g}"
     elif new_size is None and size is not None:
         dropped = refusal
@@ -108,7 +108,7 @@ def _try(
     return Step(one.name, places, nodes, len(candidate.nodes), new_size, apart[worst], worst, dropped), candidate
 
 
-def _carried(graph: Graph, feeds: Mapping[str, Feed], expected: list[list[Array]]) -> float:
+def _earlier_difference(graph: Graph, feeds: Mapping[str, Feed], expected: list[list[Array]]) -> float:
     """The difference already made by earlier passes, within their own errors."""
     return difference(run_model(graph, list(feeds.values())), expected)
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from omron_miner.circuits.accuracy import accuracy
+from omron_miner.circuits.accuracy import FLOOR, accuracy
 from omron_miner.circuits.constant_output import is_constant
 from omron_miner.circuits.fit import einsum_cells
-from omron_miner.circuits.run_args import USABLE_ROWS_LESS, RunArgs
+from omron_miner.circuits.run_args import SMALLEST_LOGROWS, RunArgs, logrows_for
 from omron_miner.competition.score import CircuitMetrics, best_of_each, score
 from omron_miner.progress import count, say
 from omron_miner.tune.ask_ezkl import outputs_of_each, shapes_of_each
@@ -35,7 +35,7 @@ _OFFSETS = (0, -2, 2)
 """Offsets of param_scale from input_scale."""
 _REBASES = (1, 2, 3)
 _MOST_ARITHMETICS = 36
-_MOST_LAID_OUT = 12
+_MOST_WITH_LAYOUTS = 12
 """Number of arithmetics with layouts: those with the smallest numbers, which need the smallest tables."""
 _LEGS = (1, 2, 3)
 _INNER = (1, 2)
@@ -48,12 +48,12 @@ _PLACES = 3
 """Number of decimals to which outputs of the model are compared."""
 _FEWEST = 2
 _LARGEST_BASE = 1 << 20
-_OFF = 0.05
+_ESTIMATE_ERROR = 0.05
 """Approximate mean error of key size estimates."""
 
 
 @dataclass(frozen=True)
-class Question:
+class SearchRequest:
     """A search: `model` is ONNX, `rows` are samples (a list per input), `expected` its correct outputs.
 
     `base` has the run args that are not searched: visibilities, variables.
@@ -64,7 +64,7 @@ class Question:
     rows: Rows
     expected: Sequence[Sequence[float]]
     magnitudes: Magnitudes | Lookups
-    floor: float = 0.99
+    floor: float = FLOOR
     """Least mean accuracy, 0 to 1; full precision has 1."""
     seed: int = 0
     by_samples: bool = False
@@ -87,22 +87,22 @@ class Arithmetic:
 class Candidate:
     """A model and run args worth measuring."""
 
-    question: Question
+    request: SearchRequest
     """With its model: candidates may have different models."""
     run_args: RunArgs
     accuracy: float
     cost: Cost
 
 
-def search(question: Question) -> list[Candidate]:
+def search(request: SearchRequest) -> list[Candidate]:
     """Candidates; none if EZKL rejects all or all are too inaccurate. Deterministic for a seed."""
     # Wide digits and a wide table, so that the answers depend only on the scales.
     wide = {"logrows": 17, "decomp_base": 1 << 15, "decomp_legs": 3, "num_inner_cols": 1}
-    tried = [changed(one, **wide, **unchecked(question.base)) for one in grid(question.base, question.seed)]
-    found = arithmetics(question, tried)
+    tried = [changed(one, **wide, **unchecked(request.base)) for one in grid(request.base, request.seed)]
+    found = arithmetics(request, tried)
     say(f"{len(found)} arithmetics are accurate enough")
-    laid_out = sorted(found, key=lambda one: (max(one.lookup, one.digits), -one.accuracy))[:_MOST_LAID_OUT]
-    return layouts(question, laid_out)
+    laid_out = sorted(found, key=lambda one: (max(one.lookup, one.digits), -one.accuracy))[:_MOST_WITH_LAYOUTS]
+    return layouts(request, laid_out)
 
 
 # --- arithmetic -------------------------------------------------------------------------------------------------------
@@ -120,27 +120,27 @@ def grid(base: RunArgs, seed: int) -> list[RunArgs]:
     return [*plain, *(other[at] for at in sorted(drawn))]
 
 
-def arithmetics(question: Question, tried: Sequence[RunArgs], *, counted: bool = True) -> list[Arithmetic]:
+def arithmetics(request: SearchRequest, tried: Sequence[RunArgs], *, counted: bool = True) -> list[Arithmetic]:
     """Those tried whose mean accuracy on the samples is at least the floor and which distinguish samples.
 
     `counted`: each one tried is a step of progress.
     """
-    tell = count("arithmetic", len(tried)) if counted else _unseen
-    answers = outputs_of_each(question.model, tried, question.rows, tell)
+    tell = count("arithmetic", len(tried)) if counted else _no_progress
+    answers = outputs_of_each(request.model, tried, request.rows, tell)
     found = []
     for run_args, each in zip(tried, answers, strict=True):
         if isinstance(each, str) or any(isinstance(one, str) for one in each):
             continue
         outputs = [[number for row in one["outputs"] for number in row] for one in each]
-        mean = fmean(map(accuracy, outputs, question.expected))
-        if mean >= question.floor and not collapses(outputs, question.expected):
+        mean = fmean(map(accuracy, outputs, request.expected))
+        if mean >= request.floor and not collapses(outputs, request.expected):
             met = max(max(-one["lowest"], one["highest"]) for one in each)
-            places = question.magnitudes.at(run_args)
-            lookup, digits = (needed(places, kind, question.margin, by_samples=question.by_samples)
+            places = request.magnitudes.at(run_args)
+            lookup, digits = (needed(places, kind, request.margin, by_samples=request.by_samples)
                               for kind in ("lookup", "digits"))  # fmt: skip
             unknown = any(one.verdict == "unknown" for one in places)
-            digits = max(digits, _ends(question, run_args, checked=unknown))
-            inside = math.ceil(met * question.margin) if unknown else met if lookup else 0
+            digits = max(digits, _largest_input_or_output(request, run_args, checked=unknown))
+            inside = math.ceil(met * request.margin) if unknown else met if lookup else 0
             found.append(Arithmetic(run_args, mean, max(lookup, inside), digits))
     return found
 
@@ -168,14 +168,14 @@ def _held(place: Range, margin: float, *, by_samples: bool) -> int:
     return min(place.bound, sampled) if by_samples else place.bound
 
 
-def _ends(question: Question, run_args: RunArgs, *, checked: bool) -> int:
+def _largest_input_or_output(request: SearchRequest, run_args: RunArgs, *, checked: bool) -> int:
     """The largest integer of inputs and outputs; 0 unless their range is checked, or `checked` inside a node."""
     if run_args.ignore_range_check_inputs_outputs and not checked:
         return 0
-    largest = max(max(map(abs, answer), default=0.0) for answer in question.expected)
-    inputs = max(max(map(abs, row), default=0.0) for sample in question.rows for row in sample)
+    largest = max(max(map(abs, answer), default=0.0) for answer in request.expected)
+    inputs = max(max(map(abs, row), default=0.0) for sample in request.rows for row in sample)
     places = max(run_args.input_scale, run_args.param_scale) * (run_args.scale_rebase_multiplier + 1)
-    return math.ceil(question.margin * max(largest, inputs) * 2.0**places)
+    return math.ceil(request.margin * max(largest, inputs) * 2.0**places)
 
 
 def cheapest_visibilities(model: bytes, base: RunArgs) -> RunArgs:
@@ -207,25 +207,25 @@ def unchecked(base: RunArgs) -> dict[str, bool]:
 
 
 def layouts(
-    question: Question, found: Sequence[Arithmetic], inner: Sequence[int] = _INNER, *, counted: bool = True
+    request: SearchRequest, found: Sequence[Arithmetic], inner: Sequence[int] = _INNER, *, counted: bool = True
 ) -> list[Candidate]:
     """Every layout of each arithmetic that fits its logrows, with its cost; `inner`: num_inner_cols to try.
 
     `counted`: each one tried is a step of progress.
     """
     tried = [(one, layout) for one in found for layout in _layouts(one, inner)]
-    tell = count("layout", len(tried)) if counted else _unseen
-    shapes = shapes_of_each(question.model, [layout for _, layout in tried], tell)
+    tell = count("layout", len(tried)) if counted else _no_progress
+    shapes = shapes_of_each(request.model, [layout for _, layout in tried], tell)
     candidates = []
     for (one, layout), shape in zip(tried, shapes, strict=True):
         if not isinstance(shape, str):
             for run_args, price in _fitting(layout, shape):
-                filled = _filled(run_args, price) if question.by_samples else run_args
-                candidates.append(Candidate(question, filled, one.accuracy, price))
+                filled = _filled(run_args, price) if request.by_samples else run_args
+                candidates.append(Candidate(request, filled, one.accuracy, price))
     return candidates
 
 
-def _unseen() -> None:
+def _no_progress() -> None:
     """A step that is not counted."""
 
 
@@ -246,7 +246,7 @@ def _layouts(one: Arithmetic, inner: Sequence[int]) -> list[RunArgs]:
 def _fitting(layout: RunArgs, shape: dict[str, Any]) -> list[tuple[RunArgs, Cost]]:
     """The layout at each logrows around the one at which its tables take one column, where it fits."""
     around = range(layout.logrows - 1, min(layout.logrows + 4, _LARGEST_LOGROWS) + 1)
-    each = [changed(layout, logrows=logrows) for logrows in around if logrows >= 6]
+    each = [changed(layout, logrows=logrows) for logrows in around if logrows >= SMALLEST_LOGROWS]
     return [(one, price) for one in each if (price := cost(one, shape))]
 
 
@@ -256,8 +256,8 @@ def _filled(run_args: RunArgs, price: Cost) -> RunArgs:
     return changed(run_args, lookup_range=(-reach, reach))
 
 
-def _alike(price: Cost) -> int:
-    return round(math.log(price.key_bytes) / math.log1p(_OFF))
+def _cost_class(price: Cost) -> int:
+    return round(math.log(price.key_bytes) / math.log1p(_ESTIMATE_ERROR))
 
 
 def choose(candidates: Sequence[Candidate], best: int, goal: str = "time") -> list[Candidate]:
@@ -274,22 +274,17 @@ def choose(candidates: Sequence[Candidate], best: int, goal: str = "time") -> li
 
     def rank(one: Candidate) -> tuple[float, int, float, float, str]:
         first = -score(standing(one), ideal).score if goal == "score" else 0.0
-        return first, _alike(one.cost), -one.accuracy, one.cost.key_bytes, one.run_args.model_dump_json()
+        return first, _cost_class(one.cost), -one.accuracy, one.cost.key_bytes, one.run_args.model_dump_json()
 
     chosen = dict[tuple[int, int, int], Candidate]()
     for one in sorted(candidates, key=rank):
-        chosen.setdefault((_alike(one.cost), one.run_args.decomp_legs, one.run_args.num_inner_cols), one)
+        chosen.setdefault((_cost_class(one.cost), one.run_args.decomp_legs, one.run_args.num_inner_cols), one)
     return list(chosen.values())[:best]
 
 
 def smallest_base(number: int, legs: int) -> int:
     """The smallest power of two, `legs` digits of which hold all numbers up to `number`."""
     return int(max(_FEWEST, 1 << math.ceil(number.bit_length() / legs)))
-
-
-def logrows_for(rows: int) -> int:
-    """The smallest logrows, 6 at least, at which a table of `rows` fits one column."""
-    return max(6, math.ceil(math.log2(rows + USABLE_ROWS_LESS)))
 
 
 def changed(run_args: RunArgs, **values: object) -> RunArgs:

@@ -14,8 +14,8 @@ from omron_miner.errors import CircuitError
 from omron_miner.files import write_output
 from omron_miner.progress import say
 from omron_miner.tune import trial
-from omron_miner.tune.altered import with_other_weights
 from omron_miner.tune.graph import read_graph
+from omron_miner.tune.other_weights import with_other_weights
 from omron_miner.tune.results import choose_winner
 
 if TYPE_CHECKING:

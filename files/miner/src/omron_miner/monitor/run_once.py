@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from omron_miner.circuits.folders import file_summaries
 from omron_miner.engine import OWN_MINER
 from omron_miner.errors import OmronError
 from omron_miner.events import log_problems
@@ -19,7 +20,7 @@ from omron_miner.monitor import alerts, prometheus, provers, sn2
 from omron_miner.monitor.answers import answer
 from omron_miner.monitor.collect import LogReader
 from omron_miner.monitor.history import CHANGES, DamagedHistory, History, Limits, note_damage, open_history
-from omron_miner.monitor.host import Counters, circuit_files, collect_host, read_versions
+from omron_miner.monitor.host import Counters, collect_host, read_versions
 from omron_miner.monitor.html import to_html
 from omron_miner.monitor.intake import take_in
 from omron_miner.monitor.render import to_json, to_text
@@ -118,7 +119,7 @@ def observe(
     history.set_note("counters", counters.dump())
     history.add_sample(now, sample_of(host))
     versions = read_versions()
-    _note_changes(history, host, versions, circuit_files(constants.circuits.directory), now)
+    _note_changes(history, host, versions, file_summaries(constants.circuits.directory), now)
     history.prune(monitor.keep_minutes_days, monitor.keep_hours_days)
     summary = summarize(history, reader.state, host, versions, constants, now, log_problems(constants.log), engine)
     if not engine.is_sn2:
