@@ -11,6 +11,7 @@ from omron_miner.cli.common import (
     Share,
     Space,
     as_json,
+    check_file,
     circuit_option,
     constants_of,
     exit_at_sigterm,
@@ -95,11 +96,12 @@ def circuit_reference_command(model: Path, out: Path | None, settings: Path | No
     from omron_miner.errors import ConfigError
 
     run_args = read_run_args(settings) if settings else RunArgs()
+    out = out or model.with_suffix(SUFFIX)
+    check_file(out)
     try:
         reference = ask_model(model, dict(run_args.variables))
     except NotComparedError as error:
         raise ConfigError(f"{model} cannot be run: {error}", "name an .onnx file that onnxruntime supports") from error
-    out = out or model.with_suffix(SUFFIX)
     write_file(out, reference_text(model, reference))
     click.echo(f"written: {out}")
 
@@ -111,9 +113,12 @@ def circuit_list_command(context: click.Context, as_json: bool) -> None:
     """List the circuits on this host, and the refused ones with the reason."""
     import json
 
+    from omron_miner.circuits.circuit import check_circuits_directory
     from omron_miner.circuits.circuit_store import CircuitStore
 
-    store = CircuitStore(constants_of(context))
+    constants = constants_of(context)
+    check_circuits_directory(constants.circuits.directory)
+    store = CircuitStore(constants)
     circuits, refused = store.usable(), store.refused()
     if as_json:
         rows = [
@@ -180,7 +185,7 @@ def circuit_sync_command(
     srs_sha256: str | None,
     as_json: bool,
 ) -> None:
-    """Download missing proving keys from the addresses in metadata.json; exit 1 when a circuit is refused.
+    """Download missing proving keys from the addresses in metadata.json; exit 1 when a circuit cannot serve.
 
     A key is installed only after a proof made with it verified. The next run resumes interrupted downloads.
     """
@@ -194,7 +199,7 @@ def circuit_sync_command(
     show_progress()
     report = sync(constants_of(context), wanted, Source(srs_file, srs_sha256), prove)
     click.echo(json.dumps(asdict(report)) if as_json else to_text(report))
-    context.exit(1 if report.refused else 0)
+    context.exit(0 if report.ok else 1)
 
 
 @circuit_group.command("evaluate")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,11 @@ import click
 
 from omron_miner.constants import Constants, read_constants
 from omron_miner.errors import OmronError
-from omron_miner.files import write_output
+from omron_miner.files import check_output, write_output
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from omron_miner.circuits.circuit import Circuit
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
@@ -108,9 +111,22 @@ def exit_at_sigterm() -> None:
             signal.signal(number, leave)
 
 
+def check_file(path: Path | None) -> None:
+    """Raises OmronError when an operator's output file could not be written: before the work that it is for."""
+    if path is not None:
+        with _writing(path):
+            check_output(path)
+
+
 def write_file(path: Path, text: str) -> None:
     """Writes an operator's output file. Raises OmronError."""
-    try:
+    with _writing(path):
         write_output(path, text)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise OmronError(f"cannot write {path}: {error}", "check the folder and the free space") from error

@@ -20,6 +20,7 @@ from omron_miner.cli.common import (
     srs_sha256_option,
 )
 from omron_miner.cli.progress import show_progress
+from omron_miner.errors import OmronError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -201,6 +202,9 @@ def circuit_tune_command(
         srs=Source(srs_file, srs_sha256),
     )  # fmt: skip
     tuned = tune(job, constants_of(context))
-    write_report(tuned)
     click.echo(to_json(tuned) if as_json else to_text(tuned), nl=False)
+    try:
+        write_report(tuned)
+    except OSError as error:
+        raise OmronError(f"cannot write the report below {out}: {error}", "check the free space") from error
     context.exit(0 if tuned.winner else 1)
