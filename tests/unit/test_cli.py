@@ -196,10 +196,19 @@ def test_an_output_that_cannot_be_written_is_a_failure_not_a_wrong_argument(
 
 def test_a_file_that_verify_cannot_read_is_named(config: Path) -> None:
     circuit = write_circuit(config.parent)
-    write_srs(config.parent)
-    config.write_text(f'circuits = {{directory = "{config.parent}", srs_directory = "{config.parent}"}}\n')
+    srs = write_srs(config.parent / "srs").parent
+    config.write_text(f'circuits = {{directory = "{config.parent}", srs_directory = "{srs}"}}\n')
     (config.parent / "proof").write_text("{}")
     asked = ["verify", "--circuit", circuit.name.removeprefix("model_"), "--proof", str(config.parent / "proof")]
     done = CliRunner().invoke(main, ["--config", str(config), *asked, "--public", str(config.parent / "signals")])
     assert done.exit_code == 1
     assert f"error: cannot read the public signals {config.parent / 'signals'}: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    "asked", ["build --name a --onnx b --settings c", "check --circuit a", "sync", "tune a --out b"]
+)
+def test_a_checksum_of_no_srs_file_is_a_usage_error(config: Path, asked: str) -> None:
+    done = CliRunner().invoke(main, ["--config", str(config), "circuit", *asked.split(), "--srs-sha256", "0" * 64])
+    assert done.exit_code == 2
+    assert "--srs-sha256 is for --srs-file" in done.stderr

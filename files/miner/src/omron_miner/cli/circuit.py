@@ -18,6 +18,7 @@ from omron_miner.cli.common import (
     path_argument,
     srs_file_option,
     srs_sha256_option,
+    srs_source,
     write_file,
 )
 from omron_miner.cli.progress import show_progress
@@ -76,11 +77,11 @@ def circuit_build_command(
     import json
     from dataclasses import asdict
 
-    from omron_miner.building.build import Source, build_circuit
+    from omron_miner.building.build import build_circuit
 
+    source = srs_source(srs_file, srs_sha256)
     exit_at_sigterm()
     show_progress()
-    source = Source(srs_file, srs_sha256)
     built = build_circuit(name, onnx, settings, constants_of(context), source, floor, reference, in_use or None)
     click.echo(json.dumps(asdict(built)) if as_json else built.circuit_id)
 
@@ -159,14 +160,15 @@ def circuit_check_command(
     import json
     from dataclasses import asdict
 
-    from omron_miner.building.build import Source, check_circuit
+    from omron_miner.building.build import check_circuit
     from omron_miner.circuits.circuit_store import CircuitStore
 
+    source = srs_source(srs_file, srs_sha256)
     exit_at_sigterm()
     show_progress()
     constants = constants_of(context)
     circuit = CircuitStore(constants).find(id_or_name, srs_to_come=True)
-    checked = check_circuit(circuit, constants, Source(srs_file, srs_sha256))
+    checked = check_circuit(circuit, constants, source)
     click.echo(json.dumps(asdict(checked)) if as_json else f"{circuit.label}: ok, proved and verified")
 
 
@@ -192,12 +194,12 @@ def circuit_sync_command(
     import json
     from dataclasses import asdict
 
-    from omron_miner.building.build import Source
     from omron_miner.building.sync import sync, to_text
 
+    source = srs_source(srs_file, srs_sha256)
     exit_at_sigterm()
     show_progress()
-    report = sync(constants_of(context), wanted, Source(srs_file, srs_sha256), prove)
+    report = sync(constants_of(context), wanted, source, prove)
     click.echo(json.dumps(asdict(report)) if as_json else to_text(report))
     context.exit(0 if report.ok else 1)
 

@@ -18,6 +18,7 @@ from omron_miner.files import check_output, write_output
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from omron_miner.building.build import Source
     from omron_miner.circuits.circuit import Circuit
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
@@ -29,7 +30,7 @@ input_option = click.option(
     "--input", "input_file", type=path_argument, help="JSON file of inputs.  [default: an example]"
 )
 srs_file_option = click.option("--srs-file", type=path_argument, help="SRS to use.  [default: generated or downloaded]")
-srs_sha256_option = click.option("--srs-sha256", help="Expected SHA-256 of the SRS file.")
+srs_sha256_option = click.option("--srs-sha256", help="Expected SHA-256 of --srs-file.")
 
 
 def given(**options: Any) -> dict[str, Any]:
@@ -67,6 +68,15 @@ class Share(FiniteFloat):
 
     def __init__(self) -> None:
         super().__init__(0, 1)
+
+
+def srs_source(file: Path | None, sha256: str | None) -> Source:
+    """Where the SRS comes from. Raises UsageError for a checksum without its file: EZKL's download has its own."""
+    from omron_miner.building.build import Source
+
+    if sha256 and not file:
+        raise click.UsageError("--srs-sha256 is for --srs-file: name the file, or leave it out")
+    return Source(file, sha256)
 
 
 def constants_of(context: click.Context) -> Constants:
