@@ -33,7 +33,7 @@ from omron_preflight.host import (
     user_problems,
 )
 from omron_preflight.provers import FLEET_VALUES, prover_problems
-from omron_preflight.settings import network_problems, placeholder_problems, stop_time_problems
+from omron_preflight.settings import axon_problems, network_problems, placeholder_problems, stop_time_problems
 from omron_preflight.shm_size import (
     fstab_entry,
     mount_problems,
@@ -415,6 +415,7 @@ def test_the_defaults_hold_no_problem() -> None:
     [
         ({"omron_network": "mainnet"}, "choose one of local, test, finney"),
         ({"omron_network": True}, "omron_network True is unknown"),
+        ({"omron_external_ip": "miner.example"}, "omron_external_ip 'miner.example' is not an IP address"),
         ({"omron_netuid": True}, "omron_netuid True is not a subnet"),
         ({"omron_netuid": 70000}, "omron_netuid 70000"),
         ({"omron_local_validator_hotkeys": HOTKEY}, "is not a list"),
@@ -443,6 +444,17 @@ def test_a_network_that_pays_nothing_is_refused_unless_the_operator_accepts_that
 def test_a_complete_real_network_is_fine() -> None:
     assert network_problems(settings(omron_network="test", omron_netuid=118, omron_external_ip="8.8.8.8")) == []
     assert network_problems(settings(omron_local_validator_hotkeys=[HOTKEY])) == []
+
+
+@pytest.mark.parametrize("bound", ["0.0.0.0", "192.0.2.1", "::", "localhost"])  # noqa: S104
+def test_the_axon_listens_on_an_address(bound: str) -> None:
+    assert axon_problems({**DEFAULTS, "miner_axon_bind_ip": bound}) == []
+
+
+@pytest.mark.parametrize("bound", ["", "nope", "192.0.2.1:8091", "127", None])
+def test_an_axon_that_cannot_listen_is_refused(bound: Any) -> None:
+    problem = only(axon_problems({**DEFAULTS, "miner_axon_bind_ip": bound}))
+    assert problem.startswith(f"miner_axon_bind_ip {bound!r} is not an IP address: ")
 
 
 # --- the wallet

@@ -324,19 +324,55 @@ def test_an_interrupted_build_leaves_nothing_for_the_next(
     assert folders(empty) == [f"model_{answer['circuit_id']}"]
 
 
+@pytest.mark.parametrize("most_bytes", [10, 2_000_000])  # settings.json has 1 kB, the key 5.6 MB
 def test_a_full_disk_is_a_message_and_leaves_nothing(
-    run_args_file: RunArgsFile, empty: Constants, tmp_path: Path
+    run_args_file: RunArgsFile, empty: Constants, tmp_path: Path, most_bytes: int
 ) -> None:
-    def limit() -> None:  # a write beyond this fails, as on a full disk: the key has 5.6 MiB
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
+    def limit() -> None:  # a write beyond this fails, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
 
     arguments = command(empty, tmp_path, run_args_file("tiny"), "tiny")
     done = subprocess.run(arguments, capture_output=True, text=True, preexec_fn=limit, check=False)
     assert done.returncode == 1
     assert done.stdout == ""
     assert "error: circuit tiny" in done.stderr
+    assert "  try: check the free space" in done.stderr
     assert "Traceback" not in done.stderr
     assert folders(empty) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_disk_too_small_for_a_session_is_not_blamed_on_the_circuit(
+    tiny_circuit: Circuit, empty: Constants, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_circuit.directory, empty.circuits.directory / tiny_circuit.directory.name)
+    sessions = tmp_path / "host/sessions"
+    sessions.mkdir(exist_ok=True)
+    asked = [*command(empty, tmp_path, tmp_path / "unused", "tiny")[:5], "circuit", "check", "--circuit", "tiny"]
+    mount = f'mount -t tmpfs -o size=16k tmpfs {sessions} && exec "$@"'
+    (tmp_path / "host/memory").write_text("no folder")
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", mount, "sh", *asked], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "No space left" in done.stderr or "the disk is full" in done.stderr
+    assert f"  try: check the free space and the owner of {tmp_path}/host/memory and {sessions}" in done.stderr
+
+
+@pytest.mark.parametrize("out", ["missing/proof.json", "full"])
+def test_a_proof_is_not_lost_where_its_file_cannot_be_written(
+    tiny_circuit: Circuit, empty: Constants, tmp_path: Path, out: str
+) -> None:
+    shutil.copytree(tiny_circuit.directory, empty.circuits.directory / tiny_circuit.directory.name)
+    (tmp_path / "full").symlink_to("/dev/full")
+    prove = [*command(empty, tmp_path, tmp_path / "unused", "tiny")[:5], "prove", "--circuit", "tiny"]
+    done = subprocess.run([*prove, "--out", str(tmp_path / out)], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"error: cannot write {tmp_path / out}" in done.stderr
+    if out == "full":
+        assert json.loads(json.loads(done.stdout)["proof"])["instances"]
+    else:
+        assert "proving tiny" not in done.stderr
 
 
 def test_concurrent_builds_wait_for_each_other(run_args_file: RunArgsFile, empty: Constants, tmp_path: Path) -> None:

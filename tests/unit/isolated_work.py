@@ -48,6 +48,11 @@ def refuse() -> None:
     raise CircuitError("it will not", "try another")
 
 
+def fill_the_disk() -> None:
+    with open("/dev/full", "wb", buffering=0) as full:
+        full.write(b"1")
+
+
 def fail() -> None:
     raise ZeroDivisionError("a bug")
 

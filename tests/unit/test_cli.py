@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from building import MODELS
+from circuit_folders import write_circuit, write_srs
 from monitor_samples import request, write_events
 from omron_miner import __version__
 from omron_miner.cli import main
@@ -153,3 +155,60 @@ def test_watching_loads_neither_bittensor_nor_ezkl_nor_numpy(config: Path, comma
 def test_a_run_of_the_monitor_needs_little_memory(config: Path) -> None:
     write_events(config.parent / "events.jsonl", [request(request_id=str(number)) for number in range(2000)])
     assert probe(config, "monitor")["peak_kib"] < 60_000  # about 38 000
+
+
+@pytest.mark.parametrize("command", [("list",), ("list", "--json"), ("sync",), ("check", "--circuit", "any")])
+def test_a_folder_of_circuits_that_cannot_be_read_is_not_one_without_circuits(
+    config: Path, command: tuple[str, ...]
+) -> None:
+    directory = config.parent / "circuits"
+    config.write_text(f'circuits = {{directory = "{directory}"}}\n')
+    missing = CliRunner().invoke(main, ["--config", str(config), "circuit", *command])
+    assert (missing.exit_code, missing.stdout) == (1, "")
+    assert f"error: {directory} does not exist" in missing.stderr
+    directory.touch()
+    wrong = CliRunner().invoke(main, ["--config", str(config), "circuit", *command])
+    assert (wrong.exit_code, wrong.stdout) == (1, "")
+    assert f"error: cannot read {directory}: Not a directory" in wrong.stderr
+
+
+@pytest.mark.parametrize("buffering", ["", "1"])
+@pytest.mark.parametrize("asked", ["--help", "--version", "circuit --help", "check-constants", "monitor --print"])
+def test_a_full_disk_below_stdout_is_one_message(config: Path, asked: str, buffering: str) -> None:
+    file = [str(config)] if asked == "check-constants" else []
+    command = [sys.executable, "-m", "omron_miner", "--config", str(config), *asked.split(), *file]
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        environment = {**os.environ, "PYTHONUNBUFFERED": buffering}
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment)
+    assert (done.returncode, done.stderr) == (1, "error: cannot write the output: No space left on device\n")
+
+
+@pytest.mark.parametrize("command", [("rewrite",), ("tune",)])
+def test_an_output_that_cannot_be_written_is_a_failure_not_a_wrong_argument(
+    config: Path, command: tuple[str, ...]
+) -> None:
+    asked = ["circuit", *command, str(MODELS / "tiny.onnx"), "--out", str(config / "new")]
+    done = CliRunner().invoke(main, ["--config", str(config), *asked])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "error: cannot write" in done.stderr
+    assert "free space" in done.stderr
+
+
+def test_a_file_that_verify_cannot_read_is_named(config: Path) -> None:
+    circuit = write_circuit(config.parent)
+    srs = write_srs(config.parent / "srs").parent
+    config.write_text(f'circuits = {{directory = "{config.parent}", srs_directory = "{srs}"}}\n')
+    (config.parent / "proof").write_text("{}")
+    asked = ["verify", "--circuit", circuit.name.removeprefix("model_"), "--proof", str(config.parent / "proof")]
+    done = CliRunner().invoke(main, ["--config", str(config), *asked, "--public", str(config.parent / "signals")])
+    assert done.exit_code == 1
+    assert f"error: cannot read the public signals {config.parent / 'signals'}: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    "asked", ["build --name a --onnx b --settings c", "check --circuit a", "sync", "tune a --out b"]
+)
+def test_a_checksum_of_no_srs_file_is_a_usage_error(config: Path, asked: str) -> None:
+    done = CliRunner().invoke(main, ["--config", str(config), "circuit", *asked.split(), "--srs-sha256", "0" * 64])
+    assert done.exit_code == 2
+    assert "--srs-sha256 is for --srs-file" in done.stderr

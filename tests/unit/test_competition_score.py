@@ -148,6 +148,14 @@ def test_anything_else_is_no_reference(tmp_path: Path, content: str | None, mess
         read_reference(path)
 
 
+def test_an_error_about_a_binary_file_does_not_hold_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_bytes(b"secret" * 1000 + b"\xff")
+    with pytest.raises(ConfigError, match="is not the report of an evaluation: UnicodeDecodeError") as caught:
+        read_reference(path)
+    assert "secret" not in str(caught.value)
+
+
 # --- the inputs -------------------------------------------------------------------------------------------------------
 
 

@@ -17,6 +17,11 @@ def test_an_empty_file_is_all_defaults() -> None:
     assert parse_constants("") == Constants()
 
 
+@pytest.mark.parametrize("bound", ["localhost", "::1", "192.0.2.1"])
+def test_the_axon_listens_on_an_address_or_on_localhost(bound: str) -> None:
+    assert parse_constants(f'[axon]\nbind_ip = "{bound}"').axon.bind_ip == bound
+
+
 def test_values_of_every_type_are_taken() -> None:
     constants = parse_constants(
         """
@@ -53,6 +58,17 @@ def test_values_of_every_type_are_taken() -> None:
         ('[provers]\ntls = false\nbind_ip = "10.0.0.1"', "provers.tls must be true"),
         ('[provers]\ntls = false\nscheduler_host = "miner.example"', "provers.tls must be true"),
         ('[provers]\nbind_ip = "0.0.0.0"', "provers.bind_ip must be one address"),
+        ('[axon]\nbind_ip = ""', "axon.bind_ip must be an IP address"),
+        ('[axon]\nbind_ip = "nope"', "axon.bind_ip must be an IP address"),
+        ('[axon]\nexternal_ip = "x"', "axon.external_ip must be an IP address"),
+        ("[prover]\nstart_seconds = 1e308", "prover.start_seconds"),
+        ("[network]\nearly_sync_seconds = inf", "network.early_sync_seconds"),
+        ("[access]\nminimum_stake = nan", "access.minimum_stake"),
+        (f"[access]\nrequests_per_minute = 1{'0' * 400}", "access.requests_per_minute"),
+        ("[circuits]\ndownload_max_bytes = 10_000_000_000_000_000", "circuits.download_max_bytes"),
+        ('[circuits]\ndirectory = "/srv\\u0000"', "circuits.directory must not contain a NUL"),
+        ('[network]\nchain_endpoint = "ws://\\u0000"', "network.chain_endpoint must not contain a NUL"),
+        ('[circuits]\ndownload_hosts = ["a\\u0000"]', "circuits.download_hosts must not contain a NUL"),
         ('[provers]\nbind_ip = "miner"', "provers.bind_ip must be an IP address"),
         ("[provers]\nlost_seconds = 0.5", "provers.heartbeat_seconds must be below provers.lost_seconds"),
         ("[prover]\nworkers = 1.5", "prover.workers"),

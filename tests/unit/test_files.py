@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from omron_miner import files
 from omron_miner.files import (
+    check_output,
     copy_atomically,
     exchange,
     move_into_place,
@@ -227,6 +229,18 @@ def test_an_operators_output_need_not_be_a_file(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "first").stat().st_mode) & 0o600 == 0o600
     write_output(Path("/dev/null"), "2")
     assert not Path("/dev/null").is_file()
+
+
+def test_a_target_that_cannot_be_written_is_known_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("as before")
+    (tmp_path / "link").symlink_to("kept")
+    for target in (tmp_path / "new", tmp_path / "link", Path("/dev/stdout")):
+        check_output(target)
+    assert (tmp_path / "kept").read_text() == "as before"
+    assert {path.name for path in tmp_path.iterdir()} == {"kept", "link"}
+    for wrong in (tmp_path, tmp_path / "missing/new", tmp_path / "kept/new"):
+        with pytest.raises(OSError, match=re.escape(str(tmp_path))):
+            check_output(wrong)
 
 
 def test_a_lock_that_exists_is_opened_without_asking_for_its_creation(tmp_path: Path) -> None:

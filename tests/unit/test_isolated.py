@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -40,6 +41,12 @@ def test_our_errors_arrive_whole() -> None:
     with pytest.raises(CircuitError) as caught:
         run(work.refuse)
     assert (caught.value.message, caught.value.hint) == ("it will not", "try another")
+
+
+def test_a_full_disk_is_reported_as_one() -> None:
+    with pytest.raises(OSError, match="No space left") as caught:
+        run(work.fill_the_disk)
+    assert caught.value.errno == errno.ENOSPC
 
 
 def test_a_bug_keeps_its_traceback() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ from omron_miner.building.sync import SyncReport, rules_of, sync, to_text
 from omron_miner.circuits.checksums import write_checksums
 from omron_miner.circuits.srs import srs_path
 from omron_miner.constants import Circuits
-from omron_miner.errors import CircuitError
+from omron_miner.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,6 +60,12 @@ def refusal(constants: Constants, *wanted: str) -> str:
 
 def with_circuits(constants: Constants, **circuits: Any) -> Constants:
     return constants.model_copy(update={"circuits": constants.circuits.model_copy(update=circuits)})
+
+
+def write_untrusted_srs(constants: Constants) -> None:
+    srs = srs_path(constants.circuits.srs_directory, 11)
+    srs.parent.mkdir(parents=True)
+    srs.write_bytes((11).to_bytes(4, "little") + bytes(256 + (128 << 11)))
 
 
 def test_an_ignored_circuit_is_left_alone_and_refused_when_asked_for(constants: Constants, server: FileServer) -> None:
@@ -130,16 +138,15 @@ def test_one_refused_circuit_does_not_keep_the_others_from_it(constants: Constan
 def test_a_circuit_is_found_by_its_name_and_a_missing_one_is_named(constants: Constants, server: FileServer) -> None:
     keyless(constants, server.url, version="19.0.7")
     assert "19.0.7" in refusal(constants, "sample")
-    with pytest.raises(CircuitError, match="no folder of circuit absent"):
+    with pytest.raises(ConfigError, match="no folder of circuit absent") as caught:
         sync(constants, ("absent",), Source())
+    assert caught.value.exit_code == 2
 
 
 def test_a_circuit_that_is_here_is_refused_where_its_srs_may_not_be_used(constants: Constants) -> None:
     write_checksums(write_circuit(constants.circuits.directory))
     real = constants.model_copy(update={"network": constants.network.model_copy(update={"name": "finney"})})
-    srs = srs_path(real.circuits.srs_directory, 11)
-    srs.parent.mkdir(parents=True)
-    srs.write_bytes((11).to_bytes(4, "little") + bytes(256 + (128 << 11)))
+    write_untrusted_srs(real)
     assert sync(constants, (), Source()).refused == {}
     assert "never compared with a checksum" in refusal(real)
 
@@ -160,6 +167,37 @@ def test_two_syncs_of_one_circuit_do_not_meet(constants: Constants) -> None:
         assert "is being synced by another process" in refusal(constants)
         go.set()
         first.join(10)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be put where it may not read")
+def test_a_folder_that_the_user_may_not_read_does_not_keep_the_others_from_it(
+    constants: Constants, tmp_path: Path
+) -> None:
+    (tmp_path / "constants.toml").write_text(f'[circuits]\ndirectory = "{constants.circuits.directory}"\n')
+    write_circuit(constants.circuits.directory).chmod(0)
+    keyless(constants, "https://storage.example/key", "b", version="19.0.7")
+    done = subprocess.run(
+        [
+            *("setpriv", "--bounding-set=-dac_override,-dac_read_search", sys.executable, "-m", "omron_miner"),
+            *("--config", str(tmp_path / "constants.toml"), "circuit", "sync", "--json"),
+        ],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    refused = json.loads(done.stdout)["refused"]
+    assert done.returncode == 1
+    assert "Permission denied" in refused[f"model_{A}"]
+    assert "19.0.7" in refused[f"model_{B}"]
+
+
+def test_a_full_disk_says_nothing_against_the_circuit(constants: Constants) -> None:
+    write_circuit(constants.circuits.directory)
+    write_untrusted_srs(constants)
+    constants.sessions.directory.write_text("no folder")
+    constants.sessions.fallback_directory.write_text("no folder")
+    report = sync(constants, (), Source())
+    assert (report.refused, report.ok) == ({}, False)
+    assert "check the free space" in report.unchecked[f"model_{A}"]
+    assert "NOT CHECKED" in to_text(report)
 
 
 def test_partial_downloads_of_removed_circuits_are_deleted(constants: Constants) -> None:

@@ -68,6 +68,7 @@ def host_problems(
     problems += sn2.memory_limit_problems(values["pm2_memory_max"])
     problems += sn2.sn2_problems(values, machine["glibc"], disks["measured"] if deploys_miner else None)
     if is_ezkl:
+        problems += settings.axon_problems(values)
         problems += circuits.ezkl_problems(values["omron_ezkl_version"])
         problems += circuits.circuit_problems(values["omron_circuits"], values["omron_ezkl_version"])
         problems += circuits.srs_problems(values)

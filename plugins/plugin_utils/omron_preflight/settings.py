@@ -49,6 +49,22 @@ def _address_problem(address: str) -> str | None:
     return None
 
 
+def _is_ip(address: Any) -> bool:
+    try:
+        ipaddress.ip_address(str(address))
+    except ValueError:
+        return False
+    return True
+
+
+def axon_problems(values: Mapping[str, Any]) -> list[str]:
+    """The address that the miner's axon listens on."""
+    bound = values["miner_axon_bind_ip"]
+    if bound == "localhost" or _is_ip(bound):
+        return []
+    return [f"miner_axon_bind_ip {bound!r} is not an IP address: write one of this host, or remove it to listen on all"]
+
+
 def _is_unpaid(settings: Mapping[str, Any], netuid: int | None) -> bool:
     is_paying_network = settings["omron_network"] == "finney" and netuid == 2
     return is_paying_network and settings["omron_engine"] == "ezkl" and not settings["omron_accept_unpaid"]
@@ -83,6 +99,8 @@ def network_problems(settings: Mapping[str, Any]) -> list[str]:
                 "omron_local_validator_hotkeys is for the local network only: remove it; "
                 f"on {network} the metagraph decides"
             )
+    elif address and not _PLACEHOLDER.search(str(address)) and not _is_ip(address):
+        problems.append(f"omron_external_ip {address!r} is not an IP address: write one of this host, or remove it")
     elif not isinstance(validators, list):
         problems.append("omron_local_validator_hotkeys is not a list: write a YAML list with one SS58 address per line")
     else:

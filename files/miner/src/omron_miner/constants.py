@@ -35,7 +35,12 @@ DEFAULT_PATH = Path("/etc/omron-miner/constants.toml")
 
 Port = Annotated[int, Field(gt=1024, lt=65535)]
 """bittensor refuses ports outside 1025-65534."""
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_LONGEST_SECONDS = 3660 * _DAY
+"""Ten years: no timer or date overflows."""
+Seconds = Annotated[float, Field(gt=0, le=_LONGEST_SECONDS)]
+SecondsOrNever = Annotated[float, Field(ge=0, le=_LONGEST_SECONDS)]
+Bytes = Annotated[int, Field(ge=0, le=1 << 50)]
+Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
 Ss58 = Annotated[str, StringConstraints(pattern=r"^5[1-9A-HJ-NP-Za-km-z]{47}$")]
 SHA256_HEX = "[a-f0-9]{64}"
 """Pattern of a SHA-256 digest in lower-case hex digits; circuit IDs have this form."""
@@ -43,7 +48,7 @@ CircuitId = Annotated[str, StringConstraints(pattern=rf"^{SHA256_HEX}$")]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Network(_Section):
@@ -55,8 +60,8 @@ class Network(_Section):
     netuid: int = Field(2, ge=0, le=65535, description="Subnet UID: 2 on finney, 118 on test")
     chain_endpoint: str = Field("", description="WebSocket URL of your own subtensor node; empty = bittensor's default")
     metagraph_sync_seconds: Seconds = Field(3600.0, description="Interval between metagraph refreshes")
-    early_sync_seconds: float = Field(
-        600.0, ge=0, description="Minimum interval between extra refreshes caused by an unknown hotkey; 0 = none"
+    early_sync_seconds: SecondsOrNever = Field(
+        600.0, description="Minimum interval between extra refreshes caused by an unknown hotkey; 0 = none"
     )
     call_seconds: Seconds = Field(30.0, description="Timeout of a chain query; extrinsics get 4 times as long")
     copy_file: Path = Field(
@@ -76,14 +81,13 @@ class Access(_Section):
     )
     minimum_stake: float = Field(1024.0, ge=0, description="Minimum stake of a validator; lower gets 403")
     require_validator_permit: bool = Field(True, description="Accept only hotkeys with a validator permit")
-    max_body_bytes: int = Field(1_048_576, ge=1024, description="Maximum request body size; larger ones get 413")
-    requests_in_progress: int = Field(
+    max_body_bytes: Bytes = Field(1_048_576, ge=1024, description="Maximum request body size; larger ones get 413")
+    requests_in_progress: Count = Field(
         64,
-        ge=0,
         description="Maximum concurrent requests per hotkey; more get 429; 0 = unlimited",
     )
-    requests_per_minute: int = Field(
-        600, ge=0, description="Maximum requests per minute per hotkey; more get 429; 0 = unlimited"
+    requests_per_minute: Count = Field(
+        600, description="Maximum requests per minute per hotkey; more get 429; 0 = unlimited"
     )
 
 
@@ -132,7 +136,7 @@ class Prover(_Section):
 
     workers: int = Field(0, ge=0, le=256, description="Maximum concurrent proofs; 0 = number of cores, at most 4")
     threads_per_worker: int = Field(0, ge=0, le=1024, description="Threads per proof; 0 = number of cores")
-    recycle_after_tasks: int = Field(10, ge=1, description="Proofs after which an idle worker process is replaced")
+    recycle_after_tasks: Count = Field(10, ge=1, description="Proofs after which an idle worker process is replaced")
     start_seconds: Seconds = Field(60.0, description="Timeout for a worker process to start and load its keys")
     engine: Literal["local", "dask"] = Field(
         "local", description="Where proofs are made: local (this host only) or dask (prover hosts as well)"
@@ -191,7 +195,7 @@ class Circuits(_Section):
     )
     download_plain_http: bool = Field(False, description="Allow downloads of proving keys over unencrypted HTTP")
     download_seconds: Seconds = Field(21_600.0, description="Maximum time of one proving key download per run")
-    download_max_bytes: int = Field(
+    download_max_bytes: Bytes = Field(
         53_687_091_200, ge=1, description="Maximum size of a proving key; larger ones are refused"
     )
 
@@ -235,7 +239,7 @@ class Sessions(_Section):
     fallback_directory: Path = Field(
         Path("/var/lib/omron-miner/sessions"), description="Directory used when the RAM disk is full"
     )
-    minimum_free_bytes: int = Field(67_108_864, ge=0, description="Free space below which the RAM disk counts as full")
+    minimum_free_bytes: Bytes = Field(67_108_864, description="Free space below which the RAM disk counts as full")
 
 
 class Log(_Section):
@@ -275,21 +279,21 @@ class Monitor(_Section):
     target_proof_seconds: Seconds = Field(30.0, description="Target: maximum p95 of witness and proof time")
     target_overhead_seconds: Seconds = Field(5.0, description="Target: maximum p95 of overhead (total minus proof)")
     target_total_seconds: Seconds = Field(45.0, description="Target: maximum p95 of the total response time")
-    target_timeouts: int = Field(0, ge=0, description="Target: maximum timeouts in the period")
+    target_timeouts: Count = Field(0, description="Target: maximum timeouts in the period")
     keep_minutes_days: float = Field(3.0, ge=1, le=31, description="Retention of per-minute history, in days")
     keep_hours_days: float = Field(180.0, ge=8, le=3660, description="Retention of hourly history, in days")
     alert_file: Path = Field(
         Path("/etc/omron-miner/alerts.toml"), description="Alert destinations: a command, a webhook"
     )
     alert_window_seconds: Seconds = Field(3600.0, description="Period that the alerts on requests and restarts cover")
-    alert_no_request_seconds: float = Field(
-        3600.0, ge=0, description="Alert after this long without a request; 0 = never"
+    alert_no_request_seconds: SecondsOrNever = Field(
+        3600.0, description="Alert after this long without a request; 0 = never"
     )
     alert_memory_growth_percent: float = Field(
         25.0, gt=0, description="Alert when the miner's memory grows by this much in a day"
     )
     alert_ram_disk_percent: float = Field(90.0, gt=0, le=100, description="Alert when the RAM disk is this full")
-    alert_restarts: int = Field(2, ge=1, description="Alert at this many restarts in the period, and at any crash")
+    alert_restarts: Count = Field(2, ge=1, description="Alert at this many restarts in the period, and at any crash")
 
 
 class Constants(_Section):
@@ -315,13 +319,29 @@ class Constants(_Section):
 
     @model_validator(mode="after")
     def _settings_fit_each_other(self) -> Constants:
-        rules = (_of_network, _of_competition, _of_provers, _of_times, _of_paths)
+        rules = (_of_addresses, _of_network, _of_competition, _of_provers, _of_times, _of_text, _of_paths)
         if problems := [problem for rule in rules for problem in rule(self)]:
             raise ValueError("; ".join(problems))
         return self
 
 
 # --- rules between settings: each reports every pair of settings that conflict -------------------------------------
+
+
+def _of_addresses(constants: Constants) -> Iterator[str]:
+    axon = constants.axon
+    if axon.bind_ip != "localhost" and not _is_address(axon.bind_ip):
+        yield f"axon.bind_ip must be an IP address, not {axon.bind_ip!r}"
+    if axon.external_ip and not _is_address(axon.external_ip):
+        yield f"axon.external_ip must be an IP address, not {axon.external_ip!r}"
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _of_network(constants: Constants) -> Iterator[str]:
@@ -378,6 +398,13 @@ def _of_times(constants: Constants) -> Iterator[str]:
             yield f"monitor.{name} must not be longer than monitor.keep_minutes_days"
     if monitor.keep_minutes_days > monitor.keep_hours_days:
         yield "monitor.keep_minutes_days must not be longer than monitor.keep_hours_days"
+
+
+def _of_text(constants: Constants) -> Iterator[str]:
+    for section, settings in constants.model_dump(mode="json").items():
+        for name, value in settings.items():
+            if "\0" in (value if isinstance(value, str) else "".join(value) if isinstance(value, list) else ""):
+                yield f"{section}.{name} must not contain a NUL character"
 
 
 def _of_paths(constants: Constants) -> Iterator[str]:

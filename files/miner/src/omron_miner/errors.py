@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 
+_LONGEST = 200
+
+
 class OmronError(Exception):
     """A description of the problem, and in `hint` the next thing to try.
 
@@ -34,6 +37,14 @@ class OmronError(Exception):
 def first_line(error: BaseException) -> str:
     """The message of any exception, on one line; its class name when it is empty."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def kind_and_message(error: BaseException) -> str:
+    """Class and message of an exception about a file's content, on one line of at most 200 characters.
+
+    Not `repr`: that of a UnicodeDecodeError holds the whole file.
+    """
+    return f"{type(error).__name__}: {first_line(error)}"[:_LONGEST]
 
 
 def problems_in_words(error: ValidationError) -> str:

@@ -87,6 +87,23 @@ def write_output(path: Path, content: str | bytes) -> None:
         path.write_bytes(data)
 
 
+def check_output(path: Path) -> None:
+    """Raises OSError when `write_output` could not write `path`: to call before work whose result it will hold.
+
+    Free space is not checked.
+    """
+    try:
+        is_file = stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        is_file = True
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if is_file:  # it is replaced, so only its folder matters
+        tempfile.TemporaryFile(dir=path.resolve().parent).close()
+    else:
+        path.open("wb").close()
+
+
 def copy_atomically(source: Path, path: Path, mode: int = 0o644) -> None:
     """Copies a file of any size to `path` as `write_atomically` writes one. Raises OSError."""
     with source.open("rb") as given, replacing(path, mode) as file:

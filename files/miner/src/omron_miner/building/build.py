@@ -60,6 +60,7 @@ from omron_miner.circuits.onnx_runtime import load_onnxruntime
 from omron_miner.circuits.run_args import RunArgs, read_run_args
 from omron_miner.circuits.srs import check_srs, is_test_only, srs_path, usable_srs
 from omron_miner.errors import CircuitError, ConfigError
+from omron_miner.events import FailureKind
 from omron_miner.files import PARKED, open_lock, put_folder, settle_parked, sha256, write_atomically
 from omron_miner.host import peak_memory, read_memory
 from omron_miner.progress import say
@@ -72,6 +73,7 @@ from omron_miner.proving.proof_handlers.ezkl_call import (
     check_lookups,
     native_run_args,
     output_floats,
+    read_written,
 )
 from omron_miner.proving.session_storage import SessionStorage
 from omron_miner.proving.steps import Stopwatch, make_witness
@@ -87,6 +89,10 @@ _RECIPE_VERSION = 1
 _STEPS = ("settings", "compile", "compare", "srs", "setup", "prove")
 _BUILDING = ".building-"
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+class HostFaultError(CircuitError):
+    """This host could not make a proof, because its disk is full for example: it says nothing about the circuit."""
 
 
 @dataclass(frozen=True)
@@ -186,11 +192,14 @@ def check_circuit(circuit: Circuit, constants: Constants, srs: Source = Source()
     For circuits built elsewhere, before they serve. Raises CircuitError, InputError or SrsError.
     """
     begun = time.perf_counter()
-    recorded = check_files(circuit.directory)
-    say(f"{circuit.name}: files {'match their checksums' if recorded else 'read'}: {_since(begun)}")
-    result, peak = _isolated(circuit.name, constants, _prove_example, circuit, constants, srs)
-    if not recorded:
-        write_checksums(circuit.directory)
+    try:
+        recorded = check_files(circuit.directory)
+        say(f"{circuit.name}: files {'match their checksums' if recorded else 'read'}: {_since(begun)}")
+        result, peak = _isolated(circuit.name, constants, _prove_example, circuit, constants, srs)
+        if not recorded:
+            write_checksums(circuit.directory)
+    except OSError as error:
+        raise CircuitError(f"circuit {circuit.name}: {error}", "check the free space and the owner") from error
     return CheckResult(circuit.name, circuit.id, not recorded, _figures(result), peak)
 
 
@@ -314,9 +323,9 @@ def _ordered(settings: Path) -> dict[str, Any]:
     """Settings.json with its tables in a fixed order.
 
     EZKL 22.0.1 writes them in the order of a hash table that differs from run to run, and the keys follow it: without
-    this the same recipe would give another circuit id each time.
+    this the same recipe would give another circuit id each time. Raises OSError.
     """
-    content: dict[str, Any] = json.loads(settings.read_text(encoding="utf-8"))
+    content = read_written(settings)
     for key in ("required_lookups", "required_range_checks"):
         content[key] = sorted(content[key], key=json.dumps)
     settings.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
@@ -356,13 +365,20 @@ def _describe(name: str, work: Path, example: dict[str, Any]) -> Circuit:
 
 
 def _proved(circuit: Circuit, inputs: dict[str, Any], constants: Constants) -> ProofResult:
-    """An example's verified proof. Raises CircuitError when it cannot be proved or does not verify."""
+    """An example's verified proof.
+
+    Raises CircuitError when it cannot be proved or does not verify, HostFaultError when that is this host's fault.
+    """
     storage = SessionStorage(constants.sessions)
     rows = validate_inputs(circuit, inputs)
     result = prove_verified(circuit, rows, storage, constants.circuits.srs_directory)
     if not result.verified:
+        message = f"circuit {circuit.name}: an example could not be proved and verified: {result.detail}"
+        if result.failure is FailureKind.INTERNAL_ERROR:
+            places = f"{constants.sessions.directory} and {constants.sessions.fallback_directory}"
+            raise HostFaultError(message, f"check the free space and the owner of {places}")
         raise CircuitError(
-            f"circuit {circuit.name}: an example could not be proved and verified: {result.detail}",
+            message,
             "widen lookup_range if a value left it, raise logrows if tables take many columns; "
             "a prebuilt circuit's keys may not belong to this SRS",
         )

@@ -17,7 +17,7 @@ import numpy as np
 from omron_miner.circuits.accuracy import accuracy
 from omron_miner.circuits.examples import random_inputs
 from omron_miner.circuits.onnx_runtime import load_onnxruntime
-from omron_miner.errors import CircuitError, ConfigError
+from omron_miner.errors import CircuitError, ConfigError, kind_and_message
 from omron_miner.untrusted import NOT_OF_ITS_FORM, read_json
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def read_reference(path: Path, model: Path) -> Reference:
             raise ValueError("it has no samples")
     except (OSError, *NOT_OF_ITS_FORM) as error:
         raise ConfigError(
-            f"{path} is not a model reference: {error!r}"[:_LONGEST], "omron-miner circuit reference writes one"
+            f"{path} is not a model reference: {kind_and_message(error)}", "omron-miner circuit reference writes one"
         ) from error
     if digest != hashlib.sha256(model.read_bytes()).hexdigest():
         hint = "regenerate it with omron-miner circuit reference, or remove it"

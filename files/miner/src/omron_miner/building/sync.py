@@ -11,6 +11,7 @@ Not for building circuits (`building.build`), nor for downloading a file (`downl
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import pwd
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from omron_miner.building import downloads
-from omron_miner.building.build import CheckResult, Source, check_circuit
+from omron_miner.building.build import CheckResult, HostFaultError, Source, check_circuit
 from omron_miner.building.downloads import DownloadError, Rules
 from omron_miner.circuits.circom import ZKEY_MAGIC
 from omron_miner.circuits.circuit import (
@@ -30,6 +31,7 @@ from omron_miner.circuits.circuit import (
     VK,
     Metadata,
     bare_name,
+    check_circuits_directory,
     circuit_folders,
     id_of,
     key_name,
@@ -37,7 +39,7 @@ from omron_miner.circuits.circuit import (
 )
 from omron_miner.circuits.load import check_without_key, load_circuit, load_without_key
 from omron_miner.circuits.srs import usable_srs
-from omron_miner.errors import CircuitError, OmronError, SrsError
+from omron_miner.errors import CircuitError, ConfigError, OmronError, SrsError, kind_and_message
 from omron_miner.files import link_files, move_into_place
 from omron_miner.formatting import size
 from omron_miner.progress import say
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
 _WORK = ".sync-"
 _LOCK = "lock"
 _MODE = 0o640
+_HOST_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+"""Errors that say nothing about the circuit: no space, no memory, no descriptors."""
 
 
 @dataclass(frozen=True)
@@ -74,21 +78,30 @@ class Synced:
 
 @dataclass(frozen=True)
 class SyncReport:
-    """The result for each circuit: `refused` maps a folder's name to the reason."""
+    """The result for each circuit: `refused` and `unchecked` map a folder's name to the reason."""
 
     circuits: list[Synced]
     ignored: list[str]
     """Ids on the operator's ignore list, left alone."""
     refused: dict[str, str]
+    unchecked: dict[str, str] = field(default_factory=dict)
+    """This host could not check them, because of a full disk for example: nothing is known against the circuit."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether every circuit that is not ignored may serve."""
+        return not self.refused and not self.unchecked
 
 
 def sync(constants: Constants, wanted: Sequence[str], srs: Source, prove: bool = False) -> SyncReport:
     """Syncs the circuits with these ids or names, or when none is `wanted` all in `circuits.directory`.
 
-    With `prove`, keys that are on record are hashed and tested with another proof. A refused circuit does not stop the
-    others. Raises CircuitError when a wanted one has no folder.
+    With `prove`, keys that are on record are hashed and tested with another proof. A circuit that is refused or cannot
+    be checked does not stop the others. Raises CircuitError when the folder of circuits cannot be read, ConfigError
+    when a wanted circuit has no folder.
     """
     directory = constants.circuits.directory
+    check_circuits_directory(directory)
     _clear_left(directory)
     found = circuit_folders(directory)
     chosen = [_find(found, one) for one in wanted] if wanted else found
@@ -100,8 +113,9 @@ def sync(constants: Constants, wanted: Sequence[str], srs: Source, prove: bool =
         try:
             report.circuits.append(sync_circuit(folder, constants, srs, prove))
         except OmronError as error:
-            say(f"{folder.name[:14]}: refused: {error}")
-            report.refused[folder.name] = str(error)
+            is_refused = not _is_this_hosts_fault(error)
+            say(f"{folder.name[:14]}: {'refused' if is_refused else 'not checked'}: {error}")
+            (report.refused if is_refused else report.unchecked)[folder.name] = str(error)
     return report
 
 
@@ -117,20 +131,20 @@ def sync_circuit(directory: Path, constants: Constants, srs: Source, prove: bool
     circuit_id = id_of(directory)
     if circuit_id in constants.circuits.ignored:
         raise CircuitError(f"circuit {circuit_id} is ignored", "remove it from circuits.ignored in constants.toml")
-    key = _key_of(directory)
     received, checked = 0, None
-    with _working(directory, key) as work:
-        srs_is_missing = _lacks_srs(directory, constants, srs)
-        job = _Job(directory, key, work, constants, srs)
-        try:
+    try:
+        key = _key_of(directory)
+        with _working(directory, key) as work:
+            srs_is_missing = _lacks_srs(directory, constants, srs)
+            job = _Job(directory, key, work, constants, srs)
             if not (directory / key.name).is_file() or not _usable(directory):
                 received, checked = _fetch_and_put(job)
             elif prove or srs_is_missing or not (directory / CHECKSUMS).is_file():
                 received, checked = _prove_what_is_here(job)
-        except OSError as error:
-            raise CircuitError(f"circuit {directory.name}: {error}", "check the free space and the owner") from error
-    circuit = load_circuit(directory)
-    record = parse_json((directory / CHECKSUMS).read_bytes())[key.name]
+        circuit = load_circuit(directory)
+        record = parse_json((directory / CHECKSUMS).read_bytes())[key.name]
+    except OSError as error:
+        raise CircuitError(f"circuit {directory.name}: {error}", "check the free space and the owner") from error
     if not checked:
         say(f"{circuit.name}: nothing to do")
     return Synced(
@@ -154,6 +168,7 @@ def to_text(report: SyncReport) -> str:
     ]
     lines += [f"{one}  ignored" for one in report.ignored]
     lines += [f"{folder}  REFUSED  {reason}" for folder, reason in report.refused.items()]
+    lines += [f"{folder}  NOT CHECKED  {reason}" for folder, reason in report.unchecked.items()]
     return "\n".join(lines) or "no circuits"
 
 
@@ -297,7 +312,8 @@ def _recorded_bytes(job: _Job) -> int | None:
         return None
     except NOT_OF_ITS_FORM as error:
         raise CircuitError(
-            f"circuit {job.directory.name}: {CHECKSUMS} is unreadable: {error!r}", "copy the circuit again"
+            f"circuit {job.directory.name}: {CHECKSUMS} is unreadable: {kind_and_message(error)}",
+            "copy the circuit again",
         ) from error
 
 
@@ -325,10 +341,12 @@ def _put_in_place(job: _Job) -> None:
 
 
 def _is_this_hosts_fault(error: OmronError) -> bool:
-    """Whether a proof failed because of the host (memory, no process could start): a new download would not help."""
+    """Whether it failed because of the host (memory, disk, no process could start): a new download would not help."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, ProcessLostError) and cause.host_fault:
+        if isinstance(cause, HostFaultError) or (isinstance(cause, ProcessLostError) and cause.host_fault):
+            return True
+        if isinstance(cause, OSError) and cause.errno in _HOST_ERRORS:
             return True
         cause = cause.__cause__
     return False
@@ -388,6 +406,6 @@ def _find(found: Sequence[Path], id_or_name: str) -> Path:
         with contextlib.suppress(OmronError, OSError):
             if read_metadata(folder).name == id_or_name:
                 return folder
-    raise CircuitError(
+    raise ConfigError(
         f"there is no folder of circuit {id_or_name}", "copy it into circuits.directory, or name it in omron_circuits"
     )

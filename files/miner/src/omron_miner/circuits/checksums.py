@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING
 
 from omron_miner.circuits.circuit import CHECKSUMS, own_files
-from omron_miner.errors import refuse_circuit
+from omron_miner.errors import kind_and_message, refuse_circuit
 from omron_miner.files import sha256, write_atomically
 from omron_miner.untrusted import NOT_OF_ITS_FORM, parse_json
 
@@ -42,7 +42,9 @@ def check_files(directory: Path, hash_up_to_bytes: float = math.inf) -> bool:
     except FileNotFoundError:
         return False
     except (OSError, *NOT_OF_ITS_FORM) as error:
-        refuse_circuit(directory, f"{CHECKSUMS} is unreadable: {error!r}", "copy or build the circuit again", error)
+        refuse_circuit(
+            directory, f"{CHECKSUMS} is unreadable: {kind_and_message(error)}", "copy or build the circuit again", error
+        )
     for name, (size, digest) in wanted.items():
         found = (directory / name).stat().st_size
         if found != size:

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from omron_miner.errors import InputError, refuse_circuit
+from omron_miner.errors import InputError, kind_and_message, refuse_circuit
 from omron_miner.untrusted import NOT_OF_ITS_FORM, parse_json
 
 if TYPE_CHECKING:
@@ -180,7 +180,9 @@ def _public_signals(directory: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
         order = tuple(str(name) for name in public["order"])
         sizes = tuple(int(public["sizes"][name]) for name in order)
     except NOT_OF_ITS_FORM as error:
-        refuse_circuit(directory, f"{SETTINGS} lacks public_inputs' order and sizes: {error!r}", _AGAIN, error)
+        refuse_circuit(
+            directory, f"{SETTINGS} lacks public_inputs' order and sizes: {kind_and_message(error)}", _AGAIN, error
+        )
     if not order or len(set(order)) != len(order) or min(sizes) < 1:
         refuse_circuit(directory, f"{SETTINGS} lists a public signal twice, or one of size 0", _AGAIN)
     return order, sizes
@@ -193,7 +195,9 @@ def _verification_key(directory: Path) -> dict[str, Any]:
         if not len(key["IC"]) == key["nPublic"] + 1 or not key["vk_alpha_1"] or not key["vk_delta_2"]:
             raise ValueError("it is not complete")
     except NOT_OF_ITS_FORM as error:
-        refuse_circuit(directory, f"{VERIFICATION_KEY} was not written by snarkjs: {error!r}", _AGAIN, error)
+        refuse_circuit(
+            directory, f"{VERIFICATION_KEY} was not written by snarkjs: {kind_and_message(error)}", _AGAIN, error
+        )
     if kind != ("groth16", "bn128"):
         message = f"{VERIFICATION_KEY} is for {kind[0]} on {kind[1]}, only groth16 on bn128 is supported"
         refuse_circuit(directory, message, "remove the folder or ignore its id")

@@ -10,6 +10,7 @@ finds and caches circuits.
 from __future__ import annotations
 
 import math
+import os
 import re
 from dataclasses import dataclass, field
 from enum import Enum
@@ -202,6 +203,21 @@ def circuit_folders(directory: Path) -> list[Path]:
         return sorted(path for path in directory.glob(f"{FOLDER_PREFIX}*") if path.is_dir())
     except OSError:
         return []
+
+
+def check_circuits_directory(directory: Path) -> None:
+    """Raises CircuitError when the folder of circuits does not exist or cannot be read.
+
+    For commands: the miner and the monitor treat such a folder as one without circuits.
+    """
+    try:
+        os.listdir(os.path.join(directory, "."))  # the dot: what is in it must be accessible, too
+    except FileNotFoundError as error:
+        raise CircuitError(f"{directory} does not exist", "run the play, or check circuits.directory") from error
+    except OSError as error:
+        raise CircuitError(
+            f"cannot read {directory}: {error.strerror}", "run it as the service user, or check circuits.directory"
+        ) from error
 
 
 def is_circuit_id(text: object) -> bool:

@@ -16,7 +16,15 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from omron_miner.circuits.checksums import fingerprint
-from omron_miner.circuits.circuit import METADATA, Circuit, circuit_folder, circuit_folders, id_of, is_circuit_id
+from omron_miner.circuits.circuit import (
+    METADATA,
+    Circuit,
+    check_circuits_directory,
+    circuit_folder,
+    circuit_folders,
+    id_of,
+    is_circuit_id,
+)
 from omron_miner.circuits.load import load_circuit
 from omron_miner.circuits.srs import check_srs
 from omron_miner.errors import CircuitError, SrsError
@@ -68,8 +76,9 @@ class CircuitStore:
         """The circuit with this id, or the newest of this name (a rebuilt one does not replace its predecessor).
 
         `srs_to_come`: also one whose SRS is missing or refused, for a caller that installs it before it proves.
-        Raises CircuitError when there is none.
+        Raises CircuitError when there is none, or when the folder of circuits cannot be read.
         """
+        check_circuits_directory(self._circuits.directory)
         get = self._get_whole if srs_to_come else self.get
         if is_circuit_id(id_or_name):
             return get(id_or_name)
@@ -108,8 +117,10 @@ class CircuitStore:
         directory = circuit_folder(self._circuits.directory, circuit_id)
         try:
             seen = fingerprint(directory)
-        except OSError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise CircuitError(f"circuit {circuit_id} is not on this host", "omron-miner circuit list") from error
+        except OSError as error:
+            raise _unreadable(directory, error) from error
         with self._lock:
             cached = self._cache.get(circuit_id)
             if cached and cached[0] == seen:
@@ -141,8 +152,12 @@ def _load(directory: Path, read: Callable[[Path], Circuit]) -> Circuit | _Refusa
     except CircuitError as error:
         return error.message, error.hint
     except OSError as error:  # may be temporary, without a change to the files: a mode, a mount, a lack of descriptors
-        message = f"circuit {directory.name} cannot be read: {error}"
-        raise CircuitError(message, "check its owner and mode: the service user reads it") from error
+        raise _unreadable(directory, error) from error
+
+
+def _unreadable(directory: Path, error: OSError) -> CircuitError:
+    message = f"circuit {directory.name} cannot be read: {error}"
+    return CircuitError(message, "check its owner and mode: the service user reads it")
 
 
 def _unless_refused(found: Circuit | _Refusal) -> Circuit:

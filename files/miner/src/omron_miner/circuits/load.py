@@ -27,6 +27,7 @@ from omron_miner.circuits.circuit import (
     key_name,
     read_metadata,
 )
+from omron_miner.errors import kind_and_message
 from omron_miner.errors import refuse_circuit as _refuse
 from omron_miner.untrusted import NOT_OF_ITS_FORM, parse_json
 
@@ -122,7 +123,8 @@ def _read_settings(directory: Path) -> Settings:
             whole=whole,
         )
     except NOT_OF_ITS_FORM as error:
-        _refuse(directory, f"{SETTINGS} was not written by EZKL: {error!r}", "copy or build the circuit again", error)
+        message = f"{SETTINGS} was not written by EZKL: {kind_and_message(error)}"
+        _refuse(directory, message, "copy or build the circuit again", error)
     if settings.public_inputs and len(settings.input_types) != len(settings.model_input_scales):
         _refuse(directory, f"{SETTINGS} has no input_types, so proofs cannot be checked", "build it with a newer EZKL")
     return settings

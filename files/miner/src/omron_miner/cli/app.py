@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import sys
+import traceback
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,6 +28,16 @@ if TYPE_CHECKING:
 
 
 class _Group(click.Group):
+    def main(self, *arguments: Any, **named: Any) -> Any:
+        try:
+            return super().main(*arguments, **named)
+        except OSError as error:
+            if not _was_raised_by_echo(error):
+                raise
+            _discard_output()
+            click.echo(f"error: cannot write the output: {error.strerror or error}", err=True)
+            sys.exit(1)
+
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
@@ -33,6 +46,17 @@ class _Group(click.Group):
             if error.hint:
                 click.echo(f"  try: {error.hint}", err=True)
             ctx.exit(error.exit_code)
+
+
+def _was_raised_by_echo(error: OSError) -> bool:
+    """Whether stdout refused what a command printed, because its disk is full for example; else it is a bug."""
+    *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
+    return frame.f_code is click.echo.__code__
+
+
+def _discard_output() -> None:
+    """Sends what is left in stdout's buffer nowhere: the interpreter would fail to write it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -12,12 +12,14 @@ from omron_miner.cli.common import (
     Share,
     Space,
     as_json,
+    check_file,
     circuit_option,
     constants_of,
     exit_at_sigterm,
     path_argument,
     srs_file_option,
     srs_sha256_option,
+    srs_source,
     write_file,
 )
 from omron_miner.cli.progress import show_progress
@@ -76,11 +78,11 @@ def circuit_build_command(
     import json
     from dataclasses import asdict
 
-    from omron_miner.building.build import Source, build_circuit
+    from omron_miner.building.build import build_circuit
 
+    source = srs_source(srs_file, srs_sha256)
     exit_at_sigterm()
     show_progress()
-    source = Source(srs_file, srs_sha256)
     built = build_circuit(name, onnx, settings, constants_of(context), source, floor, reference, in_use or None)
     click.echo(json.dumps(asdict(built)) if as_json else built.circuit_id)
 
@@ -96,11 +98,12 @@ def circuit_reference_command(model: Path, out: Path | None, settings: Path | No
     from omron_miner.errors import ConfigError
 
     run_args = read_run_args(settings) if settings else RunArgs()
+    out = out or model.with_suffix(SUFFIX)
+    check_file(out)
     try:
         reference = ask_model(model, dict(run_args.variables))
     except NotComparedError as error:
         raise ConfigError(f"{model} cannot be run: {error}", "name an .onnx file that onnxruntime supports") from error
-    out = out or model.with_suffix(SUFFIX)
     write_file(out, reference_text(model, reference))
     click.echo(f"written: {out}")
 
@@ -112,9 +115,12 @@ def circuit_list_command(context: click.Context, as_json: bool) -> None:
     """List the circuits on this host, and the refused ones with the reason."""
     import json
 
+    from omron_miner.circuits.circuit import check_circuits_directory
     from omron_miner.circuits.circuit_store import CircuitStore
 
-    store = CircuitStore(constants_of(context))
+    constants = constants_of(context)
+    check_circuits_directory(constants.circuits.directory)
+    store = CircuitStore(constants)
     circuits, refused = store.usable(), store.refused()
     if as_json:
         rows = [
@@ -155,14 +161,15 @@ def circuit_check_command(
     import json
     from dataclasses import asdict
 
-    from omron_miner.building.build import Source, check_circuit
+    from omron_miner.building.build import check_circuit
     from omron_miner.circuits.circuit_store import CircuitStore
 
+    source = srs_source(srs_file, srs_sha256)
     exit_at_sigterm()
     show_progress()
     constants = constants_of(context)
     circuit = CircuitStore(constants).find(id_or_name, srs_to_come=True)
-    checked = check_circuit(circuit, constants, Source(srs_file, srs_sha256))
+    checked = check_circuit(circuit, constants, source)
     click.echo(json.dumps(asdict(checked)) if as_json else f"{circuit.label}: ok, proved and verified")
 
 
@@ -181,21 +188,21 @@ def circuit_sync_command(
     srs_sha256: str | None,
     as_json: bool,
 ) -> None:
-    """Download missing proving keys from the addresses in metadata.json; exit 1 when a circuit is refused.
+    """Download missing proving keys from the addresses in metadata.json; exit 1 when a circuit cannot serve.
 
     A key is installed only after a proof made with it verified. The next run resumes interrupted downloads.
     """
     import json
     from dataclasses import asdict
 
-    from omron_miner.building.build import Source
     from omron_miner.building.sync import sync, to_text
 
+    source = srs_source(srs_file, srs_sha256)
     exit_at_sigterm()
     show_progress()
-    report = sync(constants_of(context), wanted, Source(srs_file, srs_sha256), prove)
+    report = sync(constants_of(context), wanted, source, prove)
     click.echo(json.dumps(asdict(report)) if as_json else to_text(report))
-    context.exit(1 if report.refused else 0)
+    context.exit(0 if report.ok else 1)
 
 
 @circuit_group.command("evaluate")

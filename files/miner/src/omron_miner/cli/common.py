@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,12 @@ import click
 
 from omron_miner.constants import Constants, read_constants
 from omron_miner.errors import OmronError
-from omron_miner.files import write_output
+from omron_miner.files import check_output, write_output
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from omron_miner.building.build import Source
     from omron_miner.circuits.circuit import Circuit
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
@@ -26,7 +30,7 @@ input_option = click.option(
     "--input", "input_file", type=path_argument, help="JSON file of inputs.  [default: an example]"
 )
 srs_file_option = click.option("--srs-file", type=path_argument, help="SRS to use.  [default: generated or downloaded]")
-srs_sha256_option = click.option("--srs-sha256", help="Expected SHA-256 of the SRS file.")
+srs_sha256_option = click.option("--srs-sha256", help="Expected SHA-256 of --srs-file.")
 
 
 def given(**options: Any) -> dict[str, Any]:
@@ -64,6 +68,15 @@ class Share(FiniteFloat):
 
     def __init__(self) -> None:
         super().__init__(0, 1)
+
+
+def srs_source(file: Path | None, sha256: str | None) -> Source:
+    """Where the SRS comes from. Raises UsageError for a checksum without its file: EZKL's download has its own."""
+    from omron_miner.building.build import Source
+
+    if sha256 and not file:
+        raise click.UsageError("--srs-sha256 is for --srs-file: name the file, or leave it out")
+    return Source(file, sha256)
 
 
 def constants_of(context: click.Context) -> Constants:
@@ -108,9 +121,22 @@ def exit_at_sigterm() -> None:
             signal.signal(number, leave)
 
 
+def check_file(path: Path | None) -> None:
+    """Raises OmronError when an operator's output file could not be written: before the work that it is for."""
+    if path is not None:
+        with _writing(path):
+            check_output(path)
+
+
 def write_file(path: Path, text: str) -> None:
     """Writes an operator's output file. Raises OmronError."""
-    try:
+    with _writing(path):
         write_output(path, text)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise OmronError(f"cannot write {path}: {error}", "check the folder and the free space") from error

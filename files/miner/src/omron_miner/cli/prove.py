@@ -8,6 +8,7 @@ import click
 
 from omron_miner.cli.common import (
     as_json,
+    check_file,
     circuit_and_inputs,
     circuit_option,
     constants_of,
@@ -16,7 +17,7 @@ from omron_miner.cli.common import (
     path_argument,
     write_file,
 )
-from omron_miner.errors import OmronError
+from omron_miner.errors import OmronError, first_line
 from omron_miner.formatting import size
 
 if TYPE_CHECKING:
@@ -38,7 +39,10 @@ def prove_command(
     public: Path | None,
     as_json: bool,
 ) -> None:
-    """Prove a circuit once and verify the proof, without the miner; exit 1 on failure."""
+    """Prove a circuit once and verify the proof, without the miner; exit 1 on failure.
+
+    When a file cannot be written, the JSON report with the proof is printed.
+    """
     import json
     from dataclasses import asdict
 
@@ -47,13 +51,19 @@ def prove_command(
     exit_at_sigterm()
     constants = constants_of(context)
     circuit, inputs = circuit_and_inputs(constants, id_or_name, input_file)
+    for path in (out, public):
+        check_file(path)
     click.echo(f"proving {circuit.label} ...", err=True)
     result = prove_once(circuit, inputs, constants)
-    if out and result.verified:
-        write_file(out, result.proof)
-    if public and result.verified:
-        write_file(public, result.public_signals)
     report = asdict(result)
+    try:
+        if out and result.verified:
+            write_file(out, result.proof)
+        if public and result.verified:
+            write_file(public, result.public_signals)
+    except OmronError:
+        click.echo(json.dumps(report))  # the proof is not lost
+        raise
     if out:
         report = {**report, "proof": "", "public_signals": "", "proof_file": str(out) if result.verified else None}
     timings = result.timings
@@ -91,14 +101,17 @@ def verify_command(
     exit_at_sigterm()
     constants = constants_of(context)
     circuit, inputs = circuit_and_inputs(constants, id_or_name, input_file)
-    try:
-        proof = proof_file.read_text(encoding="utf-8")
-        signals = public.read_text(encoding="utf-8") if public else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise OmronError(
-            f"cannot read the proof {proof_file}: {error}", "omron-miner prove --out writes one"
-        ) from error
+    proof = _read(proof_file, "proof", "--out")
+    signals = _read(public, "public signals", "--public") if public else ""
     verdict = verify_elsewhere(circuit, inputs, proof, constants.circuits, signals)
     text = f"verified in {verdict.seconds:.3f} s" if verdict.verified else f"does not verify: {verdict.detail}"
     click.echo(json.dumps({"circuit_id": circuit.id, **asdict(verdict)}) if as_json else f"{circuit.label}: {text}")
     context.exit(0 if verdict.verified else 1)
+
+
+def _read(path: Path, what: str, option: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        hint = f"omron-miner prove {option} writes one"
+        raise OmronError(f"cannot read the {what} {path}: {first_line(error)}", hint) from error

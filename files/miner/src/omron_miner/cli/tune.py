@@ -19,8 +19,10 @@ from omron_miner.cli.common import (
     path_argument,
     srs_file_option,
     srs_sha256_option,
+    srs_source,
 )
 from omron_miner.cli.progress import show_progress
+from omron_miner.errors import OmronError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -176,7 +178,6 @@ def circuit_tune_command(
     EZKL's defaults, those of calibrate_settings and those given are measured too, and win when they are faster.
     Finished measurements are kept in OUT and not repeated.
     """
-    from omron_miner.building.build import Source
     from omron_miner.circuits.run_args import read_run_args
     from omron_miner.competition.report import read_reference
     from omron_miner.tune.job import PUBLIC, Baselines, Goal, Job, Sampling, Search
@@ -187,6 +188,7 @@ def circuit_tune_command(
     _check_bounds(low, high)
     if reference and goal != "score":
         raise click.UsageError("--reference is for --goal score")
+    source = srs_source(srs_file, srs_sha256)
     exit_at_sigterm()
     show_progress()
     base = read_run_args(settings) if settings else PUBLIC
@@ -199,9 +201,12 @@ def circuit_tune_command(
         goal=Goal(goal, floor, read_reference(reference) if reference else None),
         proofs=proofs,
         limits=limits,
-        srs=Source(srs_file, srs_sha256),
+        srs=source,
     )  # fmt: skip
     tuned = tune(job, constants_of(context))
-    write_report(tuned)
     click.echo(to_json(tuned) if as_json else to_text(tuned), nl=False)
+    try:
+        write_report(tuned)
+    except OSError as error:
+        raise OmronError(f"cannot write the report below {out}: {error}", "check the free space") from error
     context.exit(0 if tuned.winner else 1)

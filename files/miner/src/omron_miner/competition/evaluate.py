@@ -44,7 +44,7 @@ from omron_miner.competition import score as competition_score
 from omron_miner.competition.files import DECLARED_RUN_ARGS
 from omron_miner.competition.report import Limits, Plan, Report, Setup, read_reference, run_text
 from omron_miner.competition.score import Conclusion, Run
-from omron_miner.errors import CircuitError, ConfigError, OmronError
+from omron_miner.errors import CircuitError, ConfigError, OmronError, kind_and_message
 from omron_miner.files import sha256
 from omron_miner.formatting import size
 from omron_miner.host import peak_memory
@@ -168,7 +168,7 @@ def _check_folder(directory: Path) -> tuple[int, dict[str, int]]:
         variables = {str(name): int(size) for name, size in settings["run_args"].get("variables") or []}
     except (OSError, *NOT_OF_ITS_FORM) as error:
         hint = "copy the folder again"
-        raise ConfigError(f"{directory / SETTINGS} was not written by EZKL: {error!r}", hint) from error
+        raise ConfigError(f"{directory / SETTINGS} was not written by EZKL: {kind_and_message(error)}", hint) from error
     if version != ezkl_version():  # opening a file of another version aborts EZKL
         message = f"{directory} was made by EZKL {version}, but {ezkl_version()} is installed"
         raise ConfigError(message, "evaluate it where that version is installed")

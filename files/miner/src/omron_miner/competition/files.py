@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 from omron_miner import formatting
 from omron_miner.circuits.circuit import COMPILED, SETTINGS
 from omron_miner.circuits.load import version_mark
-from omron_miner.errors import OmronError
+from omron_miner.errors import OmronError, kind_and_message
 from omron_miner.untrusted import NOT_OF_ITS_FORM, parse_json
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _check_settings(path: Path, content: bytes) -> tuple[str, tuple[str, ...]]:
         if not isinstance(version, str) or not version:
             raise TypeError("version is not a string")
     except NOT_OF_ITS_FORM as error:
-        raise CompetitionError(f"{path} was not written by EZKL: {error!r}"[:300], hint) from error
+        raise CompetitionError(f"{path} was not written by EZKL: {kind_and_message(error)}", hint) from error
     others = [
         f"{name} {_shown(run_args.get(name))}"
         for name, wanted in DECLARED_RUN_ARGS.items()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from omron_miner.circuits.circuit import ezkl_version
 from omron_miner.competition import score as competition_score
 from omron_miner.competition.score import CircuitMetrics
-from omron_miner.errors import ConfigError
+from omron_miner.errors import ConfigError, kind_and_message
 from omron_miner.formatting import size
 from omron_miner.untrusted import NOT_OF_ITS_FORM, parse_json
 
@@ -119,9 +119,8 @@ def read_reference(path: Path) -> CircuitMetrics:
         if not all(0 < value < float("inf") for value in asdict(standing).values()):
             raise ValueError(f"a standing of {standing}")
     except (OSError, *NOT_OF_ITS_FORM) as error:
-        raise ConfigError(
-            f"{path} is not the report of an evaluation: {error!r}", "circuit evaluate --json prints one"
-        ) from error
+        message = f"{path} is not the report of an evaluation: {kind_and_message(error)}"
+        raise ConfigError(message, "circuit evaluate --json prints one") from error
     return standing
 
 

@@ -140,8 +140,8 @@ class Child:
 
         Its progress is reported here. With `receive`, the function gets a keyword argument ``send``, whose texts
         arrive at `receive` as they come. With `idle_seconds` the process is lost when it uses no CPU for so long.
-        Raises the function's OmronErrors as they are, ProcessLostError when the process dies, RuntimeError with its
-        traceback for anything else it raises.
+        Raises the function's OmronErrors and OSErrors as they are, ProcessLostError when the process dies, RuntimeError
+        with its traceback for anything else it raises.
         """
         scripts = any(getattr(one, "__module__", None) == "__main__" for one in (function, *arguments))
         main = getattr(sys.modules["__main__"], "__file__", None) if scripts else None
@@ -415,7 +415,7 @@ def _answer(connection: Connection, main: str | None, request: bytes) -> bytes:
         function, arguments, may_send = pickle.loads(request)  # noqa: S301  our own parent
         named = {"send": lambda text: connection.send(("sent", text))} if may_send else {}
         return pickle.dumps(("answer", function(*arguments, **named)))
-    except OmronError as error:
+    except (OmronError, OSError) as error:  # OSError: a full disk, for example, which the caller explains
         return pickle.dumps(("error", error))
     except BaseException as error:  # EZKL's panics are not Exceptions
         return pickle.dumps(("error", RuntimeError(f"{error!r}\n{traceback.format_exc()}")))

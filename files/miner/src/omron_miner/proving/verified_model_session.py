@@ -7,6 +7,7 @@ exception. Nothing here uses HTTP, queues or other processes.
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from contextlib import contextmanager, suppress
@@ -132,7 +133,9 @@ class _Request:
                 try:
                     return self._try(handler, rows, session)
                 except (ProofError, VerificationError, OSError) as error:
-                    if not on_disk and session.is_full():
+                    if session.is_full():
+                        if on_disk:  # EZKL does not report it
+                            raise OSError(errno.ENOSPC, "the disk is full", str(session.directory)) from error
                         raise _RamDiskFullError("the RAM disk filled up") from error
                     again = isinstance(error, VerificationError) and self.tries < _MOST_TRIES
                     if not again or not self.clock.allows(time.monotonic() - begun):

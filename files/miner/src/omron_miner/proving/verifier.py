@@ -40,8 +40,8 @@ def verify_elsewhere(
 ) -> Verdict:
     """Verifies `proof` and `signals` (wire strings) of `circuit` for `inputs` as a validator that sent them would.
 
-    EZKL's proofs need no `signals`. `circuits` locates the SRS and EZKL's cache. Does not raise for
-    anything a proof can cause.
+    EZKL's proofs need no `signals`. `circuits` locates the SRS and EZKL's cache. Raises OmronError for a fault of this
+    host such as a full disk, never for anything a proof can cause.
     """
     began = time.perf_counter()
     try:
@@ -51,6 +51,10 @@ def verify_elsewhere(
             outputs = isolated.run(_verify, *asked, ezkl_directory=circuits.ezkl_directory)
     except OmronError as error:
         return Verdict(False, [], str(error), time.perf_counter() - began)
+    except OSError as error:
+        raise OmronError(
+            f"the proof cannot be verified here: {error}", f"check the free space of {tempfile.gettempdir()}"
+        ) from error
     return Verdict(True, outputs, "", time.perf_counter() - began)
 
 

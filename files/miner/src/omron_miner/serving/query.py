@@ -16,7 +16,7 @@ import aiohttp
 import bittensor
 
 from omron_miner.addresses import host_and_port
-from omron_miner.circuits.circuit import Circuit, CircuitType
+from omron_miner.circuits.circuit import Circuit, CircuitType, check_circuits_directory
 from omron_miner.circuits.circuit_store import CircuitStore
 from omron_miner.constants import Circuits, Constants
 from omron_miner.errors import CircuitError
@@ -76,6 +76,7 @@ def choose_circuit(constants: Constants, wanted: str | None) -> Circuit:
     store = CircuitStore(constants)
     if wanted:
         return store.find(wanted)
+    check_circuits_directory(constants.circuits.directory)
     found = store.usable()
     if not found:
         reasons = "; ".join(store.refused().values()) or f"none in {constants.circuits.directory}"

@@ -19,7 +19,13 @@ from omron_miner.formatting import size
 from omron_miner.proving.isolated import ProcessLostError
 from omron_miner.proving.isolated import run as run_isolated
 from omron_miner.proving.proof_handlers import ProofError
-from omron_miner.proving.proof_handlers.ezkl_call import bare_witness, call, native_run_args, output_floats
+from omron_miner.proving.proof_handlers.ezkl_call import (
+    bare_witness,
+    call,
+    native_run_args,
+    output_floats,
+    read_written,
+)
 from omron_miner.tune.cost import cost
 
 if TYPE_CHECKING:
@@ -188,8 +194,7 @@ def _settings(place: str, run_args: RunArgs) -> dict[str, Any]:
         call(ezkl.gen_settings, model=model, output=str(path), py_run_args=native_run_args(run_args))
     except ProofError as error:
         raise CircuitError(f"EZKL rejects the model: {error.message}"[:_REFUSED]) from error
-    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return settings
+    return read_written(path)
 
 
 def _witnesses(place: str, run_args: RunArgs, rows: list[list[list[float]]]) -> list[Reached | str]:

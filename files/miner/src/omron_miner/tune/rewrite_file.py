@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from omron_miner.circuits.circuit import ezkl_version
-from omron_miner.errors import CircuitError, ConfigError
-from omron_miner.files import write_output
+from omron_miner.errors import CircuitError, OmronError
+from omron_miner.files import check_output, write_output
 from omron_miner.progress import say
 from omron_miner.tune.graph import read_graph
 from omron_miner.tune.ranges import find_ranges
@@ -37,19 +37,21 @@ class RewriteJob:
 def rewrite_file(job: RewriteJob) -> Report:
     """Rewrites the model and writes it.
 
-    Raises ConfigError when the model or the data cannot be used or `out` cannot be written.
+    Raises ConfigError when the model or the data cannot be used, OmronError when `out` or a temporary file cannot be
+    written.
     """
     graph = read_graph(job.onnx, dict(job.run_args.variables))
     feeds = make_feeds(graph, job.data, job.low, job.high, job.seed)
-    done = rewrite(graph, feeds, job.run_args)
-    try:
-        write_output(job.out, done.graph.to_model().SerializeToString(deterministic=True))
-    except OSError as error:
-        raise ConfigError(f"cannot write {job.out}: {error}", "check the folder and the free space") from error
     ranges, failure = None, ""
-    say("ranges ...")
     try:
-        ranges = find_ranges(done.graph, job.run_args, feeds, job.low, job.high)
-    except CircuitError as error:
-        failure = error.message
+        check_output(job.out)  # before the work, not after
+        done = rewrite(graph, feeds, job.run_args)
+        write_output(job.out, done.graph.to_model().SerializeToString(deterministic=True))
+        say("ranges ...")
+        try:
+            ranges = find_ranges(done.graph, job.run_args, feeds, job.low, job.high)
+        except CircuitError as error:
+            failure = error.message
+    except OSError as error:
+        raise OmronError(f"cannot write {job.out}: {error}", "check the folder and the free space") from error
     return Report(str(job.onnx), str(job.out), ezkl_version(), job.run_args, tuple(feeds), done, ranges, failure)

@@ -35,7 +35,7 @@ from omron_miner.proving.ezkl_srs import ensure_srs
 from omron_miner.proving.isolated import ProcessLostError, killed_after, limit_address_space, run_configured
 from omron_miner.proving.isolated import run as run_isolated
 from omron_miner.proving.proof_handlers import ProofError, VerificationError
-from omron_miner.proving.proof_handlers.ezkl_call import call, native_run_args
+from omron_miner.proving.proof_handlers.ezkl_call import call, native_run_args, read_written
 from omron_miner.proving.session_storage import SessionStorage
 from omron_miner.proving.steps import Stopwatch, make_witness, prove_witness
 
@@ -148,7 +148,7 @@ def _calibrate(model: Path, base: RunArgs, rows: list[list[float]], target: str,
     data.write_text(json.dumps({"input_data": rows}), encoding="utf-8")
     call(ezkl.gen_settings, model=str(model), output=str(settings), py_run_args=native_run_args(base))
     call(ezkl.calibrate_settings, data=str(data), model=str(model), settings=str(settings), target=target)
-    found = json.loads(settings.read_text(encoding="utf-8"))["run_args"]
+    found = read_written(settings)["run_args"]
     low, high = found["lookup_range"]  # 0, 0 when the model has no table
     kept = {key: found[key] for key in ("input_scale", "param_scale", "scale_rebase_multiplier", "logrows",
                                         "num_inner_cols", "decomp_base", "decomp_legs")}  # fmt: skip

@@ -14,7 +14,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from omron_miner.errors import ConfigError
+from omron_miner.errors import OmronError
 from omron_miner.tune.job import Job, Tuned
 from omron_miner.tune.measure_trials import measure_trials
 from omron_miner.tune.prepare import prepare
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 def tune(job: Job, constants: Constants, searching: Searching = search) -> Tuned:
     """Tunes a model and builds the winner. `searching` finds the candidates in EZKL's own arithmetic.
 
-    Raises ConfigError when the model or the data cannot be used or `out` cannot be written, CircuitError or SrsError
-    when the winner cannot be built.
+    Raises ConfigError when the model or the data cannot be used, CircuitError or SrsError when the winner cannot be
+    built, OmronError when `out` cannot be written.
     """
     circuits = constants.circuits.model_copy(update={"directory": job.out / "circuits"})
     constants = constants.model_copy(update={"circuits": circuits})
@@ -45,5 +45,5 @@ def tune(job: Job, constants: Constants, searching: Searching = search) -> Tuned
         winner, built = build_winner(job, constants, prepared, trials, finished)
         shutil.rmtree(job.work, ignore_errors=True)
     except OSError as error:
-        raise ConfigError(f"cannot write below {job.out}: {error}", "check the folder and the free space") from error
+        raise OmronError(f"cannot write below {job.out}: {error}", "check the folder and the free space") from error
     return Tuned(job, len(prepared.rows), trials, winner, built)

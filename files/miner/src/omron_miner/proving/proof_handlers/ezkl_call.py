@@ -7,7 +7,9 @@ Importing this module does not load EZKL.
 from __future__ import annotations
 
 import asyncio
+import errno
 import inspect
+import re
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from pydantic_core import to_json
 from omron_miner.circuits.circuit import ezkl_version
 from omron_miner.errors import CircuitError
 from omron_miner.proving.proof_handlers.base import ProofError, native_errors
+from omron_miner.untrusted import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -24,13 +27,16 @@ if TYPE_CHECKING:
     from omron_miner.circuits.run_args import RunArgs
 
 INPUT, WITNESS = "input.json", "witness.json"
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+"""How Rust ends the text of a system's error."""
+_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 _loops = threading.local()
 
 
 def call(function: Callable[..., Any], *arguments: object, **named: object) -> Any:
     """Calls an EZKL function, waiting for it if it is a coroutine.
 
-    Raises ProofError for whatever EZKL raises.
+    Raises OSError when EZKL reports a full or read-only disk, ProofError for whatever else it raises.
     """
 
     async def run() -> Any:  # 22.0.1 looks for the running loop when it is called, not when it is awaited
@@ -40,8 +46,26 @@ def call(function: Callable[..., Any], *arguments: object, **named: object) -> A
     loop = getattr(_loops, "loop", None)
     if loop is None:
         loop = _loops.loop = asyncio.new_event_loop()
-    with native_errors(ProofError, f"EZKL {function.__name__}"):
-        return loop.run_until_complete(run())
+    try:
+        with native_errors(ProofError, f"EZKL {function.__name__}"):
+            return loop.run_until_complete(run())
+    except ProofError as error:
+        found = _OS_ERROR.search(error.message)
+        if found and int(found[1]) in _DISK_ERRORS:
+            raise OSError(int(found[1]), error.message) from error
+        raise
+
+
+def read_written(path: Path) -> dict[str, Any]:
+    """The object in a JSON file that EZKL wrote. Raises OSError when it is empty or damaged.
+
+    EZKL reports no error when the disk is full.
+    """
+    try:
+        content = read_json(path)
+    except ValueError as error:
+        raise OSError(f"{path.name}, which EZKL wrote, is empty or damaged: is the disk full?") from error
+    return dict(content)
 
 
 def bare_witness(compiled: Path, rows: object, place: Path) -> dict[str, Any]:

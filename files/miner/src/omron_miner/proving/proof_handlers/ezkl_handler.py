@@ -14,6 +14,7 @@ import ezkl
 from pydantic_core import to_json
 
 from omron_miner.circuits.srs import srs_path
+from omron_miner.errors import kind_and_message
 from omron_miner.proving.proof_handlers.base import Proof, ProofError, VerificationError
 from omron_miner.proving.proof_handlers.ezkl_call import INPUT, WITNESS, call, check_lookups
 from omron_miner.untrusted import parse_json
@@ -67,7 +68,7 @@ class EzklHandler:
             rows = parse_json(session.path(WITNESS).read_bytes())["outputs"]
             return _outputs(circuit, [felt for row in rows for felt in row])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ProofError(f"EZKL wrote an unreadable witness: {error!r}") from error
+            raise ProofError(f"EZKL wrote an unreadable witness: {kind_and_message(error)}") from error
 
     def prove(self, circuit: Circuit, session: Session) -> Proof:
         """Proves the session's witness and reads the proof file. Raises ProofError.
