@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack  # type: ignore[import-untyped]
 import pytest
+from click.testing import CliRunner
 
 from omron_miner.building.downloads import Rules
+from omron_miner.cli import main
 from omron_miner.errors import OmronError
 from omron_miner.live.bundle import crc32c
 from omron_miner.live.cache_check import check, to_text
@@ -174,6 +176,12 @@ def test_a_cache_that_the_miner_filled_itself_is_checked_as_well(tmp_path: Path)
     assert check(cache, hashes=True).provable == 1
     (folder(cache) / "jstprove/circuit.bundle/manifest.msgpack").unlink()
     assert problems(cache) == [("manifest.msgpack is missing", False)]
+
+
+def test_a_folder_without_circuits_is_not_a_good_cache(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["live", "circuits", "check", "--cache", str(tmp_path)])
+    assert done.exit_code == 1
+    assert f"no model_<id> folder in {tmp_path}" in done.output
 
 
 def test_no_cache_is_an_error_with_advice(tmp_path: Path) -> None:

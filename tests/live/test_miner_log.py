@@ -250,3 +250,11 @@ def test_the_command_reads_files(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["seconds_alone"] == [2.0]
     with pytest.raises(OmronError, match=r"none\.log"):
         read_files([tmp_path / "none.log"])
+
+
+@pytest.mark.parametrize("content", [b"", b"another program's\n", bytes(range(256)) * 10])
+def test_the_command_refuses_what_is_not_the_miners_log(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "other.log").write_bytes(content)
+    done = CliRunner().invoke(main, ["live", "log", str(tmp_path / "other.log"), "--json"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert f"no line of {tmp_path / 'other.log'} is sn2-miner's" in done.stderr

@@ -289,7 +289,8 @@ def test_the_command_asks_with_a_wallets_hotkey(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("localhost",), ("host:0",), ("host:65536",), ("::1:8091",), (":1",), ("host:1", "--hotkey", "5abc")]
+    "arguments",
+    [("localhost",), ("host:0",), ("host:65536",), ("::1:8091",), ("[::1",), (":1",), ("host:1", "--hotkey", "5abc")],
 )
 def test_a_wrong_target_or_hotkey_is_a_usage_error(arguments: tuple[str, ...]) -> None:
     done = invoke(*arguments)
@@ -302,6 +303,8 @@ def test_targets() -> None:
     assert parse_target("[2001:db8::7]:1") == ("2001:db8::7", 1)
     with pytest.raises(OmronError, match="ambiguous"):
         parse_target("2001:db8::7:8091")
+    with pytest.raises(OmronError, match="write an IPv6 address in brackets"):
+        parse_target("[::1")
 
 
 def test_a_name_without_an_address_is_reported() -> None:

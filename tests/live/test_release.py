@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -192,6 +193,13 @@ def test_the_public_trusted_root_is_used_unless_another_is_named(source: Source,
     (tmp_path / "broken.json").write_text("{}")
     with pytest.raises(ReleaseError, match="trusted root"):
         release.install(TAG, tmp_path / "releases", Source(folder=source.folder, trusted_root=tmp_path / "broken.json"))
+
+
+def test_a_source_that_cannot_be_read_is_named(source: Source, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(ReleaseError, match=f"cannot read {file}/SHA256SUMS: Not a directory"):
+        release.install(TAG, tmp_path / "releases", replace(source, folder=file))
 
 
 @pytest.mark.parametrize("tag", ["../v1", "", "a/b", "v1 ", "-v1", "v" * 65])

@@ -212,3 +212,45 @@ def test_a_checksum_of_no_srs_file_is_a_usage_error(config: Path, asked: str) ->
     done = CliRunner().invoke(main, ["--config", str(config), "circuit", *asked.split(), "--srs-sha256", "0" * 64])
     assert done.exit_code == 2
     assert "--srs-sha256 is for --srs-file" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "live release install v1 --into releases --url http://[",
+        "live release install v1 --into releases --url http://host:port",
+        "live circuits sync --cache cache --url http://[",
+        "query --transport http --host ..",
+        "query --transport axon --host ..",
+        "query --miner-hotkey 5abc",
+        "query --miner-hotkey \udcff",
+    ],
+)
+def test_an_address_or_hotkey_that_is_none_is_one_message(config: Path, asked: str) -> None:
+    done = CliRunner().invoke(main, ["--config", str(config), *asked.split()])
+    assert done.exit_code in (1, 2)
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 2
+
+
+def test_the_monitor_shows_a_file_whose_name_is_not_utf8(config: Path) -> None:
+    done = CliRunner().invoke(main, ["--config", str(config), "monitor", "--json", "--sn2-log", "/\udcff"])
+    assert done.exit_code == 0
+    assert "no log at /\udcff" in json.loads(done.stdout)["verdict"]["text"]
+    assert (config.parent / "summary.json").read_text() == done.stdout
+
+
+@pytest.mark.parametrize("asked", ["evaluate a --model b --count", "tune a --out b --best", "tune a --out b --proofs"])
+def test_numbers_that_no_host_can_work_off_are_usage_errors(config: Path, asked: str) -> None:
+    done = CliRunner().invoke(main, ["--config", str(config), "circuit", *asked.split(), "99999999999999999999"])
+    assert done.exit_code == 2
+    assert "is not in the range" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_home_folder_is_not_needed(config: Path) -> None:
+    command = [sys.executable, "-m", "omron_miner", "--config", str(config), "query"]
+    environment = {**os.environ, "HOME": "/dev/null/home"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: cannot read the hotkey"), done.stderr

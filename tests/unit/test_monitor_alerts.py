@@ -169,6 +169,14 @@ def test_an_event_is_reported_once_and_once_more_when_it_has_cleared(watch: Watc
     assert watch.sent == ["firing", "cleared", "firing"]
 
 
+def test_an_alert_whose_condition_is_well_again_says_that_it_is_clearing(watch: Watch) -> None:
+    assert watch.run(True).text == "text"
+    alert = watch.run(False)
+    assert (alert.firing, alert.text) == (True, "clearing: text")
+    alert = watch.run(*[False] * 30)
+    assert (alert.firing, alert.text) == (False, "text")
+
+
 def test_what_flickers_is_one_event(watch: Watch) -> None:
     watch.run(*[True, False, False] * 30)
     assert watch.sent == ["firing"]

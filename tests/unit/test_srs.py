@@ -253,6 +253,13 @@ def test_a_truncated_srs_is_refused(tmp_path: Path, size: int) -> None:
         check_srs(LOGROWS, tmp_path, "local")
 
 
+def test_an_operators_truncated_file_is_fetched_again_by_the_operator(tmp_path: Path, source: Path) -> None:
+    source.write_bytes(b"cut off")
+    with pytest.raises(SrsError, match=r"given\.srs .* is truncated") as caught:
+        ensure_srs(LOGROWS, tmp_path, "local", source)
+    assert caught.value.hint == "fetch the file again"
+
+
 def test_a_missing_file_is_named(tmp_path: Path, source: Path) -> None:
     with pytest.raises(SrsError, match=r"kzg6\.srs"):
         check_srs(LOGROWS, tmp_path, "local")

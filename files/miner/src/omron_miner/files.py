@@ -35,10 +35,11 @@ _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EACCES})
 def write_atomically(path: Path, content: str | bytes, mode: int = 0o644) -> None:
     """Replaces the file at `path` in one step: a reader sees the old or the new one, never a part.
 
-    Text is written as UTF-8. Raises OSError, with the old file untouched, when the disk is full or not writable.
+    Text is written as UTF-8, bytes of file names that are not UTF-8 as ``\\udc..``. Raises OSError, with the old file
+    untouched, when the disk is full or not writable.
     """
     with replacing(path, mode) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        file.write(_encoded(content))
 
 
 @contextmanager
@@ -75,7 +76,7 @@ def write_output(path: Path, content: str | bytes) -> None:
 
     A target that is not a regular file (a pipe, ``/dev/stdout``) is written to directly. Raises OSError.
     """
-    data = content.encode() if isinstance(content, str) else content
+    data = _encoded(content)
     try:
         found = path.stat().st_mode
     except FileNotFoundError:
@@ -239,6 +240,10 @@ def _temporary(path: Path, mode: int) -> Iterator[tuple[BinaryIO, str]]:
         with suppress(OSError):
             os.unlink(name)
         raise
+
+
+def _encoded(content: str | bytes) -> bytes:
+    return content.encode(errors="backslashreplace") if isinstance(content, str) else content
 
 
 def _create(path: Path) -> tuple[BinaryIO, str]:

@@ -20,7 +20,7 @@ import time
 import urllib.request
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -119,12 +119,8 @@ class _Note:
 
 def check_url(url: str, rules: Rules) -> None:
     """Raises DownloadError unless `rules` allow this URL."""
-    shown = without_query(url)
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise DownloadError(f"{shown} is not a URL: {error}", "correct metadata.json") from error
+    shown, parts = without_query(url), parts_of(url)
+    host = parts.hostname
     if parts.scheme not in ("https", "http") or not host:
         raise DownloadError(f"{shown} is not an HTTP or HTTPS URL", "write https://… in metadata.json")
     if parts.scheme == "http" and not rules.plain_http:
@@ -133,6 +129,16 @@ def check_url(url: str, rules: Rules) -> None:
         raise DownloadError(f"the URL on {host} contains a user name", "fetch the file by hand")
     if rules.hosts and host not in {one.lower() for one in rules.hosts}:
         raise DownloadError(f"{shown}: {host} is not in circuits.download_hosts", "add it, or fetch it by hand")
+
+
+def parts_of(url: str) -> SplitResult:
+    """The URL's parts. Raises DownloadError."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.hostname, parts.port  # these are parsed only here
+    except ValueError as error:
+        raise DownloadError(f"{without_query(url)} is not a URL: {error}", "correct the address") from error
+    return parts
 
 
 def without_query(url: str) -> str:

@@ -1,12 +1,14 @@
-"""Imports bittensor's SDK without needing space in /dev/shm.
+"""Imports bittensor's SDK without needing space in /dev/shm or a home folder.
 
 Its logger passes records to its thread through a multiprocessing.Queue, whose semaphores are files in /dev/shm: while
-that is full, importing it fails. Within one process a `queue.Queue` does the same.
+that is full, importing it fails. Within one process a `queue.Queue` does the same. It also makes folders for wallets
+and logs below HOME, which we do not use, unless READ_ONLY is 1.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import queue
 import threading
 from contextlib import contextmanager
@@ -32,7 +34,19 @@ def thread_queues() -> Iterator[None]:
         modules.Queue = kept
 
 
-with thread_queues():
+@contextmanager
+def _no_home_folders() -> Iterator[None]:
+    kept = os.environ.get("READ_ONLY")
+    os.environ["READ_ONLY"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["READ_ONLY"]
+        if kept is not None:
+            os.environ["READ_ONLY"] = kept
+
+
+with thread_queues(), _no_home_folders():
     import bittensor
 
 __all__ = ["bittensor"]

@@ -13,7 +13,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omron_miner.errors import WalletError
+from omron_miner.errors import ConfigError, WalletError
 from omron_miner.files import write_new
 from omron_miner.untrusted import NOT_OF_ITS_FORM, parse_json
 
@@ -47,6 +47,18 @@ def open_hotkey(wallet: Wallet) -> Any:
     if found != address:
         raise _unusable(wallet.hotkey_file, "it was replaced while it was read")
     return opened
+
+
+def check_hotkey(address: str) -> str:
+    """The SS58 address. Raises ConfigError when it is invalid."""
+    from bittensor_wallet import Keypair
+
+    try:
+        Keypair(ss58_address=address)
+    except Exception as error:  # any error of the library
+        message = f"{address!r} is not an SS58 address"
+        raise ConfigError(message, "give the miner's hotkey as the chain has it") from error
+    return address
 
 
 def read_address(wallet: Wallet) -> str:

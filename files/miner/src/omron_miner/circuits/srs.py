@@ -158,7 +158,7 @@ def _install(source: Path, wanted: str | None, path: Path, logrows: int, network
         raise SrsError(f"{source} has no checksum to compare with", "set omron_srs_sha256")
     try:
         found = sha256_of(source)
-        _check_size(source, logrows)
+        _check_size(source, logrows, "fetch the file again")
     except OSError as error:
         raise SrsError(f"cannot read the SRS {source}: {error}", "check the file") from error
     if wanted and found != wanted.lower():
@@ -314,12 +314,12 @@ def _forget_old_marks(path: Path) -> None:
     path.with_name(path.name + ".sha256").unlink(missing_ok=True)
 
 
-def _check_size(path: Path, logrows: int) -> None:
+def _check_size(path: Path, logrows: int, hint: str = "remove it and run the play again") -> None:
     """Compares the file's header and size. Raises SrsError; FileNotFoundError when there is none."""
     size = path.stat().st_size
     with path.open("rb") as file:
         rows = int.from_bytes(file.read(4), "little")
     if not 0 < rows <= _LARGEST_LOGROWS or size != _BYTES_AROUND + (_BYTES_PER_ROW << rows):
-        raise SrsError(f"{path} ({size} bytes) is truncated or not an SRS", "remove it and run the play again")
+        raise SrsError(f"{path} ({size} bytes) is truncated or not an SRS", hint)
     if rows < logrows:
         raise SrsError(f"{path} is for logrows {rows}, but {logrows} is needed", "give a larger one")

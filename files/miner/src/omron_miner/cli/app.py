@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 class _Group(click.Group):
     def main(self, *arguments: Any, **named: Any) -> Any:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold any bytes
         try:
             return super().main(*arguments, **named)
         except OSError as error:

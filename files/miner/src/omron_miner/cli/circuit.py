@@ -8,6 +8,7 @@ import click
 
 from omron_miner.circuits.accuracy import FLOOR
 from omron_miner.cli.common import (
+    MOST,
     Duration,
     Share,
     Space,
@@ -209,8 +210,10 @@ def circuit_sync_command(
 @click.argument("directory", type=path_argument)
 @click.option("--model", type=path_argument, required=True, help="The competition's baseline, an ONNX model.")
 @click.option("--inputs", type=path_argument, help="File or folder of inputs (.npy, .json).  [default: noise]")
-@click.option("--count", type=click.IntRange(1), default=100, show_default=True, help="Number of inputs.")
-@click.option("--proofs", type=click.IntRange(1), default=10, show_default=True, help="Number of inputs to prove.")
+@click.option("--count", type=click.IntRange(1, MOST), default=100, show_default=True, help="Number of inputs.")
+@click.option(
+    "--proofs", type=click.IntRange(1, MOST), default=10, show_default=True, help="Number of inputs to prove."
+)
 @click.option(
     "--seed",
     type=click.IntRange(0),

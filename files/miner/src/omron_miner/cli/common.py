@@ -25,6 +25,8 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON inste
 path_argument = click.Path(path_type=Path)
 LARGEST = 3e38
 """About the largest 32-bit float: models are computed in these."""
+MOST = 100_000
+"""The largest number of inputs that an option may ask for: all are made before the first is used."""
 circuit_option = click.option("--circuit", "id_or_name", required=True, help="The circuit's ID or name.")
 input_option = click.option(
     "--input", "input_file", type=path_argument, help="JSON file of inputs.  [default: an example]"

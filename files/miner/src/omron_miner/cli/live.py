@@ -42,13 +42,13 @@ def probe_command(
 
     No permit is needed. Never use a running validator's hotkey: the miner then closes that validator's connection.
     """
-    from omron_miner.chain.wallet import open_hotkey
+    from omron_miner.chain.wallet import check_hotkey, open_hotkey
     from omron_miner.constants import Wallet
     from omron_miner.live import probe
 
     host, port = probe.parse_target(target)
     if hotkey:
-        probe.check_hotkey(hotkey)
+        check_hotkey(hotkey)
     wallet = given(path=wallet_path, name=wallet_name, hotkey=wallet_hotkey)
     keypair = open_hotkey(Wallet().model_copy(update=wallet)).hotkey if wallet else probe.throwaway_keypair()
     report = probe.probe(host, port, keypair, hotkey, timeout)
@@ -118,7 +118,7 @@ def circuits_sync_command(
 @as_json
 @click.pass_context
 def circuits_check_command(context: click.Context, cache: Path | None, hashes: bool, as_json: bool) -> None:
-    """List slices that cannot be proved, by component; exit 1 when a problem must be fixed here.
+    """List slices that cannot be proved, by component; exit 1 when a problem must be fixed here or no circuit is there.
 
     Components that the repository published incomplete are listed, but do not cause exit 1.
     """

@@ -77,9 +77,13 @@ def query_command(
     from dataclasses import asdict
 
     from omron_miner.addresses import local_target
-    from omron_miner.chain.wallet import open_hotkey
+    from omron_miner.chain.wallet import check_hotkey, open_hotkey
     from omron_miner.serving import query
 
+    if miner_hotkey:
+        check_hotkey(miner_hotkey)
+    if host:
+        query.check_host(host)
     constants = constants_of(context)
     named = {"path": wallet_path, "name": wallet_name, "hotkey": hotkey}
     wallet = constants.wallet.model_copy(update={name: value for name, value in named.items() if value})

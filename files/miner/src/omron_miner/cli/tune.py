@@ -9,6 +9,7 @@ import click
 from omron_miner.circuits.accuracy import FLOOR
 from omron_miner.cli.common import (
     LARGEST,
+    MOST,
     Duration,
     FiniteFloat,
     Share,
@@ -107,9 +108,15 @@ def circuit_rewrite_command(
     help="Seed of the random inputs and of the scales to try.",
 )
 @click.option("--floor", type=Share(), default=FLOOR, show_default=True, help="Minimum mean accuracy.")
-@click.option("--best", type=click.IntRange(1), default=4, show_default=True, help="Number of candidates to measure.")
 @click.option(
-    "--proofs", type=click.IntRange(2), default=3, show_default=True, help="Number of inputs to prove per candidate."
+    "--best", type=click.IntRange(1, 1000), default=4, show_default=True, help="Number of candidates to measure."
+)
+@click.option(
+    "--proofs",
+    type=click.IntRange(2, MOST),
+    default=3,
+    show_default=True,
+    help="Number of inputs to prove per candidate.",
 )
 @click.option(
     "--limit-seconds",

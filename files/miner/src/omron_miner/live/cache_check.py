@@ -43,8 +43,9 @@ class Finding:
 
 @dataclass
 class CheckReport:
-    """The result of a check; `ok` if nothing must be fixed here."""
+    """The result of a check; `ok` if there are circuits and nothing must be fixed here."""
 
+    cache: str
     ok: bool = True
     circuits: int = 0
     slices: int = 0
@@ -66,7 +67,7 @@ def check(cache: Path, hashes: bool = False) -> CheckReport:
         raise CacheError(
             f"cannot read {cache}: {error.strerror}", "run omron-miner live circuits sync, or check --cache"
         ) from error
-    record, report = read_record(cache), CheckReport()
+    record, report = read_record(cache), CheckReport(str(cache))
     for circuit in circuit_ids(cache):
         folder = circuit_folder(cache, circuit)
         report.circuits += 1
@@ -78,7 +79,7 @@ def check(cache: Path, hashes: bool = False) -> CheckReport:
             report.slices += 1
             report.provable += not problems
             report.findings += [Finding(circuit, name, sha256, one.text, one.published) for one in problems]
-    report.ok = not report.unready and all(one.published for one in report.findings)
+    report.ok = report.circuits > 0 and not report.unready and all(one.published for one in report.findings)
     return report
 
 
@@ -129,6 +130,8 @@ def to_json(report: CheckReport) -> str:
 
 def to_text(report: CheckReport) -> str:
     """A check as text: slices that cannot be proved, by component."""
+    if not report.circuits:
+        return f"no model_<id> folder in {report.cache}: run omron-miner live circuits sync, or check --cache"
     lines = [f"NOT READY  {one}" for one in report.unready]
     by_component: dict[tuple[str, str, bool], list[Finding]] = {}
     for one in report.findings:

@@ -493,14 +493,19 @@ _KEPT = (
 
 
 def read_files(paths: Iterable[Path]) -> MinerLog:
-    """The content of the logs, oldest first. Raises OmronError when one cannot be read."""
-    reader = Reader()
+    """The content of the logs, oldest first. Raises OmronError when one cannot be read, or none is sn2-miner's."""
+    reader, names = Reader(), []
     for path in paths:
+        names.append(str(path))
         try:
             with path.open(encoding="utf-8", errors="replace") as file:
                 reader.feed(_lines(file))
         except OSError as error:
             raise OmronError(f"cannot read {path}: {error.strerror}", "check the path and its owner") from error
+    if reader.log.first is None:
+        raise OmronError(
+            f"no line of {', '.join(names)} is sn2-miner's", "its log is usually /var/log/omron-miner/sn2-miner.log"
+        )
     return reader.log
 
 

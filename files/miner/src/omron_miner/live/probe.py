@@ -148,20 +148,11 @@ def parse_target(text: str) -> tuple[str, int]:
     host = host[1:-1] if bracketed else host
     if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
         raise _wrong(f"{text!r} is not HOST:PORT", "for example 203.0.113.7:8091 or [2001:db8::7]:8091")
+    if "[" in host or "]" in host:
+        raise _wrong(f"{text!r} is not HOST:PORT", "write an IPv6 address in brackets, as [2001:db8::7]:8091")
     if ":" in host and not bracketed:
         raise _wrong(f"{text!r} is ambiguous", f"write [{host}]:{port}")
     return host, int(port)
-
-
-def check_hotkey(address: str) -> str:
-    """The SS58 address. Raises OmronError when it is invalid."""
-    from bittensor_wallet import Keypair
-
-    try:
-        Keypair(ss58_address=address)
-    except Exception as error:  # any error of the library
-        raise _wrong(f"{address!r} is not an SS58 address", "give the miner's hotkey as the chain has it") from error
-    return address
 
 
 def throwaway_keypair() -> Any:

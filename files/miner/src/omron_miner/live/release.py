@@ -23,9 +23,8 @@ import shutil
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from typing import TYPE_CHECKING, Any, NoReturn
-from urllib.parse import urlsplit
 
-from omron_miner.building.downloads import DownloadError, Rules, discard, fetch
+from omron_miner.building.downloads import DownloadError, Rules, discard, fetch, parts_of
 from omron_miner.errors import OmronError
 from omron_miner.files import copy_atomically, move_into_place, put_folder
 from omron_miner.files import sha256 as file_sha256
@@ -94,7 +93,7 @@ def source_at(url: str | None, hosts: tuple[str, ...] = (), **others: Any) -> So
     """
     if url is None:
         return Source(hosts=(*DEFAULT_HOSTS, *hosts), **others)
-    parts = urlsplit(url)
+    parts = parts_of(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ReleaseError(f"{url!r} is not a release URL", f"for example {DEFAULT_URL}")
     return Source(url=url, hosts=(parts.hostname, *hosts), plain_http=parts.scheme == "http", **others)
@@ -199,10 +198,15 @@ def _machine() -> str:
 def _get(name: str, asset: str, tag: str, folder: Path, source: Source) -> None:
     target = folder / name
     if source.folder is not None:
+        given = source.folder / asset
         try:
-            copy_atomically(source.folder / asset, target)
+            copy_atomically(given, target)
         except FileNotFoundError as error:
             _refuse(tag, f"{source.folder} has no {asset}", _missing_hint(name), error)
+        except OSError as error:
+            if error.filename != str(given):
+                raise
+            raise ReleaseError(f"cannot read {given}: {error.strerror}", "name a folder that you may read") from error
         return
     if target.exists():
         return  # downloaded by an earlier call

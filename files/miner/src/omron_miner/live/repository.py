@@ -13,10 +13,10 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from omron_miner import __version__
-from omron_miner.building.downloads import DownloadError, Rules, check_url, discard, fetch
+from omron_miner.building.downloads import DownloadError, Rules, check_url, discard, fetch, parts_of
 from omron_miner.circuits.circuit import is_circuit_id
 from omron_miner.constants import SHA256_HEX
 from omron_miner.errors import OmronError
@@ -96,7 +96,7 @@ class Repository:
     """The repository at `url`. Its files come from there or from `hosts` that it redirects to, as `rules` allow."""
 
     def __init__(self, url: str, rules: Rules, hosts: tuple[str, ...] = ()) -> None:
-        parts = urlsplit(url)
+        parts = parts_of(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             raise RepositoryError(f"{url!r} is not a repository URL", f"for example {DEFAULT_URL}")
         self.url = url.rstrip("/")

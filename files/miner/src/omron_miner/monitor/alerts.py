@@ -233,9 +233,14 @@ def update(history: History, found: list[Condition], now: float, clear_seconds: 
     return _alerts(kept)
 
 
+def _text(state: dict[str, Any]) -> str:
+    """The state's text, which says so while the condition is well again but has not been for long enough."""
+    return f"clearing: {state['text']}" if state["firing"] and state["good"] is not None else str(state["text"])
+
+
 def _alerts(states: dict[str, Any]) -> list[Alert]:
     alerts = [
-        Alert(name, state["firing"], state["text"], iso_utc(state["since"]) if state["since"] else None, state["why"])
+        Alert(name, state["firing"], _text(state), iso_utc(state["since"]) if state["since"] else None, state["why"])
         for name, state in states.items()
     ]
     return sorted(alerts, key=lambda alert: not alert.firing)
@@ -317,9 +322,9 @@ def _message(name: str, state: dict[str, Any], summary: Summary) -> dict[str, An
         "alert": name,
         "state": state["due"],
         "since_utc": began,
-        "detail": state["text"],
+        "detail": _text(state),
         "verdict": summary.verdict.overall.value if isinstance(summary.verdict.overall, Verdict) else "",
-        "text": f"{word}: {summary.host.name}: {name}: {state['text']}",
+        "text": f"{word}: {summary.host.name}: {name}: {_text(state)}",
     }
 
 

@@ -582,7 +582,7 @@ def _unusable(path: Path, error: Exception, waited_seconds: float = WAIT_SECONDS
         )
     return OmronError(
         f"cannot use the history {path}: {error}",
-        "check the free space, and that the directory and the file belong to the service user",
+        "run it with sudo; check the free space, and that the directory and the file belong to the service user",
     )
 
 

@@ -411,7 +411,8 @@ class Alert:
     name: str
     firing: bool
     text: str
-    """What is wrong, with the measured value; when it does not fire, the current state."""
+    """What is wrong, with the measured value; when it does not fire, the current state; after `clearing: `, the current
+    state of a condition that fires until it has been well for some minutes."""
     since_utc: str | None
     """When it started or, not firing, when it cleared. None: never fired."""
     undelivered: str

@@ -19,7 +19,7 @@ from omron_miner.addresses import host_and_port
 from omron_miner.circuits.circuit import Circuit, CircuitType, check_circuits_directory
 from omron_miner.circuits.circuit_store import CircuitStore
 from omron_miner.constants import Circuits, Constants
-from omron_miner.errors import CircuitError
+from omron_miner.errors import CircuitError, ConfigError
 from omron_miner.proving.verifier import Verdict, verify_elsewhere
 from omron_miner.serving.protocol import (
     ProofOfWeightsBody,
@@ -82,6 +82,14 @@ def choose_circuit(constants: Constants, wanted: str | None) -> Circuit:
         reasons = "; ".join(store.refused().values()) or f"none in {constants.circuits.directory}"
         raise CircuitError(f"no circuit to request: {reasons}", "omron-miner circuit list")
     return min(found, key=lambda circuit: (circuit.pk.stat().st_size, circuit.id))
+
+
+def check_host(host: str) -> None:
+    """Raises ConfigError for a text that can be neither a host name nor an address."""
+    try:
+        host.encode("idna")
+    except UnicodeError as error:  # a label that is empty or too long, or not of letters
+        raise ConfigError(f"{host!r} is not a host name", "give the miner's host name or IP address") from error
 
 
 def query_miner(
