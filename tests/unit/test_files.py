@@ -234,10 +234,11 @@ def test_an_operators_output_need_not_be_a_file(tmp_path: Path) -> None:
 def test_a_target_that_cannot_be_written_is_known_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("as before")
     (tmp_path / "link").symlink_to("kept")
-    for target in (tmp_path / "new", tmp_path / "link", Path("/dev/stdout")):
+    os.mkfifo(tmp_path / "pipe")
+    for target in (tmp_path / "new", tmp_path / "link", tmp_path / "pipe", Path("/dev/stdout")):
         check_output(target)
     assert (tmp_path / "kept").read_text() == "as before"
-    assert {path.name for path in tmp_path.iterdir()} == {"kept", "link"}
+    assert {path.name for path in tmp_path.iterdir()} == {"kept", "link", "pipe"}
     for wrong in (tmp_path, tmp_path / "missing/new", tmp_path / "kept/new"):
         with pytest.raises(OSError, match=re.escape(str(tmp_path))):
             check_output(wrong)

@@ -101,8 +101,8 @@ def check_output(path: Path) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if is_file:  # it is replaced, so only its folder matters
         tempfile.TemporaryFile(dir=path.resolve().parent).close()
-    else:
-        path.open("wb").close()
+    elif not os.access(path, os.W_OK):  # not opened: the reader of a pipe would take the close for the end
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 def copy_atomically(source: Path, path: Path, mode: int = 0o644) -> None:
