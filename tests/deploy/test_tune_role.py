@@ -178,7 +178,7 @@ class Host:
     def __init__(self, place: Path) -> None:
         self.place, self.state, self.etc = place, place / "state", place / "etc"
         self.strategy = FAST_ANSIBLE
-        for folder in (self.state, self.etc / "circuits", place / "release/etc"):
+        for folder in (self.state / "models", self.etc / "circuits", place / "release/etc"):
             folder.mkdir(parents=True)
         (place / "tuner.py").write_text(TUNER)
         self.behave()
@@ -293,6 +293,7 @@ def test_a_broken_off_tuning_is_continued_and_another_question_starts_over(tmp_p
     assert re.search(r"a was not tuned: [^.]*\(miner_circuit_tune_seconds is 12\)\. The next play resumes", said)
     assert host.calls() == ["circuit tune"]
     subprocess.run(["flock", "--wait", "20", host.state / "tuned", "true"], check=True)  # nothing is left of it
+    host.strategy = FAST_ANSIBLE
     host.behave()
     host.run(OPTIONS)
     assert host.seen()["kept"], "measured before it broke off"
