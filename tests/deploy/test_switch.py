@@ -158,7 +158,7 @@ class Fleet:
         for name, text in {"deploy": DEPLOY, "rollback": (ROOT / "playbooks/rollback.yml").read_text()}.items():
             (self.place / f"{name}.yml").write_text(text.replace("  serial:", environment))
 
-    def run(self, playbook: str, release: str = "", more: str = "") -> tuple[int, str]:
+    def run(self, playbook: str, release: str = "", **more: Any) -> tuple[int, str]:
         """Exit code and output, on one line, of a playbook on all hosts; `more` are further variables."""
         given = {
             name: {
@@ -182,7 +182,7 @@ class Fleet:
             "-i",
             str(inventory),
             "-e",
-            f"to={release} __miner_gate_delay_seconds=0 {more}",
+            json.dumps({"to": release, "__miner_gate_delay_seconds": 0, **more}),
         ]
         done = subprocess.run(
             ["unshare", "--mount", "sh", "-c", script, "sh", *command],
@@ -201,7 +201,10 @@ class Fleet:
 
 def test_the_next_run_mends_what_was_interrupted_and_a_broken_release_is_taken_back(tmp_path: Path, port: int) -> None:
     points = {"linked": "/opt/current -> ", "restarted": '"state": "started"', "passed": "/opt/previous -> "}
-    fleet = Fleet(tmp_path, [*points, "fresh"], port)
+    fleet = Fleet(tmp_path, [*points, "fresh", "prover"], port)
+    for release in ("old", "new"):
+        constants = fleet.folders["prover"] / "opt/releases" / release / "etc/constants.toml"
+        constants.write_text('bind_ip = "127.0.0.1"\nport = 9\n[provers]\nminer = "m"\n')  # no axon listens there
     for name, text in points.items():
         (fleet.folders[name] / "lost-after").write_text(text)
     code, said = fleet.run("deploy", "new")
@@ -209,7 +212,7 @@ def test_the_next_run_mends_what_was_interrupted_and_a_broken_release_is_taken_b
     assert said.count("unreachable=1") == len(points) - 1, said  # nothing comes after the last one
     states = fleet.states()
     assert (states["linked"]["current"], states["linked"]["running"]) == ("new", "old")
-    assert [states[name]["rollout"]["passed"] for name in fleet.folders] == ["old", "old", "new", "new"]
+    assert [states[name]["rollout"]["passed"] for name in fleet.folders] == ["old", "old", "new", "new", "new"]
     for name in points:
         (fleet.folders[name] / "lost-after").unlink()
         (fleet.folders[name] / "is-lost").unlink()
@@ -223,9 +226,10 @@ def test_the_next_run_mends_what_was_interrupted_and_a_broken_release_is_taken_b
     assert "was not changed; the next run restarts it" in said
     assert [fleet.states()[name] for name in ("linked", "restarted")] == [is_on("old", None)] * 2
     failed = {"passed": "new", "switching": True}
-    assert [fleet.states()[name] for name in ("passed", "fresh")] == [
-        is_on("new", "old") | {"rollout": failed}, is_on("new", None) | {"rollout": failed}
-    ]  # fmt: skip
+    before = {"passed": "old", "fresh": None, "prover": "old"}
+    assert {name: fleet.states()[name] for name in before} == {
+        name: is_on("new", previous) | {"rollout": failed} for name, previous in before.items()
+    }
 
     # Mended, and one run takes all there.
     for folder in fleet.folders.values():
@@ -234,35 +238,16 @@ def test_the_next_run_mends_what_was_interrupted_and_a_broken_release_is_taken_b
     assert code == 0, said
     assert fleet.states() == {name: is_on("new", None if name == "fresh" else "old") for name in fleet.folders}
 
-    # Back again, but for those that cannot.
+    # Back again, also from a switch that was interrupted, but for those that cannot.
     (fleet.folders["linked"] / "opt/releases/old/broken").touch()
-    code, said = fleet.run("rollback")
+    (fleet.folders["passed"] / "opt/rollout.json").write_text('{"passed": "old", "switching": true}')
+    (fleet.folders["passed"] / "opt/previous").unlink()
+    code, said = fleet.run("rollback", rollback_serial=[1, "100%"])
     assert code != 0
+    assert "linked failed. Fail the deploy: The release old failed the health gate" in said, said
     assert "fresh has no earlier release" in said, said
     on_old = is_on("old", "new")
     assert fleet.states() == {
-        "linked": is_on("new", "old"), "restarted": on_old, "passed": on_old, "fresh": is_on("new", None)
+        "linked": is_on("new", "old"), "restarted": on_old, "passed": is_on("old", None),
+        "fresh": is_on("new", None), "prover": on_old,
     }  # fmt: skip
-
-
-def test_a_roll_back_takes_prover_hosts_and_interrupted_switches_along_and_goes_on_past_a_failure(
-    tmp_path: Path, port: int
-) -> None:
-    fleet = Fleet(tmp_path, ["broken", "interrupted", "prover"], port)
-    for release in ("old", "new"):
-        constants = fleet.folders["prover"] / "opt/releases" / release / "etc/constants.toml"
-        constants.write_text('bind_ip = "127.0.0.1"\nport = 9\n[provers]\nminer = "m"\n')  # no axon listens there
-    (fleet.folders["interrupted"] / "lost-after").write_text('"state": "started"')
-    code, said = fleet.run("deploy", "new")
-    assert code != 0
-    assert fleet.states()["prover"] == is_on("new", "old"), said
-    assert fleet.states()["interrupted"]["running"] == "new"
-    for name in ("lost-after", "is-lost"):
-        (fleet.folders["interrupted"] / name).unlink()
-    (fleet.folders["broken"] / "opt/releases/old/broken").touch()
-    code, said = fleet.run("rollback", more="rollback_serial=1")
-    assert code != 0
-    assert "broken failed. Fail the deploy: The release old failed the health gate" in said, said
-    assert fleet.states() == {
-        "broken": is_on("new", "old"), "interrupted": is_on("old", None), "prover": is_on("old", "new")
-    }, said  # fmt: skip
