@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 from contextlib import contextmanager
@@ -165,17 +166,14 @@ def browser(directory: Path) -> Iterator[Page]:
         "--remote-debugging-port=0",
     ]
     with (directory / "browser.log").open("w") as log:
-        process = subprocess.Popen([program, *options, "about:blank"], stdout=log, stderr=log)
+        command = [program, *options, "about:blank"]
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     try:
         with connect(_address(process, directory), max_size=None, proxy=None) as connection:
             yield Page(connection)
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        os.killpg(process.pid, signal.SIGKILL)  # the program is a script, and a browser is several processes
+        process.wait()
 
 
 def _address(process: subprocess.Popen[bytes], directory: Path) -> str:
