@@ -58,7 +58,7 @@ def test_a_release_of_upstreams_is_probed_and_not_restarted_for_a_probe_that_fai
         (folder / "opt/previous").symlink_to(folder / "opt/releases/old")
         (folder / "opt/rollout.json").write_text('{"passed": "new", "switching": false}')
         (folder / "running").write_text("new")
-    code, said = fleet.run("deploy", "new", "__sn2_miner_try_seconds=1")
+    code, said = fleet.run("deploy", "new", __sn2_miner_try_seconds=1)
     assert code != 0
     assert "alive: it is alive" in said
     assert said.count("each failure counts twice") == 1, "on the way back from the broken one alone"
