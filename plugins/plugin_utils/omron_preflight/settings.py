@@ -99,16 +99,17 @@ def network_problems(settings: Mapping[str, Any]) -> list[str]:
                 "omron_local_validator_hotkeys is for the local network only: remove it; "
                 f"on {network} the metagraph decides"
             )
-    elif address and not _PLACEHOLDER.search(str(address)) and not _is_ip(address):
+        return problems
+    if address and not _PLACEHOLDER.search(str(address)) and not _is_ip(address):
         problems.append(f"omron_external_ip {address!r} is not an IP address: write one of this host, or remove it")
-    elif not isinstance(validators, list):
+    if not isinstance(validators, list):
         problems.append("omron_local_validator_hotkeys is not a list: write a YAML list with one SS58 address per line")
-    else:
-        problems += [
-            f"omron_local_validator_hotkeys holds {key!r}, which is not an SS58 address (48 characters, the first a 5)"
-            for key in validators
-            if not isinstance(key, str) or not _SS58.fullmatch(key)
-        ]
+        return problems
+    problems += [
+        f"omron_local_validator_hotkeys holds {key!r}, which is not an SS58 address (48 characters, the first a 5)"
+        for key in validators
+        if not isinstance(key, str) or not _SS58.fullmatch(key)
+    ]
     return problems
 
 

@@ -29,6 +29,15 @@ def local_target(bound: str) -> str:
         return bound
 
 
+def is_address(host: str) -> bool:
+    """Whether `host` is an IP address, not a name."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def is_loopback(host: str) -> bool:
     """Whether `host`, an address or a name, can only be this host. Names are not resolved: only localhost is one."""
     try:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from omron_miner.addresses import is_loopback
+from omron_miner.addresses import is_address, is_loopback
 from omron_miner.errors import ConfigError, problems_in_words
 from omron_miner.untrusted import parse_toml
 
@@ -330,18 +330,10 @@ class Constants(_Section):
 
 def _of_addresses(constants: Constants) -> Iterator[str]:
     axon = constants.axon
-    if axon.bind_ip != "localhost" and not _is_address(axon.bind_ip):
+    if axon.bind_ip != "localhost" and not is_address(axon.bind_ip):
         yield f"axon.bind_ip must be an IP address, not {axon.bind_ip!r}"
-    if axon.external_ip and not _is_address(axon.external_ip):
+    if axon.external_ip and not is_address(axon.external_ip):
         yield f"axon.external_ip must be an IP address, not {axon.external_ip!r}"
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _of_network(constants: Constants) -> Iterator[str]:
@@ -369,11 +361,10 @@ def _of_competition(constants: Constants) -> Iterator[str]:
 
 def _of_provers(constants: Constants) -> Iterator[str]:
     provers = constants.provers
-    try:
-        bound = ip_address(provers.bind_ip)
-    except ValueError:
+    if not is_address(provers.bind_ip):
         yield f"provers.bind_ip must be an IP address, not {provers.bind_ip!r}"
         return
+    bound = ip_address(provers.bind_ip)
     if bound.is_unspecified:
         yield "provers.bind_ip must be one address of this host: every address would let others reach the provers"
     if not provers.tls and not (bound.is_loopback and is_loopback(provers.scheduler_host)):

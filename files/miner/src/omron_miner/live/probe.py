@@ -8,7 +8,6 @@ alive. Costs the miner one of the 30 handshakes a minute that it allows an addre
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import queue
 import secrets
@@ -18,6 +17,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from omron_miner.addresses import is_address
 from omron_miner.errors import OmronError
 from omron_miner.live.lightning import (
     ALPN,
@@ -301,11 +301,8 @@ class _Probe:
 
 def _resolved(host: str, port: int, seconds: float) -> tuple[Any, ...] | str:
     """The first address of `host`, IPv4 before IPv6, as on the chain; or why there is none."""
-    try:
-        ipaddress.ip_address(host)
+    if is_address(host):
         seconds = 60.0  # connects to nothing
-    except ValueError:
-        pass
     answers: queue.Queue[list[Any] | str] = queue.Queue()
 
     def ask() -> None:
